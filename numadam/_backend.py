@@ -14,7 +14,6 @@ from numadam._arrays.checks import describe
 from numadam._arrays.interop import Layout
 from numadam._arrays.sparse import clear, coalesce_for, is_sparse, plain, refuse_order, scatter
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 from numadam._jit.process import defer_interrupts
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class SparseGradients:
             rows = self._library.arange(math.prod(shape[:1]))
             values = plain(self.checked(grad, name, leaf)).reshape(len(rows), math.prod(shape[1:]))
         if self._how == "lazy" and order != tuple(range(len(order))):
-            ordered = in_memory(values).reshape(len(values), *shape[1:]).transpose(order)
+            ordered = values.reshape(len(values), *shape[1:]).transpose(order)
             values = self._library.ascontiguousarray(ordered)
         return rows, values
 
@@ -131,14 +130,14 @@ class SparseGradients:
             if leaf not in self._dense:
                 self._dense[leaf] = self._library.zeros(layout.shapes[leaf], layout.dtype)
             dense[leaf], self.scattered[leaf] = self._dense[leaf], rows
-            scatter(rows, in_memory(values), in_memory(dense[leaf]))
+            scatter(rows, values, dense[leaf])
         return dense
 
     def clear(self) -> None:
         """Set the dense buffers to zero again."""
         with defer_interrupts():
             for leaf, rows in self.scattered.items():
-                clear(rows, in_memory(self._dense[leaf]))
+                clear(rows, self._dense[leaf])
             self.scattered = {}
 
 

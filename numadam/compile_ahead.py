@@ -26,7 +26,6 @@ import numpy as np
 
 import numadam as na
 from numadam._arrays.checks import DTYPES
-from numadam._core.half import STORAGES, as_storage
 from numadam._core.options import DEFAULTS
 from numadam._cpu.kernel import code_address
 from numadam._jit import cache, loops, reports
@@ -202,7 +201,7 @@ def _runs(args: argparse.Namespace, options: Options) -> Iterator[Callable[[], N
         kind = rule_class(rule)
         given = _scheduled(kind, options)
         for name in dtypes:
-            dtype = as_storage(name, "dtype") if name in STORAGES else np.dtype(name)
+            dtype = np.dtype(name)
             for size in sizes:
                 x = np.full(size, 0.5, dtype)
                 yield functools.partial(_steps, kind, given, x, args.out)

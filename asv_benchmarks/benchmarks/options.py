@@ -17,13 +17,6 @@ from .common import Case, Cases, Figure, pair, ratio, size, values
 _N = 10**7
 
 
-def bfloat16(n):
-    """The dtype, which NumPy has from another package."""
-    import ml_dtypes
-
-    return ml_dtypes.bfloat16
-
-
 def box(n):
     """Bounds for each element, a few of which are active."""
     return np.full(n, -3.0, np.float32), np.full(n, 3.0, np.float32)
@@ -56,10 +49,6 @@ OPTIONS = {
     "ema": {"ema": 0.999},
     "lr-array": {"lr": rates},
     "accumulate": {"accumulate": 8},
-    "state-bfloat16": {"state_dtype": "bfloat16"},
-    "bfloat16": {"dtype": bfloat16, "lr": 0.1},  # shorter steps would round to none
-    "float16": {"dtype": "float16"},
-    "float16-master": {"dtype": "float16", "master": True},
     "complex": {"dtype": "complex64"},
     "complex-modulus": {"dtype": "complex64", "complex_form": "modulus"},
     "many-options": {
@@ -120,12 +109,11 @@ def traffic(optimizer, adds=False):
     if adds:
         each = stride(plan.G, plan.SUM, plan.SUM)
     else:
-        value = plan.MASTER if its.master else plan.P  # where the parameter is read
         seen, limits = stride(plan.G, plan.SUM), stride(plan.LOW, plan.HIGH)
-        each = stride(value, plan.RATE, plan.P, plan.MASTER) + seen + limits
+        each = stride(plan.P, plan.P, plan.RATE) + seen + limits
         each += 2 * stride(plan.S0, plan.S1, plan.S2, plan.AVERAGE)
         if its.norm:
-            each += seen + limits + (stride(value) if its.bounds else 0)
+            each += seen + limits + (stride(plan.P) if its.bounds else 0)
     return each * its.unit * sum(param.size for param in backend.params)
 
 
@@ -146,8 +134,7 @@ def _against_plain(what, rule, options, adds=False):
         (ours, moved), (theirs, plain) = side(size(_N), rule, options, adds), side(size(_N))
         return functools.partial(ratio, ours, theirs, expected=moved / plain)
 
-    needs = ("ml_dtypes",) if "bfloat16" in what else ()
-    return Case(f"{what}, by bytes", 1.1, make, needs)
+    return Case(f"{what}, by bytes", 1.1, make)
 
 
 def element(p, g, gg, m, v, h):
@@ -262,16 +249,6 @@ class Targets(Cases):
             "a step after 5000 zero gradients / one with random ones",
             1.1,
             pair(lambda: idle(size(10**6)), lambda: side(size(10**6))[0]),
-        ),
-        "state-bfloat16-50M": Case(
-            "a step with bfloat16 state of 50M / float32 state",
-            0.85,
-            pair(
-                lambda: side(size(5 * 10**7), "Adam", {"state_dtype": "bfloat16"})[0],
-                lambda: side(size(5 * 10**7))[0],
-            ),
-            ("ml_dtypes",),
-            memory=8,
         ),
         "lazy-rows": Case(
             "a lazy step touching 1 % of 1M x 64 rows / the dense step",

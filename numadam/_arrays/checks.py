@@ -16,8 +16,8 @@ from numpy.lib.array_utils import byte_bounds
 
 from numadam._arrays.interop import as_views, is_immutable, to_host, units_of
 
-#: dtypes of parameters by name; bfloat16 needs ml_dtypes
-DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
+#: dtypes of parameters by name
+DTYPES = ("float64", "float32", "complex64", "complex128")
 
 #: Candidates that NumPy tries for a shared element, of which views of one array need about one;
 #: and elements of an array up to which they are compared one by one where it found no answer.
@@ -187,9 +187,10 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
     for array, name in zip(arrays, names, strict=True):
         dtype = array.dtype
         if not _is_offered(dtype):
+            short = dtype.itemsize == 2 and dtype.kind in "fV"  # float16, and bfloat16 of ml_dtypes
             raise TypeError(
-                f"{name}: expected float64, float32, float16, bfloat16, complex64 or complex128, "
-                f"got {name_dtype(dtype)}. Use .astype(numpy.float64)."
+                f"{name}: expected float64, float32, complex64 or complex128, got "
+                f"{name_dtype(dtype)}. Use .astype(numpy.float{32 if short else 64})."
             )
         if dtype is not first and dtype != first:
             raise TypeError(
@@ -250,9 +251,6 @@ def has_negative(array: Any) -> bool:
     array = to_host(array)
     if array.dtype.kind == "c":
         array = array.ravel(order="K").view(array.real.dtype)
-    if array.dtype.itemsize == 2:  # by their bits: ten times faster
-        bits, infinite = array.view(np.uint16), np.full(1, -np.inf, array.dtype).view(np.uint16)
-        return bool(np.any((bits > 0x8000) & (bits <= infinite)))
     return bool(np.fmin.reduce(array, axis=None, initial=0.0) < 0.0)
 
 

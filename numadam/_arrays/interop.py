@@ -105,19 +105,6 @@ def is_immutable(x: Any) -> bool:
     return interface is not None and bool(interface["data"][1])  # CuPy ignores this flag
 
 
-def _viewable(x: Any) -> tuple[Any, Any]:
-    """An object that NumPy or CuPy can view, and the dtype of the view if theirs lacks it."""
-    if _library(x) != "torch":
-        return x, None
-    x = x.detach()  # torch must not differentiate the step
-    torch = sys.modules["torch"]
-    if x.dtype != torch.bfloat16:
-        return x, None
-    import ml_dtypes
-
-    return x.view(torch.uint16), np.dtype(ml_dtypes.bfloat16)
-
-
 def _as_numpy(x: Any) -> Any:
     """A foreign object in the host's memory as a NumPy array over it.
 
@@ -126,12 +113,9 @@ def _as_numpy(x: Any) -> Any:
     library = _library(x)
     if library in ("jax", "jaxlib"):
         return np.asarray(x)
-    x, dtype = _viewable(x)
     if library == "torch":
-        view = x.numpy()
-    else:
-        view = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
-    return view if dtype is None else view.view(dtype)
+        return x.detach().numpy()  # torch must not differentiate the step
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
 
 
 def _as_cupy(x: Any) -> Any:
@@ -139,9 +123,9 @@ def _as_cupy(x: Any) -> Any:
     require_gpu()
     import cupy
 
-    x, dtype = _viewable(x)
-    view = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else _shown(x)
-    return view if dtype is None else view.view(dtype)
+    if _library(x) == "torch":
+        x = x.detach()  # torch must not differentiate the step
+    return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else _shown(x)
 
 
 def _shown(x: Any) -> Any:
@@ -233,17 +217,6 @@ def require_gpu() -> None:
         ) from error
     if count == 0:
         raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
-
-
-def require_bfloat16(name: str) -> None:
-    """Raise ImportError if CuPy is too old for bfloat16: CuPy 13 cannot copy such arrays."""
-    import cupy
-
-    if int(cupy.__version__.split(".")[0]) < 14:
-        raise ImportError(
-            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: "
-            f"{install_for_gpu()}."
-        )
 
 
 # --- layout of state and work arrays in one flat buffer ------------------------------------------

@@ -57,8 +57,6 @@ def about_file(path: Any) -> Iterator[None]:
 FILE_DTYPES = {
     "F64": "float64",
     "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
     "I64": "int64",
     "I32": "int32",
     "I16": "int16",
@@ -74,10 +72,7 @@ COMPLEX = {"F64": "complex128", "F32": "complex64"}
 _CODES = {dtype: (code, False) for code, dtype in FILE_DTYPES.items()} | {
     dtype: (code, True) for code, dtype in COMPLEX.items()
 }
-ITEMSIZES = {
-    code: 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-    for code, dtype in FILE_DTYPES.items()
-}
+ITEMSIZES = {code: np.dtype(dtype).itemsize for code, dtype in FILE_DTYPES.items()}
 #: Bytes that are copied, summed and written at a time: they stay in the processor's cache.
 CHUNK_BYTES = 1 << 20
 
@@ -94,10 +89,8 @@ def code_of(array: Any, name: str) -> tuple[str, bool]:
 
 
 def _little(array: np.ndarray) -> tuple[np.ndarray, np.dtype[Any]]:
-    """An array as a dtype that NumPy itself knows, and that dtype in the order of the file."""
+    """An array of the plain class, and its dtype in the order of the file."""
     array = np.asarray(array)  # of a subclass reshape may be another function
-    if array.dtype.name == "bfloat16":
-        array = array.view(np.uint16)
     return array, array.dtype.newbyteorder("<")
 
 
@@ -134,10 +127,6 @@ def new_array(code: str, shape: tuple[int, ...], is_complex: bool) -> np.ndarray
     """An array for what the file holds; `shape` has the last axis of a complex one."""
     if is_complex:
         return np.empty(shape[:-1], COMPLEX[code])
-    if code == "BF16":
-        from numadam._core.half import as_storage  # loads Numba, as do bfloat16 parameters
-
-        return np.empty(shape, as_storage("bfloat16", "dtype"))
     return np.empty(shape, FILE_DTYPES[code])
 
 

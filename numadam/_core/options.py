@@ -22,7 +22,6 @@ from numadam._core.hyper import (
     Nonfinite,
     Schedule,
     Sparse,
-    StateDtype,
     at_start,
     check_choice,
     check_switch,
@@ -103,8 +102,6 @@ class SharedOptions(NamedTuple):
     groups: Mapping[str, Mapping[str, Any]] | None = None
     sparse: Sparse | None = None
     count: Count = "step"  # type: ignore[assignment]  # tuples have a method of this name
-    state_dtype: StateDtype | type[Any] | np.dtype[Any] | None = None
-    master: bool = False
     complex_form: ComplexForm = "parts"
     like: Like | None = None
     capturable: bool = False

@@ -17,19 +17,19 @@ STATE_SLOTS = 3
 
 # Slots: the arrays that one leaf has in a step. Up to OUT they may be the caller's and are
 # validated at every step; the rest belong to the back end: the sum of gradients, the average,
-# bounds and step size per element, the float32 copy of 16-bit parameters. Up to STEPPED an element
-# update reads them; the norm alone reads OWNED, which is not 0 where an element counts in it.
+# bounds and step size per element. Up to STEPPED an element update reads them; the norm alone
+# reads OWNED, which is not 0 where an element counts in it.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
-SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
-STEPPED = OWNED = 12
-SLOTS = 13
+SUM, AVERAGE, LOW, HIGH, RATE = range(CHECKED, 11)
+STEPPED = OWNED = 11
+SLOTS = 12
 
 #: Policies of a guard, for a step whose gradients are not finite.
 PROPAGATE, RAISE, SKIP = range(3)
 
 #: Names in `state` of the back end's own arrays, in the order of a saved state.
-OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
+OWN_STATE = {"accumulated": SUM, "average": AVERAGE}
 #: Name in `state`, and among those in use, of the steps of each row, with ``count="row"``.
 ROW_COUNTS = "row_counts"
 
@@ -58,14 +58,12 @@ class Plan:
     products : tuple of str
         Products over the steps that are carried from step to step.
     dtype : numpy.dtype
-        Of the parameters, as they are stored.
-    state_dtype : numpy.dtype
-        Of the state arrays, as they are stored: real for complex parameters too.
+        Of the parameters.
     decay : {"", "l2", "decoupled"}
     bounds : {"", "scalar", "array"}
     elementwise : bool
         Whether every element has a step size of its own.
-    accumulate, average, master : bool
+    accumulate, average : bool
         Whether there are these arrays.
     norm : {"", "all", "array"}
         Norm of the gradients that is computed first, for a clip or the guard: of all of them
@@ -85,13 +83,11 @@ class Plan:
     present: tuple[str, ...]
     products: tuple[str, ...]
     dtype: np.dtype[Any]
-    state_dtype: np.dtype[Any]
     decay: str = ""
     bounds: str = ""
     elementwise: bool = False
     accumulate: bool = False
     average: bool = False
-    master: bool = False
     norm: str = ""
     modulus: bool = False
     squares: tuple[str, ...] = ()
@@ -116,11 +112,9 @@ class Plan:
         words += [f"norm-of-{self.norm}" if self.norm else ""]
         words += [
             key
-            for key in ("elementwise", "accumulate", "average", "master", "modulus", "owned")
+            for key in ("elementwise", "accumulate", "average", "modulus", "owned")
             if getattr(self, key)
         ]
-        if self.state_dtype != self.real:
-            words.append(f"{self.state_dtype.name}-state")
         return "-".join(filter(None, words))
 
     @cached_property
@@ -143,12 +137,6 @@ class Plan:
         """Iterations of the loop for one element of the parameters."""
         return 1 if self.modulus else self.numbers
 
-    def storage(self, slot: int) -> np.dtype[Any]:
-        """The dtype of the real numbers in a slot, as they are stored."""
-        if slot in (P, G, OUT):
-            return self.real if self.numbers == 2 else self.dtype
-        return self.state_dtype if slot in (S0, S1, S2) else self.real
-
     def whole(self, slot: int) -> bool:
         """Whether a slot has one real number for a whole complex one: a squared modulus."""
         if slot == RATE:
@@ -160,22 +148,21 @@ class Plan:
 
     def array_dtype(self, slot: int) -> np.dtype[Any]:
         """The dtype of a slot's arrays as the user sees them."""
-        stored = self.storage(slot)
         if self.numbers == 1 or self.whole(slot):
-            return stored  # a step size per element of parts is r + r*1j: one for each part
-        return np.dtype(f"c{2 * stored.itemsize}")
+            return self.real  # a step size per element of parts is r + r*1j: one for each part
+        return self.dtype
 
     def stride(self, slot: int) -> int:
         """Bytes from one iteration of the loop to the next."""
         pair = self.modulus and not self.whole(slot)
-        return self.storage(slot).itemsize * (2 if pair else 1)
+        return self.real.itemsize * (2 if pair else 1)
 
     def has(self, slot: int) -> bool:
         """Whether every step has an array in a slot."""
         if slot in (S0, S1, S2):
             k = slot - S0
             return k < len(self.rule.state) and self.rule.state[k] in self.present
-        own = {SUM: self.accumulate, AVERAGE: self.average, MASTER: self.master}
+        own = {SUM: self.accumulate, AVERAGE: self.average}
         per_element = {LOW: self.bounds == "array", RATE: self.elementwise, OWNED: self.owned}
         per_element[HIGH] = per_element[LOW]
         return {P: True, G: True, OUT: False, **own, **per_element}[slot]

@@ -37,14 +37,13 @@ class LoopScalars(NamedTuple):
     low: float  # scalar bounds
     high: float
     weight: float  # of the new parameters in the average
-    seed: float  # makes this step's roundings of 16-bit moments differ from another's
     factor: float  # of the gradient, for the clip by norm: pre * factor
     pre: float  # 1, or a power of two that keeps `factor` a normal number
     zero: float
 
 
 #: The first of them, which all arrays of a group share.
-GroupScalars = named("GroupScalars", LoopScalars._fields[:10])
+GroupScalars = named("GroupScalars", LoopScalars._fields[:9])
 
 
 def tiny(dtype: np.dtype[Any]) -> float:
@@ -117,7 +116,6 @@ def make_loop_scalars(like: str, wrap: Any) -> Any:
             low=row.low,
             high=row.high,
             weight=1.0 - ema,
-            seed=t % 2.0**24,
         )
 
     return wrap(loop_scalars)
@@ -135,7 +133,6 @@ def with_clip(k, pre, factor, zero):
         low=k.low,
         high=k.high,
         weight=k.weight,
-        seed=k.seed,
         factor=factor,
         pre=pre,
         zero=zero,

@@ -40,7 +40,6 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
         "every_k_schedule gradient_accumulation_steps": ("accumulate",),
         "accumulation_steps accumulate_grad_batches": ("accumulate",),
         "param_groups mask no_decay": ("groups",),
-        "mu_dtype moment_dtype": ("state_dtype",),
         "init_scale": ("loss_scale",),
         "initial_accumulator_value": ("initial_accumulator",),
         "constraints": ("bounds",),

@@ -11,7 +11,6 @@ import numpy as np
 from numba import float64, int64, prange
 
 from numadam._core.element import make_add, make_element_update
-from numadam._core.half import converts_half
 from numadam._core.plan import CHECKED, OUT, G, P, Plan
 from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import norm_kernel as norms
@@ -209,10 +208,10 @@ def make_run(plan: Plan, wrap: Any) -> Any:
     """The innermost loop, over contiguous elements: serial, and vectorised by the compiler."""
     update = make_element_update(plan, wrap)
 
-    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k):
         # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
         for i in range(n):
-            update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)
+            update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k)
 
     # a call would push 70 words: 0.1 us for each of many arrays
     return wrap(run, forceinline=True)
@@ -222,7 +221,7 @@ def _make_run_of_sums(plan: Plan) -> Any:
     """As `make_run`, over the gradients that are added to the sum of `accumulate`."""
     add, each = make_add(plan, linked), plan.numbers // plan.unit
 
-    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k):
         first = k.gradients == 1.0
         for i in range(n * each):
             add(i, first, g, total, k)
@@ -270,8 +269,8 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
                 r = leaf.group
                 row = array_at(row_at(meta, leaf, e), width, np.float64)
                 h, k = scalars(row, factors[0, j], factors[1, j])
-            p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
-            run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
+            p, g, s0, s1, s2, to, total, average, lo, hi, rate = views(leaf, i, e, n)
+            run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, h, k)
             low += n
             j += low == after
 
@@ -404,10 +403,5 @@ def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:
 
     Those with `out` are compiled separately: few ever use them, and both together take 0.3 s more.
     """
-    if plan.dtype == np.float16 and not converts_half():
-        raise TypeError(
-            "params: float16 needs a processor that converts it (x86 with F16C, of 2012 and later, "
-            "or ARM). Use float32, or bfloat16."
-        )
     name = f"{plan.name}-out" if out else plan.name
     return compiled_loop(name, lambda: make_steps(plan, out), STEP)

@@ -46,7 +46,6 @@ def make_norm(plan: Plan) -> Any:
     block = norms.make_block(gradient, linked, ranged)
     scalars, scalars_of = make_scalars(plan), make_scalars_of(width_of(plan))
     views, each = make_leaf_views(plan, False, pl.SLOTS), plan.numbers // plan.unit
-    of_value = pl.MASTER if plan.master else pl.P
 
     def norm_part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -62,7 +61,7 @@ def make_norm(plan: Plan) -> Any:
             first, iterations = leaf.first_block, leaves[j + 1].start - leaf.start
             _, k = scalars(rows[leaf.group], 1.0, 1.0)
             arrays, size = views(leaf, 0, 0, iterations), iterations * each
-            x, g, total = arrays[of_value], arrays[pl.G], arrays[pl.SUM]
+            x, g, total = arrays[pl.P], arrays[pl.G], arrays[pl.SUM]
             low, high, owned = arrays[pl.LOW], arrays[pl.HIGH], arrays[pl.OWNED]
             last = end if end < begins[j + 1] else begins[j + 1]
             while b < last:

@@ -13,7 +13,6 @@ from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
     loop_start,
@@ -52,11 +51,8 @@ def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
     """
     slots = range(end)
     there = [plan.has(slot) or (slot == pl.OUT and out) for slot in slots]
-    memory = [memory_dtype(plan.storage(slot)) for slot in slots]
-    kinds = [
-        types.Array(from_dtype(one), 1, "C") if used else types.none
-        for one, used in zip(memory, there, strict=True)
-    ]
+    numbers = types.Array(from_dtype(plan.real), 1, "C")
+    kinds = [numbers if used else types.none for used in there]
     word = cgutils.intp_t
 
     def views(typingctx: Any, leaf: Any, i: Any, e: Any, n: Any) -> Any:
@@ -69,8 +65,8 @@ def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
                     return context.get_dummy_value()
                 stride = plan.stride(slot)
                 address = _address_in(builder, at, slot, iterations[slot == pl.G], stride)
-                numbers = builder.mul(count, word(stride // memory[slot].itemsize))
-                return make_array(context, builder, kinds[slot], address, [numbers])
+                size = builder.mul(count, word(stride // plan.real.itemsize))
+                return make_array(context, builder, numbers, address, [size])
 
             result = signature.return_type
             return context.make_tuple(builder, result, list(map(view, slots)))

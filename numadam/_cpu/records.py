@@ -10,12 +10,10 @@ import numpy as np
 from numadam._core.plan import CHECKED, SLOTS
 from numadam._jit.functions import linked
 from numadam._jit.pointers import (
-    load16,
     load32,
     load64,
     offset_of,
     record_at,
-    store16,
     store32,
     store64,
 )
@@ -228,8 +226,6 @@ def _copy_row(to, to_stride, of, of_stride, length, item):
             store32(there, load32(here))
         elif item == 8:
             store64(there, load64(here))
-        elif item == 2:
-            store16(there, load16(here))
         else:  # complex128
             store64(there, load64(here))
             store64(there + 8, load64(here + 8))

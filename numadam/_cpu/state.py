@@ -118,11 +118,9 @@ class CpuState:
         settings, writes = self.settings, self._projections()
         if carried := len(settings.plan.products):
             writes.append(partial(assign, self.products, (..., slice(carried)), 1.0))
-        for name in ("master", "average"):
-            debiased = name == "average" and settings.options["ema_debias"]
-            if name in self.state and not debiased:  # copies of the parameters
-                pairs = zip(self.state[name], self.params, strict=True)
-                writes += [partial(assign, view, ..., param) for view, param in pairs]
+        if settings.plan.average and not settings.options["ema_debias"]:
+            pairs = zip(self.state["average"], self.params, strict=True)
+            writes += [partial(assign, view, ..., param) for view, param in pairs]
         for name, value in settings.rule.initial(settings.options).items():
             writes += _fills(self.state[name], [value] * len(self.params))
         return writes

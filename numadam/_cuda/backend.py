@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._arrays.interop import require_bfloat16, require_gpu
+from numadam._arrays.interop import require_gpu
 from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
 from numadam._jit.process import at_once, defer_interrupts
@@ -36,9 +35,6 @@ class CudaBackend(Backend):
 
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
-        for slot, name in ((pl.P, "params"), (pl.S0, "state_dtype")):
-            if plan.storage(slot).name == "bfloat16":
-                require_bfloat16(name)
         if options["capturable"] and settings.exchange is not None:
             raise ValueError(
                 "capturable: with comm, the host brings the norms of all ranks together, which a "
@@ -50,7 +46,7 @@ class CudaBackend(Backend):
         self._reports_skips = options["max_skips"] is not None
         self._counts_on_device = settings.guard == pl.SKIP or self._capturable
         # the optimiser refuses `out` with these
-        without_out = plan.average or plan.master or plan.accumulate or options["sparse"] == "lazy"
+        without_out = plan.average or plan.accumulate or options["sparse"] == "lazy"
         with on_gpu(self._device):
             self._memory = CudaState(settings, params)
             self.state, self.own = self._memory.state, self._memory.own
@@ -265,7 +261,7 @@ class CudaBackend(Backend):
             self._step.scalars,
             *filter(None, [self._step.norms]),
         ]
-        own = [*map(in_memory, self.params), *(array for part in parts for array in part.saved)]
+        own = [*self.params, *(array for part in parts for array in part.saved)]
         with on_gpu(self._device):
             copied = [array.copy() for array in own]
         counted = self._t, self._calls
@@ -306,7 +302,7 @@ class CudaBackend(Backend):
         import cupy
 
         with on_gpu(self._device):
-            return [cupy.asarray(in_memory(one)).view(one.dtype) for one in arrays]
+            return list(map(cupy.asarray, arrays))
 
     def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
         layout = self._memory.layouts[state] if state else self._memory.layout
@@ -341,7 +337,7 @@ class CudaBackend(Backend):
                 self._step.scalars.load_products(products)
                 self._t, self._calls = int(counted.t), calls
                 for param, new in zip(self.params, params or (), strict=params is not None):
-                    in_memory(param)[...] = in_memory(new)
+                    param[...] = new
                 at_once(others)
 
     @classmethod

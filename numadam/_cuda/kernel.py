@@ -12,7 +12,6 @@ from numba.np.numpy_support import from_dtype
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_add, make_element_update
-from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
     GroupScalars,
@@ -96,7 +95,7 @@ def tile_iterations(plan: Plan, slots: Sequence[int]) -> int:
 class Pass(NamedTuple):
     """One pass over memory: its arrays, those that it loads and stores, and the element update.
 
-    ``element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)`` works on
+    ``element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k)`` works on
     element i of tiles; absent arrays are None there.
     """
 
@@ -110,9 +109,8 @@ class Pass(NamedTuple):
 def step_pass(plan: Plan, has_out: bool, wrap: Any) -> Pass:
     """The whole step."""
     slots = step_slots(plan, has_out)
-    unread = {pl.OUT, *([pl.P] if plan.master else [])}
     kept = _READ_ONLY | {pl.SUM} | ({pl.P} if has_out else set())
-    loaded = tuple(s for s in slots if s not in unread)
+    loaded = tuple(s for s in slots if s != pl.OUT)
     stored = tuple(s for s in slots if s not in kept)
     return Pass(plan, slots, loaded, stored, make_element_update(plan, wrap))
 
@@ -307,10 +305,10 @@ def make_tiles(one: Pass, count: int, slots: Sequence[int]) -> tuple[Any, Any]:
         if slot not in one.slots:
             tiles.append(None)
             continue
-        memory, step = memory_dtype(one.plan.storage(slot)), one.plan.stride(slot)
-        place, size = one.slots.index(slot), count * step // memory.itemsize
+        real, step = one.plan.real, one.plan.stride(slot)
+        place, size = one.slots.index(slot), count * step // real.itemsize
         how = slot in one.loaded, slot in one.stored, slot == pl.G
-        tiles.append(Tile(place, memory, size, step, *how))
+        tiles.append(Tile(place, real, size, step, *how))
     return make_read_tiles(tiles), make_write_tiles(tiles)
 
 
@@ -435,7 +433,7 @@ def make_sum(plan: Plan, by_value: bool, many: bool, first: bool) -> KernelSourc
     wrap, slots, numbers = device_jit(), (pl.G, pl.SUM), plan.numbers // plan.unit
     add = make_add(plan, wrap)
 
-    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k):
         for one in range(numbers):
             add(numbers * i + one, first, g, total, k)
 

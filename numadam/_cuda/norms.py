@@ -101,7 +101,7 @@ def norm_slots(plan: Plan) -> tuple[int, ...]:
     """The arrays of a norm; parameters and bounds, since at an active bound no gradient counts."""
     slots = [pl.G, pl.SUM] if plan.accumulate else [pl.G]
     if plan.bounds:
-        slots.append(pl.MASTER if plan.master else pl.P)
+        slots.append(pl.P)
     slots += [pl.LOW, pl.HIGH] if plan.bounds == "array" else []
     return *slots, *((pl.OWNED,) if plan.owned else ())
 
@@ -131,8 +131,7 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     add = wrap(_add_scaled if sums_of(plan) > 1 else _add_exact)
     # every number by itself: parts of complex ones are numbers here
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
-    of_x = pl.MASTER if plan.master else pl.P
-    order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
+    order = (pl.P, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
 
     def one(n, tiles, k, sums):
         return add(sums, np.float64(gradient(n, *tiles, k)))

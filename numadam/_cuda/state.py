@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout, to_host
+from numadam._arrays.interop import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
@@ -156,7 +155,7 @@ class KernelArguments:
         """For each leaf whether its norm is added up in tiles: all of its arrays are aligned."""
         tiled, width = np.ones(len(self._iterations), bool), norm_iterations(self._plan)
         for slot in norm_slots(self._plan):
-            size = self._plan.storage(slot).itemsize * width
+            size = self._plan.real.itemsize * width
             tiled &= np.array(self._addresses[slot], np.int64) % size == 0
         return tiled
 
@@ -222,13 +221,11 @@ class CudaState:
         settings, boxes = self._settings, self._settings.leaf_boxes()
         for param, box in zip(params, boxes or (), strict=boxes is not None):
             for beyond, bound in zip((operator.lt, operator.gt), box, strict=True):
-                outside = beyond(_numbers(param), cupy.asarray(bound))
-                cupy.copyto(in_memory(param), _stored(bound, param.dtype), where=outside)
-        for name in ("master", "average"):
-            debiased = name == "average" and settings.options["ema_debias"]
-            if name in self.state and not debiased:  # copies of the parameters
-                for view, param in zip(self.state[name], params, strict=True):
-                    view[...] = _numbers(param)
+                limit = cupy.asarray(bound)
+                cupy.copyto(param, limit, where=beyond(param, limit))
+        if settings.plan.average and not settings.options["ema_debias"]:
+            for view, param in zip(self.state["average"], params, strict=True):
+                view[...] = param
         for name, value in settings.rule.initial(settings.options).items():
             for view in self.state[name]:
                 _fill(view, value)
@@ -251,7 +248,7 @@ class CudaState:
         views = self._views(staged)
         for name, leaves in state.items():
             for view, leaf in zip(views[name], leaves, strict=True):
-                in_memory(view)[...] = in_memory(leaf)
+                view[...] = leaf
         return staged
 
     def take(self, staged: Any) -> None:
@@ -266,25 +263,8 @@ def _zeros(size: int) -> Any:
 
 
 def _fill(view: Any, value: Any) -> None:
-    """Write numbers into an array of any storage, into both parts of complex ones."""
-    stored = _stored(value, view.dtype)
-    in_memory(view)[...] = stored * (1 + 1j) if view.dtype.kind == "c" else stored
-
-
-# CuPy may lack bfloat16, which NumPy has
-
-
-def _stored(value: Any, dtype: np.dtype[Any]) -> Any:
-    """Numbers as they lie in the memory of an array of this dtype."""
+    """Write numbers into an array, into both parts of complex ones."""
     import cupy
 
-    if dtype.itemsize == 2:
-        value = in_memory(np.asarray(to_host(value)).astype(dtype))
-    return cupy.asarray(value)
-
-
-def _numbers(array: Any) -> Any:
-    """The numbers of an array; those of bfloat16 in float32."""
-    if array.dtype.name != "bfloat16":
-        return array
-    return (in_memory(array).astype(np.uint32) << 16).view(np.float32)
+    numbers = cupy.asarray(value)
+    view[...] = numbers * (1 + 1j) if view.dtype.kind == "c" else numbers

@@ -14,7 +14,6 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, require_gpu
 from numadam._backend import FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._core.scalars import product_width, width_of
 from numadam._cuda import arrays as ca
@@ -137,7 +136,7 @@ class CudaStep:
         import cupy
 
         if (slot, k) not in self._work:
-            self._work[slot, k] = cupy.empty(array.size, in_memory(array).dtype)
+            self._work[slot, k] = cupy.empty(array.size, array.dtype)
         return self._work[slot, k]
 
     def _prepare_copies(self, validated: Validated, has_out: bool) -> None:

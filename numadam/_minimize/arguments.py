@@ -175,8 +175,6 @@ _REFUSED = {
     "max_skips": "a run stops at a gradient that is not finite, with status 3",
     "sparse": "gradients are dense here; use the optimiser's step",
     "count": "gradients are dense here; use the optimiser's step",
-    "master": "x is float32 or float64 here",
-    "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
 #: Arguments of `minimize` that many problems cannot have.

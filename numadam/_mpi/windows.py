@@ -222,11 +222,6 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
         from numadam._cuda import arrays as ca
 
         ca.check_params(leaves, names)
-        if leaves[0].dtype.name == "bfloat16":
-            raise TypeError(
-                f"{names[0]}: gradients in bfloat16 are not added up over ranks on a GPU. Use "
-                "float32 parameters, and state_dtype='bfloat16' to save memory."
-            )
     else:
         ar.check_params(leaves, names)
     for name, leaf in named:

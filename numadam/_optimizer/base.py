@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import math
 import operator
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_same_memory
-from numadam._arrays.interop import as_views, sample
+from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, refuse_replaced
 from numadam._backend import Backend
 from numadam._core import options as op
-from numadam._core.half import share_unmoved
 from numadam._core.hyper import LR, Array, Schedule
 from numadam._core.options import own_copy, read
 from numadam._core.parts import Parts
@@ -160,28 +157,6 @@ class OptimizerBase(metaclass=OptimizerType):
         put = super().__setattr__
         for name, value in attributes.items():
             put(name, value)
-
-    def _warn_of_rounding(self) -> None:
-        """Warn where steps of lr are too short for most elements of a 16-bit array."""
-        settings = self._settings
-        rate, plan, rule = settings.constant_rate, settings.plan, settings.rule
-        if plan.dtype.itemsize > 2 or plan.master or plan.elementwise or rate is None:
-            return
-        names = self._tree.names("params")
-        leaves = zip(self._backend.params, names, settings.group_of_leaf, strict=True)
-        for leaf, name, group in leaves if not rule.is_linear(settings.options) else ():
-            own = settings.control[group, op.COLUMN.lr]
-            size = rate if math.isnan(own) else own
-            share = share_unmoved(sample(leaf, max(1, leaf.size // 65_536)), size)
-            if size > 0 and share > 0.5:
-                warnings.warn(
-                    f"{name}: {share:.0%} of the elements cannot move: a step of lr={size:g} is "
-                    f"below half a unit in the last place of their {plan.dtype.name}. Pass "
-                    "master=True, which steps in a float32 copy, or a larger lr.",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-                return
 
     def _parts(self) -> Parts:
         return Parts(self._tree, self._settings, self._backend, self._lock)

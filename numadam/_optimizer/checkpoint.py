@@ -30,7 +30,6 @@ from numadam._checkpoint.tree import (
     values_in,
 )
 from numadam._core import options as op
-from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
@@ -284,7 +283,7 @@ def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
     import cupy
 
     with array.device:
-        here = cupy.asarray(values.view(memory_dtype(values.dtype))).view(values.dtype)
+        here = cupy.asarray(values)
 
     def write() -> None:
         with array.device:
@@ -384,7 +383,7 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
         if xp is np and options["bounds"] is not None:
             array = array.copy()  # the constructor moves it into the bounds
         elif xp is not np:
-            array = xp.asarray(array.view(memory_dtype(array.dtype))).view(array.dtype)
+            array = xp.asarray(array)
         return laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)

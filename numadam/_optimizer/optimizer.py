@@ -82,12 +82,6 @@ class Optimizer(SharedAttributes, Checkpointed):
         count, ``opt.state["row_counts"]``, so a row that is first updated late starts as in a new
         optimiser. Schedules use t, and a dense gradient steps all rows. "row" does not work with
         complex parameters or `comm`.
-    state_dtype : "bfloat16", optional
-        Dtype in which moments are stored: half the memory of float32, 8 significant bits. Rounding
-        is stochastic (by a hash of value and step, so the bits are the same everywhere), since
-        rounding to nearest would keep a slow average from decreasing. The arithmetic is unchanged.
-    master : bool, default False
-        Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up.
     complex_form : {"parts", "modulus"}, default "parts"
         Second moment of complex parameters. "parts": real and imaginary part are two real
         parameters (torch). "modulus": one second moment of the gradient's modulus for both (optax).
@@ -277,10 +271,10 @@ class Optimizer(SharedAttributes, Checkpointed):
     def reset(self) -> None:
         """Restart: state, counters and t are as in a new optimiser of these arrays.
 
-        The average, and the float32 copy of `master`, start from the current parameters. Gradients
-        that were added up are dropped. lr, the other options and `grads` stay; so do the
-        parameters, except that those outside of their bounds are moved to the nearest bound. To
-        start from another point, write it into the parameters first.
+        The average starts from the current parameters. Gradients that were added up are dropped.
+        lr, the other options and `grads` stay; so do the parameters, except that those outside of
+        their bounds are moved to the nearest bound. To start from another point, write it into the
+        parameters first.
 
         Schedules start again, since they are functions of t. One with its own state
         (`numadam.schedules.ReduceOnPlateau`) keeps it, because other optimisers may share it:
@@ -346,8 +340,8 @@ class Optimizer(SharedAttributes, Checkpointed):
     def restore(self, snapshot: Snapshot) -> None:
         """Roll parameters, state, t and counters back to a snapshot; all of it or nothing.
 
-        State includes moments, averages, float32 copies, gradients that were added up, the numbers
-        of skipped steps and `grad_norm`. Nothing is allocated, and a snapshot can be restored any
+        State includes moments, averages, gradients that were added up, the numbers of skipped
+        steps and `grad_norm`. Nothing is allocated, and a snapshot can be restored any
         number of times.
 
         lr, hyperparameters and `grads` stay as they are now, so that a line search may try the
@@ -395,12 +389,11 @@ class Optimizer(SharedAttributes, Checkpointed):
     def _refuse_elsewhere(self, name: str) -> None:
         """Refuse `params` or `out` with options that follow the optimiser's own parameters."""
         options = self._settings.options
-        for option in ("ema", "master"):
-            if options[option] not in (None, False):
-                raise ValueError(
-                    f"{name}: {option} follows the optimiser's own parameters, which such a step "
-                    "does not change. Make an optimiser without it."
-                )
+        if options["ema"] is not None:
+            raise ValueError(
+                f"{name}: ema follows the optimiser's own parameters, which such a step does not "
+                "change. Make an optimiser without it."
+            )
         if name == "out" and options["accumulate"] > 1:
             raise ValueError(
                 f"out: accumulate={options['accumulate']} gives a direction at some calls only. "

@@ -14,7 +14,6 @@ from array_api_compat import array_namespace
 from numadam._arrays.interop import FEW, assign
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.half import as_storage
 from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.options import check_frozen
 from numadam._core.plan import Plan, plan_of
@@ -34,26 +33,7 @@ if TYPE_CHECKING:
 def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
     """Refuse options that do not fit the dtype of the parameters, or each other."""
     problem = ""
-    if plan.state_dtype.itemsize > plan.real.itemsize:
-        problem = (
-            f"state_dtype: {plan.state_dtype} holds more digits than the arithmetic, which is "
-            f"{plan.real} for {plan.dtype} parameters; leave it out."
-        )
-    elif plan.numbers == 2 and plan.state_dtype.itemsize == 2:
-        problem = (
-            f"state_dtype: there are no complex numbers of {plan.state_dtype} parts for the state "
-            f"of {plan.dtype} parameters; leave it out."
-        )
-    elif plan.state_dtype.name == "float16":
-        problem = (
-            "state_dtype: squares of gradients below 2e-4 are 0 in float16, and steps then too "
-            "long without end; use 'bfloat16'."
-        )
-    elif plan.master and plan.dtype.itemsize != 2:
-        problem = (
-            f"master: is for float16 and bfloat16 parameters, these are {plan.dtype}; leave it out."
-        )
-    elif plan.modulus and plan.rule.modulus(options) is None:
+    if plan.modulus and plan.rule.modulus(options) is None:
         problem = (
             f"complex_form: {plan.rule.name} with these options uses the gradient otherwise than "
             "by its square, so complex numbers cannot be taken whole; use 'parts'."
@@ -252,7 +232,6 @@ class Settings:
         kind = "decoupled" if options["decoupled"] else "l2"
         boxed = not scalar_box or any(pair != OPEN for pair in pairs)
         real = pl.real_of(dtype)
-        asked = options["state_dtype"]
         decay = kind if any(decay != 0.0 for decay in decays) else ""
         average = options["ema"] is not None
         return plan_of(
@@ -261,13 +240,11 @@ class Settings:
             rule.present(options) + ((pl.ROW_COUNTS,) if options["count"] == "row" else ()),
             self._products(),
             dtype,
-            real if asked is None else as_storage(asked, "state_dtype"),
             decay=decay,
             bounds=("scalar" if scalar_box else "array") if boxed else "",
             elementwise=any("lr" in own and not is_plain(own["lr"]) for own in overrides),
             accumulate=options["accumulate"] > 1,
             average=average,
-            master=options["master"],
             norm=norm,
             owned=masked and norm != "",
             like=self._like(real, decay, average),
@@ -297,16 +274,15 @@ class Settings:
 
     def _rounded(self, pair: Pair) -> Pair:
         """Bounds in the dtype of the parameters, rounded inwards where a number lies between."""
-        storage, real = self.plan.storage(pl.P), self.plan.real
-        low = inward(pair[0], storage, math.inf, real)
-        high = inward(pair[1], storage, -math.inf, real)
+        real = self.plan.real
+        low, high = inward(pair[0], real, math.inf), inward(pair[1], real, -math.inf)
         xp = np if isinstance(low, (np.ndarray, np.generic)) else array_namespace(low)
         crossed = low > high  # no number of the dtype lies between: the nearest one is both
         if bool(xp.any(low == math.inf)) or bool(xp.any(high == -math.inf)):
-            raise ValueError(f"bounds: no finite {storage} lies between {pair[0]} and {pair[1]}.")
+            raise ValueError(f"bounds: no finite {real} lies between {pair[0]} and {pair[1]}.")
         with np.errstate(over="ignore"):
-            near_low = xp.asarray(pair[0], dtype=xp.float64).astype(storage).astype(real)
-            near_high = xp.asarray(pair[1], dtype=xp.float64).astype(storage).astype(real)
+            near_low = xp.asarray(pair[0], dtype=xp.float64).astype(real)
+            near_high = xp.asarray(pair[1], dtype=xp.float64).astype(real)
         return xp.where(crossed, near_low, low), xp.where(crossed, near_high, high)
 
     def _fill_per_element(

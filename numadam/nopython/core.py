@@ -22,8 +22,7 @@ from numba.extending import intrinsic, overload, register_jitable
 from numba.np.numpy_support import as_dtype
 
 from numadam._core import options as op
-from numadam._core.element import make_element, whole_step
-from numadam._core.half import put
+from numadam._core.element import make_element, put, whole_step
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import make_loop_scalars, make_power, tiny

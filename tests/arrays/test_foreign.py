@@ -141,13 +141,10 @@ def test_torch_tensors():
     import torch
 
     weight = torch.nn.Parameter(torch.ones(4, 3))
-    half = torch.ones(5, dtype=torch.bfloat16)
-    opt, other = na.Adam({"w": weight}, lr=0.1), na.SGD(half, lr=0.25)
+    opt = na.Adam({"w": weight}, lr=0.1)
     (weight**2).sum().backward()
     opt.step({"w": weight.grad})
-    other.step(torch.ones(5, dtype=torch.bfloat16))
     assert torch.allclose(weight, torch.full((4, 3), 0.9))
-    assert (half == 0.75).all()
     twin = pickle.loads(pickle.dumps(opt))
     twin.step({"w": weight.grad})
     opt.step({"w": weight.grad})
@@ -196,15 +193,6 @@ def test_the_view_is_the_memory_and_needs_no_dlpack(library, monkeypatch):
     at = a.data_ptr() if library == "torch" else a.unsafe_buffer_pointer()
     assert (view.ctypes.data, view.shape, view.dtype) == (at, (1000,), np.float32)
     assert view.flags.writeable == (library == "torch")
-
-
-@pytest.mark.peers("jax")
-def test_jax_gradients_of_16_bits():
-    import jax.numpy as jnp
-
-    p = np.ones(3, jnp.bfloat16)
-    na.SGD(p, lr=1.0).step(jnp.full(3, 0.5, jnp.bfloat16))
-    assert (p == 0.5).all()
 
 
 def test_one_file_asks_whether_an_array_is_cupys():

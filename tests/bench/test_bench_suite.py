@@ -29,7 +29,7 @@ MADE = options.ByBytes.cases.keys() - {"clip-norm-10M", "accumulate-10M", "accum
 
 def marked(name):
     """The name, marked if the case compares with another library."""
-    needs = [need for need in CASES[name][0].needs if need != "ml_dtypes"]
+    needs = CASES[name][0].needs
     return pytest.param(name, marks=[pytest.mark.peers(*needs)] if needs else [])
 
 
@@ -230,8 +230,6 @@ def test_ratio_is_divided_by_what_is_expected(monkeypatch):
         # the norm reads g, p and both bounds once more
         ("Adam", {"bounds": options.box, "nonfinite": "skip"}, 52),
         ("Adam", {"accumulate": 3, "clip_norm": 1.0}, 40),
-        ("Adam", {"dtype": "float16"}, 22),
-        ("Adam", {"dtype": "float16", "master": True}, 28),  # p is only written
         ("Adam", {"dtype": "float64"}, 56),
         ("Adam", {"dtype": "complex64"}, 28),
         ("Adam", {"dtype": "complex64", "complex_form": "modulus"}, 24),

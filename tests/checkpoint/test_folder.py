@@ -9,7 +9,6 @@ import time
 from math import prod
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,11 +117,10 @@ def test_any_number_of_ranks_goes_on_from_any_other(path, case):
 
 
 def test_arrays_of_every_kind(path):
-    """Orders, complex numbers, 16 bits, arrays without axes and without elements."""
+    """Orders, complex numbers, arrays without axes and without elements."""
     cases = {
         "f": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
         "z": (np.arange(6) + 1j).astype(np.complex64).reshape(6, 1),
-        "h": np.arange(5).astype(ml_dtypes.bfloat16),
         "s": np.array(3.0),
         "e": np.zeros((0, 4)),
     }

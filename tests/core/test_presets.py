@@ -101,7 +101,6 @@ def options_of(request, monkeypatch):
     monkeypatch.setattr(
         OptimizerBase, "_setup", lambda *args: seen.append((args[2], args[-1], args[-2]))
     )
-    monkeypatch.setattr(OptimizerBase, "_warn_of_rounding", lambda self: None)
     monkeypatch.setattr(UpdateFunction, "_settings_of", settings_of)
 
     def find(name, *lr, **options):

@@ -197,9 +197,7 @@ CASES = {
     "pair-and-boxes": {"shapes": "nested", "bounds": MIXED, "lr": 0.1},
     "nest-and-frozen": {"shapes": "nested", "bounds": NEST, "groups": FROZEN, "lr": 0.1},
     "groups": {"kind": na.AdamW, "shapes": "nested", "groups": GROUPS},
-    "master": {"dtype": "f2", "master": True, "lr": 0.1},
     # stepped chunk by chunk, where each element needs nothing but its own
-    "long-float16": {"dtype": "f2", "lr": 0.1},
     "long-schedule": {
         "kind": na.AdamW,
         "clip_value": 0.5,
@@ -209,7 +207,6 @@ CASES = {
     "long-groups": {"groups": LONG_GROUPS},
     "long-box": {"dtype": "f8", "bounds": (-0.9, 0.8), "amsgrad": True},
     "long-modulus": {"dtype": "c8", "complex_form": "modulus", "weight_decay": lambda t: 0.1 * t},
-    "long-bfloat16": {"state_dtype": "bfloat16", "like": "torch"},
     "long-centered": {"kind": na.RMSprop, "dtype": "c8", "centered": True, "momentum": 0.9},
     "long-sgd": {"kind": na.SGD, "dtype": "f8", "lr": 0.1},
     "long-nadam": {"kind": na.NAdam, "lr": 0.1},  # not by chunks: of products of all steps

@@ -66,20 +66,6 @@ def test_where_there_is_none():
     assert "average" not in opt.state
 
 
-def test_of_16_bit_parameters_it_is_float32():
-    """Small changes add up that the parameters themselves could not show."""
-    p = np.ones(3, np.float16)
-    opt = na.Adam(p, lr=1e-3, ema=0.99)
-    for _ in range(100):
-        opt.step(np.ones(3, np.float16))
-    assert opt.averaged.dtype == np.float32
-    exact, x = 1.0, np.float16(1.0)
-    for _ in range(100):
-        x = np.float16(np.float32(x) - np.float32(1e-3))
-        exact = 0.99 * exact + 0.01 * float(x)
-    np.testing.assert_allclose(opt.averaged, exact, rtol=1e-4)
-
-
 def test_average_of_a_state_may_be_written_into_and_assigned():
     opt = na.Adam(tree_of(0), ema=0.5)
     tree_map(lambda a: a.fill(2.0), opt.state["average"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +18,6 @@ from tests.runs import neutral
 from tests.trees import relaxed, tree_leaves
 
 INF = math.inf
-STORAGES = ["float64", "float32", "float16", ml_dtypes.bfloat16]
 
 
 # --- at construction -----------------------------------------------------------------------------
@@ -106,26 +104,25 @@ def test_complex_numbers_have_no_bounds():
 # --- rounding into the dtype ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("storage", STORAGES, ids=lambda s: np.dtype(s).name)
+@pytest.mark.parametrize("storage", [np.dtype("f8"), np.dtype("f4")], ids=str)
 def test_bounds_round_towards_the_inside(storage):
     """0.1 and 0.7 are no numbers of the dtype: nothing of it may lie outside of them."""
-    storage = np.dtype(storage)
     for low in (0.1, -0.1, 1e-6, -1e-6, 1.0, -1e39, -INF, 0.0):
-        inside = bd.inward(low, storage, INF, np.dtype("f8"))
+        inside = bd.inward(low, storage, INF)
         assert float(inside) >= low
         with np.errstate(over="ignore"):
             below = np.nextafter(inside.astype(storage), storage.type(-INF))
         assert low == -INF or float(below) < low
-        mirrored = bd.inward(-low, storage, -INF, np.dtype("f8"))
+        mirrored = bd.inward(-low, storage, -INF)
         assert float(mirrored) == -float(inside)
 
 
 def test_bounds_beyond_the_range_of_the_dtype_are_open_or_refused():
-    p = np.ones(2, np.float16)
-    na.Adam(p, bounds=(-1e5, 1e5))
+    p = np.ones(2, np.float32)
+    na.Adam(p, bounds=(-1e39, 1e39))
     assert p.tolist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"^bounds: no finite float16 lies between"):
-        na.Adam(p, bounds=(1e5, None))
+    with pytest.raises(ValueError, match=r"^bounds: no finite float32 lies between"):
+        na.Adam(p, bounds=(1e39, None))
     assert p.tolist() == [1.0, 1.0]
 
 

@@ -210,7 +210,6 @@ RESUMED = {
     "running products": {"beta1": na.schedules.Polynomial(0.9, steps=18), "beta2": 0.99},
     "debiased": {**SINK, "ema_debias": True},
     "changed afterwards": {**SINK, "then": {"clip_norm": 0.1, "ema": 0.5, "weight_decay": 0.5}},
-    "float16": {**SINK, "dtype": "float16", "master": True},
     "groups": {
         "nonfinite": "skip",
         "groups": {

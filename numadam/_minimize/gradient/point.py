@@ -123,7 +123,7 @@ class Point:
         sides = []
         for side, other in ((0, np.inf), (1, -np.inf)):
             parts = [
-                np.broadcast_to(inward(pair[side], self._real, other, self._real), leaf.shape)
+                np.broadcast_to(inward(pair[side], self._real, other), leaf.shape)
                 for pair, leaf in zip(pairs, self._leaves, strict=True)
             ]
             flat = np.concatenate([part.reshape(-1).astype(np.float64) for part in parts])

@@ -6,7 +6,6 @@ import copy
 import pickle
 import signal
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -217,8 +216,6 @@ FILES = {
     ),
     "skips": ({"nonfinite": "skip", "lr": {"w": 0.1, "b": np.linspace(0.0, 0.1, 5)}}, "float64"),
     "products": ({"beta1": na.schedules.Polynomial(0.9, steps=9, end=0.5)}, "float64"),
-    "bfloat16": ({"master": True}, ml_dtypes.bfloat16),
-    "bfloat16 state": ({"state_dtype": "bfloat16"}, "float32"),
     "modulus": ({"complex_form": "modulus"}, "complex64"),
     "frozen": ({"groups": {"b": {"frozen": True}}}, "float32"),
 }
