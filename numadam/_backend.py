@@ -205,19 +205,6 @@ class Backend(ABC):
     def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
         """As `step`, for the only array: the shortest way."""
 
-    @property
-    def calls(self) -> int:
-        """Gradients that have been added up since the last step."""
-        return int(self.counters["calls"]) if self.settings.plan.accumulate else 0
-
-    @abstractmethod
-    def flush(self, lr: float) -> bool:
-        """As `step`, with the mean of the accumulated gradients."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """Discard the accumulated gradients."""
-
     @abstractmethod
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step."""

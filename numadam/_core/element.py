@@ -58,8 +58,8 @@ def plan_element(plan: Plan, wrap: Any) -> Any:
 
 # --- element update ------------------------------------------------------------------------------
 # Loops hold no arithmetic: it is here and in the rules. The order of a step is the same for every
-# rule: maximize, unscale, accumulate, mask at active bounds, norm and guard, clip by value, clip by
-# norm, L2 decay, the rule, decoupled decay, bounds, average.
+# rule: maximize, mask at active bounds, norm and guard, clip by value, clip by norm, L2 decay, the
+# rule, decoupled decay, bounds, average.
 #
 # An array or number that no option needs is ``None``, and Numba prunes its branches. It does so
 # only for an argument of a function, which is why so many steps are functions of their own.
@@ -111,10 +111,8 @@ def _make_bound(plan: Plan, wrap: Wrap) -> Any:
     return wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
 
-def _effective(x, y, total, low, high, limit, k):
-    """Mean, bounds' mask and clip by value of the unscaled gradient `y` (NaN stays)."""
-    if total is not None:
-        y = (total * k.pre + y) / k.gradients
+def _effective(x, y, low, high, limit, k):
+    """Bounds' mask and clip by value of the gradient `y` (NaN stays)."""
     if limit is None:
         return y
     most, least = limit, -limit
@@ -163,15 +161,15 @@ def _bounded(x, low, high):
 
 
 def make_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """``gradient(i, x, g, total, low, high, limit, k)``: of element i, before the clip by norm.
+    """``gradient(i, x, g, low, high, limit, k)``: of element i, before the clip by norm.
 
     `x` is its parameter, which decides whether a bound is active, and `limit` clips by value.
     """
-    fetch, shape, bound = wrap(_at), wrap(_effective), _make_bound(plan, wrap)
+    shape, bound = wrap(_effective), _make_bound(plan, wrap)
 
-    def gradient(i, x, g, total, low, high, limit, k):
+    def gradient(i, x, g, low, high, limit, k):
         lo, hi = bound(low, i, k.low), bound(high, i, k.high)
-        return shape(x, g[i] * k.scale, fetch(total, i), lo, hi, limit, k)
+        return shape(x, g[i] * k.scale, lo, hi, limit, k)
 
     return wrap(gradient)
 
@@ -182,15 +180,15 @@ def _counted(y, own, k):
 
 
 def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """``gradient(i, x, g, total, low, high, owned, k)``: the gradient whose norm is taken."""
+    """``gradient(i, x, g, low, high, owned, k)``: the gradient whose norm is taken."""
     every = _make_every_gradient(plan, wrap)
     if not plan.owned:
         return every
     counted = wrap(_counted)
 
-    def gradient(i, x, g, total, low, high, owned, k):
+    def gradient(i, x, g, low, high, owned, k):
         own = owned[i]
-        return counted(every(i, x, g, total, low, high, None, k), own, k)
+        return counted(every(i, x, g, low, high, None, k), own, k)
 
     return wrap(gradient)
 
@@ -200,13 +198,13 @@ def _make_every_gradient(plan: Plan, wrap: Wrap) -> Any:
     gradient, no_limit = make_gradient(plan, wrap), plan.real.type(np.inf)
     if not plan.bounds:
 
-        def unbounded(i, x, g, total, low, high, owned, k):
-            return gradient(i, None, g, total, low, high, None, k)
+        def unbounded(i, x, g, low, high, owned, k):
+            return gradient(i, None, g, low, high, None, k)
 
         return wrap(unbounded)
 
-    def bounded(i, x, g, total, low, high, owned, k):
-        return gradient(i, x[i], g, total, low, high, no_limit, k)
+    def bounded(i, x, g, low, high, owned, k):
+        return gradient(i, x[i], g, low, high, no_limit, k)
 
     return wrap(bounded)
 
@@ -216,9 +214,9 @@ def _make_prepare(plan: Plan, wrap: Wrap) -> Any:
     gradient, shrunk = make_gradient(plan, wrap), wrap(_shrunk)
     decay = wrap(_scalar if plan.decay == "l2" else _nothing)
 
-    def prepare(i, p, g, total, low, high, k):
+    def prepare(i, p, g, low, high, k):
         x = p[i]
-        y = gradient(i, x, g, total, low, high, k.clip, k)
+        y = gradient(i, x, g, low, high, k.clip, k)
         return x, shrunk(y, x, decay(None, i, k.decay), k)
 
     return wrap(prepare)
@@ -262,7 +260,7 @@ def _make_reads(plan: Plan, wrap: Wrap) -> list[Any]:
 
 
 def make_element_update(plan: Plan, wrap: Wrap) -> Any:
-    """``update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k)``.
+    """``update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k)``.
 
     Element i of every array of a step (`plan.P` ... `plan.RATE`), with the scalars of the formula
     and of the loop.
@@ -274,8 +272,8 @@ def make_element_update(plan: Plan, wrap: Wrap) -> Any:
     write = wrap(put)
     read0, read1, read2 = _make_reads(plan, wrap)
 
-    def update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k):
-        x, y = prepare(i, p, g, total, low, high, k)
+    def update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k):
+        x, y = prepare(i, p, g, low, high, k)
         step, a, b, c = element(x, y, y * y, read0(s0, i), read1(s1, i), read2(s2, i), h)
         write(s0, i, a)
         write(s1, i, b)
@@ -304,10 +302,10 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
     o0, o1, o2 = (0 if single else 1 for single in singles)
     write0, write1, write2 = (skip if single else write for single in singles)
 
-    def update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k):
+    def update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k):
         re, im = 2 * i, 2 * i + 1
-        x, y = prepare(re, p, g, total, low, high, k)
-        u, w = prepare(im, p, g, total, low, high, k)
+        x, y = prepare(re, p, g, low, high, k)
+        u, w = prepare(im, p, g, low, high, k)
         square = y * y + w * w
         a0, b0, c0 = read0(s0, w0 * i), read1(s1, w1 * i), read2(s2, w2 * i)
         a1, b1, c1 = read0(s0, w0 * i + o0), read1(s1, w1 * i + o1), read2(s2, w2 * i + o2)
@@ -323,13 +321,3 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
         finish(im, i, u, step, p, out, average, low, high, rate, k)
 
     return wrap(update)
-
-
-def make_add(plan: Plan, wrap: Wrap) -> Any:
-    """``add(i, first, g, total, k)``: one more gradient on the sum, or the first one."""
-
-    def add(i, first, g, total, k):
-        y = g[i] * k.scale
-        total[i] = y if first else total[i] + y
-
-    return wrap(add)

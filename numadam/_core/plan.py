@@ -16,20 +16,18 @@ from numadam._jit.process import cached_property
 STATE_SLOTS = 3
 
 # Slots: the arrays that one leaf has in a step. Up to OUT they may be the caller's and are
-# validated at every step; the rest belong to the back end: the sum of gradients, the average,
-# bounds and step size per element. Up to STEPPED an element update reads them; the norm alone
-# reads OWNED, which is not 0 where an element counts in it.
+# validated at every step; the rest belong to the back end: the average, bounds and step size per
+# element. Up to STEPPED an element update reads them; the norm alone reads OWNED, which is not 0
+# where an element counts in it.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
-SUM, AVERAGE, LOW, HIGH, RATE = range(CHECKED, 11)
-STEPPED = OWNED = 11
-SLOTS = 12
+AVERAGE, LOW, HIGH, RATE = range(CHECKED, 10)
+STEPPED = OWNED = 10
+SLOTS = 11
 
 #: Policies of a guard, for a step whose gradients are not finite.
 PROPAGATE, RAISE, SKIP = range(3)
 
-#: Names in `state` of the back end's own arrays, in the order of a saved state.
-OWN_STATE = {"accumulated": SUM, "average": AVERAGE}
 #: Name in `state`, and among those in use, of the steps of each row, with ``count="row"``.
 ROW_COUNTS = "row_counts"
 
@@ -63,8 +61,8 @@ class Plan:
     bounds : {"", "scalar", "array"}
     elementwise : bool
         Whether every element has a step size of its own.
-    accumulate, average : bool
-        Whether there are these arrays.
+    average : bool
+        Whether there is an average of the parameters.
     norm : {"", "all", "array"}
         Norm of the gradients that is computed first, for a clip or the guard: of all of them
         together, or of each array.
@@ -86,7 +84,6 @@ class Plan:
     decay: str = ""
     bounds: str = ""
     elementwise: bool = False
-    accumulate: bool = False
     average: bool = False
     norm: str = ""
     modulus: bool = False
@@ -111,9 +108,7 @@ class Plan:
         words += [self.decay, f"{self.bounds}-bounds" if self.bounds else ""]
         words += [f"norm-of-{self.norm}" if self.norm else ""]
         words += [
-            key
-            for key in ("elementwise", "accumulate", "average", "modulus", "owned")
-            if getattr(self, key)
+            key for key in ("elementwise", "average", "modulus", "owned") if getattr(self, key)
         ]
         return "-".join(filter(None, words))
 
@@ -162,16 +157,15 @@ class Plan:
         if slot in (S0, S1, S2):
             k = slot - S0
             return k < len(self.rule.state) and self.rule.state[k] in self.present
-        own = {SUM: self.accumulate, AVERAGE: self.average}
-        per_element = {LOW: self.bounds == "array", RATE: self.elementwise, OWNED: self.owned}
-        per_element[HIGH] = per_element[LOW]
-        return {P: True, G: True, OUT: False, **own, **per_element}[slot]
+        boxed = self.bounds == "array"
+        own = {AVERAGE: self.average, LOW: boxed, HIGH: boxed, RATE: self.elementwise}
+        return {P: True, G: True, OUT: False, OWNED: self.owned, **own}[slot]
 
     @cached_property
     def state_slots(self) -> dict[str, int]:
         """State arrays by name, in the order in which they are saved, and their slots."""
         named = {name: S0 + k for k, name in enumerate(self.rule.state) if name in self.present}
-        return named | {name: slot for name, slot in OWN_STATE.items() if self.has(slot)}
+        return named | ({"average": AVERAGE} if self.average else {})
 
     @property
     def state_nbytes(self) -> int:

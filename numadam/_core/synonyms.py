@@ -20,6 +20,7 @@ def _by_word(table: Mapping[str, Advice]) -> dict[str, Advice]:
     return {word: advice for words, advice in table.items() for word in words.split()}
 
 
+_ADD = "Add the gradients of several calls, then take one step: opt.step((g1 + g2) / 2)."
 #: Options of optimisers: the names here, of which those are shown that the rule has; or an advice.
 _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
     {
@@ -37,10 +38,10 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
         "clipvalue clip_grad_value max_delta": ("clip_value",),
         "wd l2": ("weight_decay",),
         "use_ema ema_momentum ema_decay polyak": ("ema",),
-        "every_k_schedule gradient_accumulation_steps": ("accumulate",),
-        "accumulation_steps accumulate_grad_batches": ("accumulate",),
+        "every_k_schedule gradient_accumulation_steps accumulate accumulation_steps": _ADD,
+        "accumulate_grad_batches": _ADD,
         "param_groups mask no_decay": ("groups",),
-        "init_scale": ("loss_scale",),
+        "init_scale loss_scale": "Divide the gradient: opt.step(g / scale).",
         "initial_accumulator_value": ("initial_accumulator",),
         "constraints": ("bounds",),
         "foreach fused differentiable jit_compile": (

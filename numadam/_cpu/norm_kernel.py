@@ -61,8 +61,8 @@ def make_norm(plan: Plan) -> Any:
             first, iterations = leaf.first_block, leaves[j + 1].start - leaf.start
             _, k = scalars(rows[leaf.group], 1.0, 1.0)
             arrays, size = views(leaf, 0, 0, iterations), iterations * each
-            x, g, total = arrays[pl.P], arrays[pl.G], arrays[pl.SUM]
-            low, high, owned = arrays[pl.LOW], arrays[pl.HIGH], arrays[pl.OWNED]
+            x, g, owned = arrays[pl.P], arrays[pl.G], arrays[pl.OWNED]
+            low, high = arrays[pl.LOW], arrays[pl.HIGH]
             last = end if end < begins[j + 1] else begins[j + 1]
             while b < last:
                 e = (b - first) * norms.NORM_BLOCK
@@ -70,7 +70,7 @@ def make_norm(plan: Plan) -> Any:
                 if n <= 0:  # a sparse gradient has fewer blocks
                     partials[2 * b] = partials[2 * b + 1] = 0
                 else:
-                    block(e, n, x, g, total, low, high, owned, k, unit, partials, b)
+                    block(e, n, x, g, low, high, owned, k, unit, partials, b)
                 b += 1
 
     return linked(norm_part)
@@ -141,7 +141,6 @@ def make_finalize_norms(plan: Plan) -> Any:
         if status == NOT_FINITE and meta.guard == SKIP:
             meta.skipped += 1
             meta.in_a_row += 1
-            meta.calls = 0  # a mean begins anew
         return status
 
     return linked(finalize_norms)

@@ -15,7 +15,6 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
-    loop_start,
     make_advance_row,
     make_fill_row,
     make_products,
@@ -120,20 +119,17 @@ def make_products_of(plan: Plan) -> Any:
 
 def make_fill(plan: Plan) -> Any:
     """``fill(meta_at, lr)``: the scalars of every group for this step."""
-    fill_row, width, scale = make_fill_row(plan), width_of(plan), loop_start(plan)
+    fill_row, width = make_fill_row(plan), width_of(plan)
     scalars_of, control_of = make_scalars_of(width), make_control_of(plan)
     products_of, find_products = make_products_of(plan), make_products(plan)
 
     def fill(meta_at, lr):
         meta = record_at(meta_at, META)
         rows, control, products = scalars_of(meta), control_of(meta), products_of(meta)
-        t, n = float(meta.steps + 1), float(meta.calls + 1 - meta.flushing)
-        flushing = meta.flushing != 0
+        t = float(meta.steps + 1)
         for r in range(meta.groups):
             find_products(products[r], control[r], t)
-            fill_row(rows[r], control[r], products[r], lr, t, n)
-            if flushing:  # of the gradients: their newest one is zero
-                rows[r, scale] = 1.0
+            fill_row(rows[r], control[r], products[r], lr, t)
 
     if not plan.by_row:
         return linked(fill)
@@ -199,7 +195,7 @@ def _make_fill_tables(plan: Plan) -> Any:
             for r in range(leaf.distinct):  # counts are sorted
                 t = table[r, width - 1]
                 taken = products_at(q, control, t, taken)
-                fill_row(table[r], control, q, lr, t, 1.0)
+                fill_row(table[r], control, q, lr, t)
 
     return linked(fill_tables)
 
@@ -226,7 +222,6 @@ def make_advance(plan: Plan) -> Any:
             products = products_of(meta)
             for r in range(meta.groups):
                 advance_row(products[r])
-        meta.calls = 0
         meta.in_a_row = 0
         meta.steps += 1
 

@@ -74,11 +74,8 @@ META = np.dtype(
         ("ranks", NUMBER),  # processes whose sums are added
         ("exchange", POINTER),  # fetches the sums of all processes, 0 where there is one alone
         ("products", POINTER),
-        ("every", NUMBER),  # gradients in a mean
-        ("flushing", NUMBER),  # 1 where a mean is cut short
         ("guard", NUMBER),  # policy for gradients that are not finite: PROPAGATE, RAISE or SKIP
         ("steps", NUMBER),  # steps taken
-        ("calls", NUMBER),  # gradients in the sum
         ("skipped", NUMBER),  # steps that the guard skipped
         ("in_a_row", NUMBER),  # those of them since the last step taken
     ]

@@ -41,12 +41,11 @@ class CudaBackend(Backend):
                 "graph does not replay. Leave out capturable, or clip_norm, clip_array_norm and "
                 "nonfinite."
             )
-        self._t = self._calls = 0
-        self._capturable, self._accumulate = options["capturable"], options["accumulate"]
+        self._t, self._capturable = 0, options["capturable"]
         self._reports_skips = options["max_skips"] is not None
         self._counts_on_device = settings.guard == pl.SKIP or self._capturable
         # the optimiser refuses `out` with these
-        without_out = plan.average or plan.accumulate or options["sparse"] == "lazy"
+        without_out = plan.average or options["sparse"] == "lazy"
         with on_gpu(self._device):
             self._memory = CudaState(settings, params)
             self.state, self.own = self._memory.state, self._memory.own
@@ -102,8 +101,6 @@ class CudaBackend(Backend):
         plan, found = self.settings.plan, dict[str, Any]()
         counted = self._read_counters() if self._counts_on_device else None
         found["t"] = np.array(self._t if counted is None else counted.t)
-        if plan.accumulate:
-            found["calls"] = np.array(self._calls)
         if counted is not None and self.settings.guard == pl.SKIP:
             found |= {name: counted[name] for name in ("skipped", "skipped_in_a_row")}
         if plan.products:
@@ -159,9 +156,7 @@ class CudaBackend(Backend):
         self._check_capture()
         try:
             self._bind(used)
-            if self._calls + 1 < self._accumulate:
-                return self._add(lr)
-            return self._take(lr, self._calls + 1)
+            return self._take(lr)
         finally:
             if self._step.sparse.scattered:
                 self._step.sparse.clear()
@@ -175,53 +170,34 @@ class CudaBackend(Backend):
                 refuse_capture("step", "Make the optimiser")
             self._step.arguments.keep()
 
-    def _bind(self, used: dict[int, Leaves], gradient: Any = None) -> None:
+    def _bind(self, used: dict[int, Leaves]) -> None:
         """Validate the arrays of a step, and bind the launches to them where they are new."""
         step = self._step
         validated = step.validator.validate(used)
         if validated is not step.bound:
-            step.bind(validated, gradient)
+            step.bind(validated)
         for copy in step.copies_in:
             copy()
 
-    def _add(self, lr: float) -> bool:
-        """Add the gradients to those that `accumulate` has added up."""
-        with defer_interrupts():
-            self._step.scalars.prepare(lr, self._t + 1, self._calls + 1, 0, 0)
-            self._step.add(first=self._calls == 0)
-            self._calls += 1
-        return True
-
-    def flush(self, lr: float) -> bool:
-        import cupy
-
-        with on_gpu(self._device):
-            self._check_capture()
-            # the sum counts, and its newest gradient is zero
-            layout = self._memory.layout
-            zeros = cupy.zeros(max(layout.sizes) * layout.dtype.itemsize, np.uint8)
-            self._bind({pl.P: self.params}, zeros)
-            return self._take(lr, self._calls, flushing=1)
-
-    def _take(self, lr: float, n: int, flushing: int = 0) -> bool:
-        """Take the step itself, with n gradients, over arrays that have been validated."""
+    def _take(self, lr: float) -> bool:
+        """Take the step itself, over arrays that have been validated."""
         exchange = self.settings.exchange
         if exchange is not None:
             exchange.begin(lr)
-        taken = self._take_here(lr, n, flushing)
+        taken = self._take_here(lr)
         if exchange is not None:
             exchange.done()
         return taken
 
-    def _take_here(self, lr: float, n: int, flushing: int) -> bool:
+    def _take_here(self, lr: float) -> bool:
         """As `_take`, of this rank."""
         step, scalars, norms = self._step, self._step.scalars, self._step.norms
         t = 0 if self._counts_on_device else self._t + 1
         # all that changes arrays or counters, and nothing that may be refused
         with defer_interrupts():
-            scalars.prepare(lr, t, n, flushing, int(norms is None))
+            scalars.prepare(lr, t, int(norms is None))
             if norms is not None:
-                norms.compute(t, self.settings.guard, (self._t, self._calls, flushing))
+                norms.compute(t, self.settings.guard, self._t)
                 if self.settings.guard == pl.RAISE and not self._step.control.are_finite():
                     return False
             for launch in step.launches:
@@ -230,16 +206,12 @@ class CudaBackend(Backend):
                 copy()
             if scalars.advance is not None:
                 scalars.advance()
-            self._calls = 0
             self._t += 1
         return not self._reports_skips or self._step.control.are_finite()
 
     def count(self, steps: int) -> None:
         """Count steps that another kernel has taken."""
         self._t += steps
-
-    def drop(self) -> None:
-        self._calls = 0
 
     def reset(self) -> None:
         with on_gpu(self._device):
@@ -249,7 +221,7 @@ class CudaBackend(Backend):
                 if self.settings.plan.products:
                     self._step.scalars.load_products(1.0)
                 self._step.control.write_counters(0)
-                self._t = self._calls = 0
+                self._t = 0
                 if self._step.norms is not None:
                     self._step.norms.clear()
                 self._memory.start(self.params)
@@ -264,7 +236,7 @@ class CudaBackend(Backend):
         own = [*self.params, *(array for part in parts for array in part.saved)]
         with on_gpu(self._device):
             copied = [array.copy() for array in own]
-        counted = self._t, self._calls
+        counted = self._t
 
         def copy(sources: Leaves, targets: Leaves) -> None:
             self._check("snapshot: a graph is being captured; do it before that.")
@@ -275,12 +247,12 @@ class CudaBackend(Backend):
             nonlocal counted
             with on_gpu(self._device), defer_interrupts():
                 copy(own, copied)
-                counted = self._t, self._calls
+                counted = self._t
 
         def restore() -> None:
             with on_gpu(self._device), defer_interrupts():
                 copy(copied, own)
-                self._t, self._calls = counted
+                self._t = counted
 
         return save, restore
 
@@ -323,11 +295,10 @@ class CudaBackend(Backend):
             products = self._step.scalars.read_products()
             counted = self._step.control.read_counters()
         counted.t = self.t
-        calls = int(counters.get("calls", self._calls))
         for name, value in counters.items():
             if name in ("t", "skipped", "skipped_in_a_row"):
                 counted[name] = value
-            elif name != "calls":
+            else:
                 products[:, self.settings.plan.products.index(name)] = value
         with on_gpu(self._device):
             staged = self._memory.staged(state)
@@ -335,7 +306,7 @@ class CudaBackend(Backend):
                 self._memory.take(staged)
                 self._step.control.write_counters(counted)
                 self._step.scalars.load_products(products)
-                self._t, self._calls = int(counted.t), calls
+                self._t = int(counted.t)
                 for param, new in zip(self.params, params or (), strict=params is not None):
                     param[...] = new
                 at_once(others)

@@ -11,7 +11,7 @@ from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_add, make_element_update
+from numadam._core.element import make_element_update
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
     GroupScalars,
@@ -45,7 +45,7 @@ from numadam._jit.pointers import offset_of
 # A kernel over many leaves finds the arrays of each in a record. Scalars come by value from the
 # host, or from the GPU's memory. There they are computed in float64 and rounded once to the dtype:
 # one thread for each row of the control block runs the functions of the CPU loop. So nothing of
-# such a step but lr and the number of gradients comes from the host, and a captured graph counts
+# such a step but lr comes from the host, and a captured graph counts
 # on by itself.
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
@@ -95,7 +95,7 @@ def tile_iterations(plan: Plan, slots: Sequence[int]) -> int:
 class Pass(NamedTuple):
     """One pass over memory: its arrays, those that it loads and stores, and the element update.
 
-    ``element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k)`` works on
+    ``element(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k)`` works on
     element i of tiles; absent arrays are None there.
     """
 
@@ -109,7 +109,7 @@ class Pass(NamedTuple):
 def step_pass(plan: Plan, has_out: bool, wrap: Any) -> Pass:
     """The whole step."""
     slots = step_slots(plan, has_out)
-    kept = _READ_ONLY | {pl.SUM} | ({pl.P} if has_out else set())
+    kept = _READ_ONLY | ({pl.P} if has_out else set())
     loaded = tuple(s for s in slots if s != pl.OUT)
     stored = tuple(s for s in slots if s not in kept)
     return Pass(plan, slots, loaded, stored, make_element_update(plan, wrap))
@@ -161,20 +161,19 @@ def make_advance_all(plan: Plan) -> Any:
 
 
 def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
-    """``prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing)``.
+    """``prepare(rows, control, products, counters, groups, lr_at, lr, t, counts)``.
 
     Launched with a thread for each row of the control block, in one block. The step is number
     `t`, or where that is 0 the one after those counted on the GPU. lr is a number, or where that
-    is NaN what lies at `lr_at`. `n` are the gradients in the mean. With `counts`, no norm may stop
-    the step, and it is counted here.
+    is NaN what lies at `lr_at`. With `counts`, no norm may stop the step, and it is counted here.
     """
     fill_row, find_products = make_fill_row(plan), make_products(plan)
     advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
     reals, rates, records = map(make_array_view, (real, rate, COUNTERS))
     wide, count = control_width(plan), product_width(plan)
-    scale, size, one = loop_start(plan), real.itemsize, real.type(1)
+    size = real.itemsize
 
-    def prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing):
+    def prepare(rows, control, products, counters, groups, lr_at, lr, t, counts):
         counted = records(counters, 1)[0]
         if t == 0:
             t = counted.t + 1
@@ -186,16 +185,14 @@ def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
             own = doubles(products + 8 * r * count, count)
             row = doubles(control + 8 * r * wide, wide)
             find_products(own, row, np.float64(t))
-            fill_row(out, row, own, lr, np.float64(t), n)
-            if flushing != 0:  # all gradients are in the sum already
-                out[scale] = one
+            fill_row(out, row, own, lr, np.float64(t))
             if counts != 0:
                 advance(products, r)
         if counts != 0 and cuda.threadIdx.x == 0:
             counted.t = t
 
     i8, f8 = cuda.types.int64, cuda.types.float64
-    types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, f8, i8, i8)
+    types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, i8)
     return prepare, types
 
 
@@ -220,7 +217,7 @@ def make_prepare_rows(plan: Plan) -> KernelSource:
             counted[0] += 1
             t, q = np.float64(counted[0]), doubles(products + 8 * e * count, count)
             products_at(q, row, t, 0.0)
-            fill_row(reals(table + size * e * width, width), row, q, lr, t, 1.0)
+            fill_row(reals(table + size * e * width, width), row, q, lr, t)
 
     i8 = cuda.types.int64
     return prepare, cuda.types.void(*[i8] * 7, cuda.types.float64)
@@ -428,24 +425,11 @@ def make_step(plan: Plan, by_value: bool, many: bool, has_out: bool) -> KernelSo
     return _one_or_many(step_pass(plan, has_out, wrap), by_value, many, wrap)
 
 
-def make_sum(plan: Plan, by_value: bool, many: bool, first: bool) -> KernelSource:
-    """One more gradient on the sum, or the first one; arguments as of the step."""
-    wrap, slots, numbers = device_jit(), (pl.G, pl.SUM), plan.numbers // plan.unit
-    add = make_add(plan, wrap)
-
-    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, h, k):
-        for one in range(numbers):
-            add(numbers * i + one, first, g, total, k)
-
-    one = Pass(plan, slots, slots[:1] if first else slots, slots[1:], wrap(element))
-    return _one_or_many(one, by_value, many, wrap)
-
-
 def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
     """``step(addresses, index, width, n, factors, go, rows)``: the rows of a sparse gradient.
 
     `index` is the address of their numbers, `width` the elements of one row, `n` those of all.
-    With such gradients there are no sums, no averages and no `out`. With ``count="row"`` there are
+    With such gradients there are no averages and no `out`. With ``count="row"`` there are
     scalars for each of them at `rows`.
     """
     wrap, by_row = device_jit(), plan.by_row

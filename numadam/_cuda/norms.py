@@ -99,7 +99,7 @@ def sums_of(plan: Plan) -> int:
 
 def norm_slots(plan: Plan) -> tuple[int, ...]:
     """The arrays of a norm; parameters and bounds, since at an active bound no gradient counts."""
-    slots = [pl.G, pl.SUM] if plan.accumulate else [pl.G]
+    slots = [pl.G]
     if plan.bounds:
         slots.append(pl.P)
     slots += [pl.LOW, pl.HIGH] if plan.bounds == "array" else []
@@ -131,7 +131,7 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     add = wrap(_add_scaled if sums_of(plan) > 1 else _add_exact)
     # every number by itself: parts of complex ones are numbers here
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
-    order = (pl.P, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
+    order = (pl.P, pl.G, pl.LOW, pl.HIGH, pl.OWNED)
 
     def one(n, tiles, k, sums):
         return add(sums, np.float64(gradient(n, *tiles, k)))

@@ -119,12 +119,11 @@ class GradientNorms:
         """Address of a leaf's two clip factors."""
         return self._factors_at + leaf * self._factor_bytes
 
-    def compute(self, t: int, guard: int, counted: tuple[int, int, int] = (0, 0, 0)) -> None:
+    def compute(self, t: int, guard: int, counted: int = 0) -> None:
         """Compute norms and clip factors, and decide whether the step is taken.
 
         A step that is taken is counted, as number `t` or where that is 0 as the next one.
-        Collective where there are several ranks; `counted` are t, the gradients added up before,
-        and whether they are flushed, on the host.
+        Collective where there are several ranks; `counted` is t on the host.
         """
         import cupy
 

@@ -18,7 +18,6 @@ from numba import float64, int64
 
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
-    loop_start,
     make_advance_row,
     make_fill_row,
     make_products,
@@ -166,9 +165,8 @@ class HostScalars:
     """The scalars of the only group, computed on the host: `values`, a kernel's last arguments.
 
     `group` is their row of the control block, which is read anew at each step.
-    ``prepare(lr, t, n, flushing, counts)`` computes those of step t, of n gradients, which with
-    `flushing` 1 are all in the sum already; `counts` is for `DeviceScalars`. Where the host carries
-    running products, `advance` is to be called after a step.
+    ``prepare(lr, t, counts)`` computes those of step t; `counts` is for `DeviceScalars`. Where the
+    host carries running products, `advance` is to be called after a step.
     """
 
     #: where the GPU has running products, and of how many groups: none
@@ -184,7 +182,7 @@ class HostScalars:
         call, given = _fill_or_advance(plan), (*addresses, len(control), group)
         # straight into compiled code: a method around it would take 0.3 us of each step
         self.prepare = partial(call, _FILL, *given)
-        self.advance = partial(call, _ADVANCE, *given, 0.0, 0, 0, 0, 0) if self._carried else None
+        self.advance = partial(call, _ADVANCE, *given, 0.0, 0, 0) if self._carried else None
 
     def launch_arguments(self, group: int) -> tuple[int, ...]:
         """Arguments of a launch for the scalars of a group, besides `values`: none."""
@@ -200,17 +198,17 @@ class HostScalars:
 
 
 def _fill_or_advance(plan: Plan) -> Any:
-    """``call(what, values, control, products, groups, group, lr, t, n, flushing, counts)``."""
+    """``call(what, values, control, products, groups, group, lr, t, counts)``."""
     name = f"{plan.name}-row"
 
     def make() -> Any:
         fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
         find_products, count = make_products(plan), product_width(plan)
         width, wide = width_of(plan), control_width(plan)
-        real, scale = plan.real.type, loop_start(plan)
+        real = plan.real.type
 
         def call(  # type: ignore[no-untyped-def]  # Numba types it
-            what, values, control, products, groups, group, lr, t, n, flushing, counts
+            what, values, control, products, groups, group, lr, t, counts
         ):
             rows = array_at(control, (groups, wide), np.float64)
             q = array_at(products, (groups, count), np.float64)
@@ -218,9 +216,7 @@ def _fill_or_advance(plan: Plan) -> Any:
                 out = array_at(values, width, real)
                 for r in range(groups):
                     find_products(q[r], rows[r], float(t))
-                fill_row(out, rows[group], q[group], lr, float(t), float(n))
-                if flushing != 0:
-                    out[scale] = 1.0
+                fill_row(out, rows[group], q[group], lr, float(t))
             else:
                 for r in range(groups):
                     advance_row(q[r])
@@ -229,15 +225,15 @@ def _fill_or_advance(plan: Plan) -> Any:
         exact = in_default_mode(jit_once(call))
 
         def exact_call(  # type: ignore[no-untyped-def]  # Numba types it
-            what, values, control, products, groups, group, lr, t, n, flushing, counts
+            what, values, control, products, groups, group, lr, t, counts
         ):
-            return exact(what, values, control, products, groups, group, lr, t, n, flushing, counts)
+            return exact(what, values, control, products, groups, group, lr, t, counts)
 
         exact_call.__qualname__ = f"{name}.call"
         return exact_call, exact_call
 
     i8 = int64
-    signature = int64(i8, i8, i8, i8, i8, i8, float64, i8, i8, i8, i8)
+    signature = int64(i8, i8, i8, i8, i8, i8, float64, i8, i8)
     return compiled_loop(name, make, signature).serial
 
 
@@ -272,15 +268,14 @@ class DeviceScalars:
         self._row_bytes = width_of(plan) * plan.real.itemsize
         self.products_address, self.products_groups = products, groups
 
-    def prepare(self, lr: float, t: int, n: int, flushing: int, counts: int) -> None:
-        """Compute the scalars of step t, of n gradients; t 0: the step after those counted.
+    def prepare(self, lr: float, t: int, counts: int) -> None:
+        """Compute the scalars of step t; t 0: the step after those counted.
 
-        lr NaN stands for the array. `flushing` 1: all gradients are in the sum already. `counts`
-        1: no norm may stop the step, and it is counted now.
+        lr NaN stands for the array. `counts` 1: no norm may stop the step, and it is counted now.
         """
         self._control.upload()
         self.lr = lr
-        self._launch(1, self._threads, (*self._first, lr, t, float(n), counts, flushing))
+        self._launch(1, self._threads, (*self._first, lr, t, counts))
 
     def launch_arguments(self, group: int) -> tuple[int, ...]:
         """Arguments of a launch for the scalars of a group: their address."""

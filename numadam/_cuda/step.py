@@ -83,8 +83,6 @@ class CudaStep:
         self._rows: policy.Launch | None = None
         if plan.by_row:
             self._rows = policy.Launch(*compiled(spec.make_prepare_rows, device, plan))
-        firsts = (False, True) if plan.accumulate else ()
-        self._sums = {first: self._ready(spec.make_sum, many, first) for first in firsts}
         self._work: dict[tuple[int, int], Any] = {}
         self._noted: dict[int, CheckedArrays] = {}
         self.bound: Validated | None = None
@@ -98,18 +96,13 @@ class CudaStep:
         kernel = compiled(make, self._device, self._plan, values is not None, *more)
         return policy.Launch(*kernel, values)
 
-    def bind(self, validated: Validated, gradient: Any = None) -> None:
-        """Note where these arrays begin, and prepare the launches on them.
-
-        `gradient` stands for the gradient of every leaf, where there are none among the arrays.
-        """
+    def bind(self, validated: Validated) -> None:
+        """Note where these arrays begin, and prepare the launches on them."""
         noted, slots, rows = self._noted, validated.slots, validated.rows
         self._noted, self.bound = {}, None  # until everything has been noted
         for slot, checked in slots.items():
             if noted.get(slot) is not checked:
                 self.arguments.note(slot, self._addresses(slot, checked))
-        if gradient is not None:
-            self.arguments.note(pl.G, [ca.address_of(gradient)] * len(self._layout.sizes))
         has_out = pl.OUT in slots
         self.arguments.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
         self._prepare_copies(validated, has_out)
@@ -117,7 +110,7 @@ class CudaStep:
         if rows:
             self.launches += self._launch_rows(validated, self._slots[has_out])
         self._noted = slots
-        self.bound = validated if gradient is None else None
+        self.bound = validated
 
     def release(self) -> None:
         """Refer to no array any more."""
@@ -147,11 +140,6 @@ class CudaStep:
                 self.copies_in.append(partial(ca.copy_flat, *pair, into_flat=True))
                 if slot != pl.G and not (slot == pl.P and has_out):
                     self.copies_back.append(partial(ca.copy_flat, *pair, into_flat=False))
-
-    def add(self, first: bool) -> None:
-        """Add the gradients to their sum, or make them the sum."""
-        for launch in self._launch(self._sums[first], (pl.G, pl.SUM), go=0):
-            launch()
 
     def _go(self) -> int:
         """Address of the flag by which the GPU takes the step; 0 where it always does."""
@@ -270,7 +258,7 @@ def update(call: FunctionalStep) -> None:
         if products:
             step.scalars.load_products(np.array([products], np.float64))
         with defer_interrupts():
-            step.scalars.prepare(lr, t, 1, 0, 0)
+            step.scalars.prepare(lr, t, 0)
             if step.norms is not None:
                 step.norms.compute(t, 0)
             for launch in (*step.launches, *step.copies_back):

@@ -352,7 +352,7 @@ class Steps:
         part of a short array would take longer than the sum.
         """
         place, plan = self._place, parts_of(self._shard).settings.plan
-        only_optimiser = plan.norm or plan.accumulate or plan.average
+        only_optimiser = plan.norm or plan.average
         of_elements = plan.elementwise or plan.bounds == "array"
         return (
             place.home == "NumPy"

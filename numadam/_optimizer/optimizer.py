@@ -23,8 +23,8 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     An optimiser keeps references to the parameter arrays and changes them in place. Every rule
     takes the keywords below. One step does all of it in one pass over memory, in this order:
-    maximize, loss_scale, accumulate, bounds' mask, norm and guard, clip_value, clip by norm, L2
-    decay, the rule, decoupled decay, bounds, average.
+    maximize, bounds' mask, norm and guard, clip_value, clip by norm, L2 decay, the rule, decoupled
+    decay, bounds, average.
 
     Parameters
     ----------
@@ -38,22 +38,17 @@ class Optimizer(SharedAttributes, Checkpointed):
         False: the decoupled decay is ``weight_decay * p``, without lr.
     maximize : bool, default False
         Maximise instead of minimise.
-    loss_scale : float > 0 or callable, default 1.0
-        Factor by which the loss was multiplied: the gradient is divided by it.
     clip_value : float > 0 or callable, optional
         Every element of the gradient is clipped to [-clip_value, clip_value].
     clip_norm : float > 0 or callable, optional
         All gradients together are multiplied by ``min(1, clip_norm / norm)``.
     clip_array_norm : float > 0 or callable, optional
         As `clip_norm`, for each array by itself.
-    accumulate : int >= 1, default 1
-        Take a step at every `accumulate`-th call only. Its gradient is the mean of those since the
-        last step; `flush` takes it earlier, `discard` drops the gradients. t counts steps.
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
         Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
-        and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
-        mean is checked. If the rule squares gradients, a norm whose square is infinite (1.8e19 in
-        float32, after clips) counts as non-finite: such an element would never move again.
+        and change nothing. "skip": skip the step and increment `skipped`. If the rule squares
+        gradients, a norm whose square is infinite (1.8e19 in float32, after clips) counts as
+        non-finite: such an element would never move again.
     max_skips : int >= 1, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
@@ -101,8 +96,8 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     Notes
     -----
-    `weight_decay`, `loss_scale`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the
-    hyperparameters of the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
+    `weight_decay`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the hyperparameters of
+    the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
     callables of the steps already taken (see `numadam.schedules`). A change that needs other
     arrays or another compiled loop raises an error: make the optimiser with a value that allows
     it, such as ``clip_norm=numpy.inf``.
@@ -197,7 +192,7 @@ class Optimizer(SharedAttributes, Checkpointed):
                         self._refuse_elsewhere("params" if out is None else "out")
                         went = self._backend.step_one(grads, rate, params, out)
             except BaseException as error:
-                self._tell_others(error, flush=False)
+                self._tell_others(error)
                 raise
             if not went:
                 self._not_finite()
@@ -241,40 +236,12 @@ class Optimizer(SharedAttributes, Checkpointed):
         masks = tree.flatten(rows, "rows")
         return list(map(marked, grads, masks, names, self._backend.params))
 
-    def flush(self) -> bool:
-        """Take a step with the mean of the gradients that `accumulate` has added so far.
-
-        Returns whether there were any.
-        """
-        with self._lock:
-            if not self._settings.plan.accumulate:
-                raise ValueError(
-                    "flush: nothing is added up; make the optimiser with accumulate=k."
-                )
-            if not self._backend.calls:
-                return False
-            try:
-                self._refuse_new_params()
-                went = self._backend.flush(self._settings.rate(self.t))
-            except BaseException as error:
-                self._tell_others(error, flush=True)
-                raise
-            if not went:
-                self._not_finite()
-            return True
-
-    def discard(self) -> None:
-        """Drop the gradients that `accumulate` has added so far."""
-        with self._lock:
-            self._backend.drop()
-
     def reset(self) -> None:
         """Restart: state, counters and t are as in a new optimiser of these arrays.
 
-        The average starts from the current parameters. Gradients that were added up are dropped.
-        lr, the other options and `grads` stay; so do the parameters, except that those outside of
-        their bounds are moved to the nearest bound. To start from another point, write it into the
-        parameters first.
+        The average starts from the current parameters. lr, the other options and `grads` stay; so
+        do the parameters, except that those outside of their bounds are moved to the nearest bound.
+        To start from another point, write it into the parameters first.
 
         Schedules start again, since they are functions of t. One with its own state
         (`numadam.schedules.ReduceOnPlateau`) keeps it, because other optimisers may share it:
@@ -340,9 +307,8 @@ class Optimizer(SharedAttributes, Checkpointed):
     def restore(self, snapshot: Snapshot) -> None:
         """Roll parameters, state, t and counters back to a snapshot; all of it or nothing.
 
-        State includes moments, averages, gradients that were added up, the numbers of skipped
-        steps and `grad_norm`. Nothing is allocated, and a snapshot can be restored any
-        number of times.
+        State includes moments, averages, the numbers of skipped steps and `grad_norm`. Nothing is
+        allocated, and a snapshot can be restored any number of times.
 
         lr, hyperparameters and `grads` stay as they are now, so that a line search may try the
         same step with half of lr. Schedules go back with t, but one with its own state
@@ -378,13 +344,10 @@ class Optimizer(SharedAttributes, Checkpointed):
             self._refuse_new_params()
             checked(snapshot, "snapshot", self._backend).restore()
 
-    def _tell_others(self, error: BaseException, flush: bool) -> None:
+    def _tell_others(self, error: BaseException) -> None:
         """Tell other ranks of an error, where they wait for this rank in the same step."""
-        settings = self._settings
-        if settings.exchange is None:
-            return
-        if flush or self._backend.calls + 1 >= settings.options["accumulate"]:
-            settings.exchange.refuse(error)
+        if self._settings.exchange is not None:
+            self._settings.exchange.refuse(error)
 
     def _refuse_elsewhere(self, name: str) -> None:
         """Refuse `params` or `out` with options that follow the optimiser's own parameters."""
@@ -393,11 +356,6 @@ class Optimizer(SharedAttributes, Checkpointed):
             raise ValueError(
                 f"{name}: ema follows the optimiser's own parameters, which such a step does not "
                 "change. Make an optimiser without it."
-            )
-        if name == "out" and options["accumulate"] > 1:
-            raise ValueError(
-                f"out: accumulate={options['accumulate']} gives a direction at some calls only. "
-                "Make an optimiser without it."
             )
         if name == "out" and options["sparse"] == "lazy":
             raise ValueError(
@@ -412,11 +370,9 @@ class Optimizer(SharedAttributes, Checkpointed):
         if math.isfinite(size):
             what = f"a norm whose square is infinite ({size:.3g}; clip_norm bounds it)"
         if options["nonfinite"] == "raise":
-            several = options["accumulate"] > 1
-            forget = " opt.discard() forgets what was added up." if several else ""
             raise FloatingPointError(
                 f"grads: hold {what} at step {self.t + 1}; nothing was changed. "
-                f"nonfinite='skip' leaves such steps out.{forget}"
+                "nonfinite='skip' leaves such steps out."
             )
         in_a_row = int(self._backend.counters["skipped_in_a_row"])
         if options["max_skips"] is not None and in_a_row > options["max_skips"]:

@@ -57,23 +57,20 @@ def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
 # --- numbers that processes share ----------------------------------------------------------------
 
 
-#: Before the columns of the control block: steps taken, gradients added up, and whether these are
-#: flushed.
-_COUNTED = ("t", "calls", "flush")
-#: Columns that each process has for itself.
-_OF_BLOCKS = [len(_COUNTED) + op.COLUMN.low, len(_COUNTED) + op.COLUMN.high]
+#: Columns that each process has for itself, behind t.
+_OF_BLOCKS = [1 + op.COLUMN.low, 1 + op.COLUMN.high]
 
 
-def same_numbers(counted: Sequence[int], control: np.ndarray) -> np.ndarray:
-    """The numbers, in float64: counters, and what no group changes in the control block."""
-    numbers = np.array([*counted, *control[0]], np.float64)
+def same_numbers(t: int, control: np.ndarray) -> np.ndarray:
+    """The numbers, in float64: steps taken, and what no group changes in the control block."""
+    numbers = np.array([t, *control[0]], np.float64)
     numbers[_OF_BLOCKS] = 0.0
     return numbers
 
 
 def names_of_same(rule: RuleSpec) -> list[str]:
     """Names of these numbers, as the user calls them."""
-    return [*_COUNTED, *op.ControlRow._fields, *rule.hyper_type._fields]
+    return ["t", *op.ControlRow._fields, *rule.hyper_type._fields]
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -243,7 +240,6 @@ class Settings:
             decay=decay,
             bounds=("scalar" if scalar_box else "array") if boxed else "",
             elementwise=any("lr" in own and not is_plain(own["lr"]) for own in overrides),
-            accumulate=options["accumulate"] > 1,
             average=average,
             norm=norm,
             owned=masked and norm != "",

@@ -59,7 +59,7 @@ class Sharded:
     machine has them once, its k ranks need ``4 + 12/k`` bytes each, and nothing is copied;
     messages are sent between machines only.
 
-    Collective: the constructor and `step`, `flush`, `reset`, `check_equal`, by all ranks of `comm`.
+    Collective: the constructor and `step`, `reset`, `check_equal`, by all ranks of `comm`.
 
     Parameters
     ----------
@@ -282,37 +282,6 @@ class Sharded:
             On all ranks, with the name of the first array that differs.
         """
         check_values(self._ranks, self._place.whole.leaves, self._place.whole.names)
-
-    def flush(self) -> bool:
-        """Take a step with the mean of the gradients that `accumulate` has added. Collective.
-
-        Returns whether there were any.
-
-        Raises
-        ------
-        ValueError, RankError, FloatingPointError
-            As `step`, before anything is written; without `accumulate`, too.
-        """
-        parts = parts_of(self._shard)
-        if not parts.settings.plan.accumulate:
-            return self._shard.flush()  # refuses, as on all ranks
-
-        def work() -> bool:
-            t = self.t
-            went = self._shard.flush()
-            if self.t != t:
-                self._steps.spread()
-            return went
-
-        def prepare() -> tuple[float, Callable[[], bool]]:
-            parts.backend.check()
-            return parts.settings.rate(self.t), work
-
-        return self._on_all("flush", prepare)
-
-    def discard(self) -> None:
-        """Drop the gradients that `accumulate` has added up so far, on all ranks alike."""
-        self._shard.discard()
 
     def reset(self) -> None:
         """Restart, as `reset` of the optimiser's class. Collective.

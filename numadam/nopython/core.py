@@ -334,7 +334,7 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
         c, row = hypers(*(numbers + switches)), shared(*(before + (decay,) + after))
         q = product_class(*(products + powers(numbers, np.float64(t))))
         h = of_rule(c, q, rate, np.float64(t))
-        return plain(h) + (of_loop(row, rate, 1.0, 1.0, 0.0).lost,)
+        return plain(h) + (of_loop(row, rate, 1.0, 0.0).lost,)
 
     return wrap(scalars)
 

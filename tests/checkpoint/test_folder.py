@@ -76,7 +76,6 @@ OPTIONS = {
     "all": {
         "amsgrad": True,
         "ema": 0.9,
-        "accumulate": 2,
         "weight_decay": 0.1,
         "nonfinite": "skip",
     },

@@ -196,9 +196,7 @@ REFUSED = [
     ({"ema_debias": True}, "ema_debias: needs an average, e.g. ema=0.999."),
     ({"ema": 0.9, "ema_debias": True, "ema_warmup": True}, "ema_debias: ema_warmup already keeps"),
     ({"ema": lambda t: 0.9, "ema_debias": True}, "ema_debias: divides by 1 - ema^t"),
-    ({**LAZY, "accumulate": 2}, "accumulate: with sparse='lazy' a mean would touch"),
     ({**LAZY, "ema": 0.9}, "ema: sparse='lazy' leaves rows alone"),
-    ({**CAPTURED, "accumulate": 2}, "accumulate: with capturable=True every call is the same step"),
     ({**CAPTURED, "nonfinite": "raise"}, "nonfinite: a captured step cannot raise; use 'skip'"),
     ({**CAPTURED, "nonfinite": "skip", "max_skips": 1}, "max_skips: a captured step cannot raise"),
     ({**CAPTURED, "sparse": "dense"}, "sparse: which rows have a gradient is the host's business"),
@@ -211,8 +209,7 @@ TAKEN = [
     {"clip_norm": float("inf")},
     {"decay_times_lr": False, "decoupled": True},
     {"ema": 0.9, "ema_warmup": True},
-    {**LAZY, "accumulate": 1},
-    {**CAPTURED, "nonfinite": "skip", "accumulate": 1},
+    {**CAPTURED, "nonfinite": "skip"},
 ]
 
 

@@ -25,14 +25,14 @@ BOUND = Fraction(2, 2**53) + Fraction(1, 2**60)
 UNHURRIED = settings(deadline=None)  # the first call compiles
 
 
-def _scaled(i, p, g, acc, lo, hi, own, k):
+def _scaled(i, p, g, lo, hi, own, k):
     return g[i] * k[0]
 
 
-def _everything(i, p, g, acc, lo, hi, own, k):
-    """An effective gradient that reads every array: accumulated, and 0 at an active bound."""
+def _everything(i, p, g, lo, hi, own, k):
+    """An effective gradient that reads every array: 0 at an active bound."""
     x, low, high, zero = p[i], lo[i], hi[i], k[1]
-    y = g[i] * k[0] + acc[i]
+    y = g[i] * k[0]
     if x <= low and y > zero:
         y = zero
     if x >= high and y < zero:
@@ -53,7 +53,7 @@ def _make_part(block):
         for j in range(low, high):
             first = j * BLOCK
             n = min(BLOCK, g.size - first)
-            block(first, n, g, g, None, None, None, None, k, unit, partials, j)
+            block(first, n, g, g, None, None, None, k, unit, partials, j)
 
     return part
 
@@ -70,8 +70,8 @@ def _make_fill(real):
 
 def _make_one_block(block):
     @numba.njit(error_model="numpy")
-    def one_block(first, n, p, g, acc, lo, hi, k, unit, partials):
-        block(first, n, p, g, acc, lo, hi, None, k, unit, partials, 0)
+    def one_block(first, n, p, g, lo, hi, k, unit, partials):
+        block(first, n, p, g, lo, hi, None, k, unit, partials, 0)
 
     return one_block
 

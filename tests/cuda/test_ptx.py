@@ -101,7 +101,7 @@ def test_machine_code_of_a_step(capability, generation):
 
 
 #: Options whose kernels differ in all, and those that share arrays and numbers with one of them.
-PLANS = ["l2", "decoupled", "accumulate", "by element", "complex modulus"]
+PLANS = ["l2", "decoupled", "by element", "complex modulus"]
 ALIKE = ["complex parts"]
 
 
@@ -119,7 +119,7 @@ def test_options(name):
     code.check_registers()
     sizes = {plan.stride(slot) for slot in step_slots(plan, has_out=False)}
     if len(sizes) == 1:
-        read_only = {pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.RATE}
+        read_only = {pl.G, pl.LOW, pl.HIGH, pl.RATE}
         slots = step_slots(plan, has_out=False)
         check_tiles(ptx, len(slots), len(set(slots) - read_only))
 
@@ -129,7 +129,6 @@ def test_options(name):
     [
         ("l2", False),
         ("l2", True),
-        ("accumulate", False),
         ("by element", True),
     ],
 )
@@ -197,8 +196,6 @@ def test_a_linker_with_other_words_decides_nothing(monkeypatch):
 KERNELS = {
     "many arrays": ("make_step", "frozen", (True, True, False), (4, 3)),
     "out": ("make_step", "frozen", (True, False, True), (3, 3)),  # parameters are not read
-    "sum": ("make_sum", "accumulate", (True, False, False), ()),
-    "complex sum": ("make_sum", "complex modulus", (True, False, False), ()),
     "lazy": ("make_lazy", "by element", (True,), ()),
 }
 

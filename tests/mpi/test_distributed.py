@@ -33,9 +33,7 @@ def everything(cut):
         "clip_value": 3.0,
         "weight_decay": 1e-2,
         "maximize": True,
-        "loss_scale": 4.0,
         "nonfinite": "skip",
-        "accumulate": 2,
         "ema": 0.9,
         "bounds": {"w": (low["w"], None), "layers": [(x, None) for x in low["layers"]]},
         "groups": {"layers.*": {"lr": 0.2, "weight_decay": 0.0}},
@@ -76,10 +74,6 @@ def test_all_options_of_the_pass_at_once(comm):
         twins.step(grads)
         twins.check()
     assert twins.mine.skipped == 1
-    assert twins.whole.flush()
-    assert twins.mine.flush()
-    twins.check()
-    assert not twins.mine.flush()
 
 
 def test_a_guard_that_raises_does_so_on_all_ranks(comm):
@@ -117,10 +111,10 @@ def test_ghost_cells_are_stepped_and_do_not_count(comm):
     assert np.isnan(block[[0, -1]]).all()
 
 
-def test_ghosts_of_the_accumulated_gradient_and_at_bounds(comm):
+def test_ghosts_at_bounds(comm):
     owned = np.array([False, True, True, True])
     x, y = np.array([1.0, 0.5, 1.0, 0.2]), np.array([0.5, 1.0, 0.2] * comm.size)
-    options = {"clip_array_norm": 0.1, "accumulate": 2, "bounds": (0.0, 1.0)}
+    options = {"clip_array_norm": 0.1, "bounds": (0.0, 1.0)}
     opt = na.Adam(x, comm=na.mpi.Decomposition(comm, owned), **options)
     one = na.Adam(y, **options)
     for _ in range(4):
@@ -311,34 +305,13 @@ def test_two_ranks_refuse_at_once(comm):
 
 
 @pytest.mark.ranks(2)
-def test_a_flush_that_one_rank_refuses(comm):
-    opt = make(comm, accumulate=3)
-    opt.step(grads())
-    before = picture(opt)
-    opt.lr = (lambda t: 1 / 0) if comm.rank == 0 else 1e-3
-    with fails_on(comm, 0, ZeroDivisionError):
-        opt.flush()
-    assert same_bits(before, (opt.params, opt.state.copy()))
-    opt.lr = 1e-3
-    assert opt.flush()
-    assert opt.t == 1
-    for _ in range(1 + (comm.rank == 0)):
-        opt.step(grads())
-    with pytest.raises(RankError, match="calls: is 2 on rank 0 and 1 on rank 1"):
-        opt.flush()
-    assert opt.t == 1
-
-
-@pytest.mark.ranks(2)
 def test_a_step_without_a_norm_is_refused_alone(comm):
-    free, summed = make(comm, clip_norm=None), make(comm, accumulate=2)
-    for opt in (free, summed):
-        if comm.rank == 0:
-            with pytest.raises(ValueError, match=r"grads\['w'\]: expected shape"):
-                wrong_shape(opt)
-        opt.step(grads())  # in time for the next one
-    summed.step(grads())
-    assert (free.t, summed.t) == (1, 1)
+    opt = make(comm, clip_norm=None)
+    if comm.rank == 0:
+        with pytest.raises(ValueError, match=r"grads\['w'\]: expected shape"):
+            wrong_shape(opt)
+    opt.step(grads())  # in time for the next one
+    assert opt.t == 1
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -256,17 +256,13 @@ def test_a_hyperparameter_counts_from_the_next_step_on(nodes):
     check_same(opt, whole)
 
 
-def test_accumulation_flush_and_reset(nodes):
+def test_reset(nodes):
     shapes = SHAPES["few"]
-    whole = na.Adam(starts(shapes, "f4"), accumulate=2)
-    opt = na.mpi.Sharded(na.Adam, nodes.params(shapes), nodes.comm, accumulate=2)
+    whole = na.Adam(starts(shapes, "f4"))
+    opt = na.mpi.Sharded(na.Adam, nodes.params(shapes), nodes.comm)
     for step in range(3):
         whole.step(nodes.sum(shapes, "f4", step))
         opt.step(nodes.gradients(shapes, "f4", step))
-    assert opt.t == whole.t == 1
-    assert (opt.flush(), whole.flush()) == (True, True)
-    assert opt.flush() is False
-    assert opt.t == 2
     check_same(opt, whole)
     kept = opt.state.copy()
     assert opt.reset() is None
@@ -277,21 +273,20 @@ def test_accumulation_flush_and_reset(nodes):
 
 
 @pytest.mark.ranks(2)
-@pytest.mark.parametrize("what", ["flush", "reset"])
-def test_what_one_rank_cannot_do_none_does(nodes, what):
+def test_what_one_rank_cannot_do_none_does(nodes):
     params = [nodes.params((300,)), nodes.params((20,))]
-    opt = na.mpi.Sharded(na.Adam, params, nodes.comm, accumulate=2)
+    opt = na.mpi.Sharded(na.Adam, params, nodes.comm)
     opt.step([np.ones(300, "f4"), np.ones(20, "f4")])
     before, kept = opt.state.copy(), params[0]
     if nodes.comm.rank == 1:
         params[0] = params[0].copy()
     with fails_on(nodes.comm, 1, ValueError, r"params\[0\]: was replaced"):
-        getattr(opt, what)()
+        opt.reset()
     params[0] = kept
-    assert opt.t == 0
+    assert opt.t == 1
     assert opt.state["m"][0].tobytes() == before["m"][0].tobytes()
-    getattr(opt, what)()
-    assert opt.t == (what == "flush")
+    opt.reset()
+    assert opt.t == 0
     opt.check_equal()
 
 
@@ -436,19 +431,6 @@ def test_a_schedule_of_a_group_that_differs_is_noticed(comm):
     opt = na.mpi.Sharded(na.SGD, [np.ones(5), np.ones(7)], comm, groups=groups)
     with pytest.raises(na.mpi.RankError, match="t, lr or a hyperparameter of rank 1"):
         opt.step([np.ones(5), np.ones(7)])
-
-
-@pytest.mark.ranks(2)
-def test_gradients_dropped_on_one_rank_are_noticed(comm):
-    opt = na.mpi.Sharded(na.Adam, np.ones(300, "f4"), comm, accumulate=3)
-    opt.step(np.ones(300, "f4"))
-    if comm.rank == 1:
-        opt.discard()
-    with pytest.raises(na.mpi.RankError, match="rank 1 has added up 0 gradients so far, rank 0 1"):
-        opt.step(np.ones(300, "f4"))
-    opt.discard()
-    opt.step(np.ones(300, "f4"))
-    assert opt.flush()
 
 
 # --- arguments ----------------------------------------------------------------------------------

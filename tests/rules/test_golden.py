@@ -95,9 +95,18 @@ ROWS = {
 ROWS |= keras_rows("keras") | keras_rows("keras-jax")
 
 
-#: Recorded runs of rules that are not offered.
+#: Recorded runs of rules and options that are not offered.
 OTHERS = {"torch Adadelta lr=1.0 rho=0.9", "torch Rprop", "optax adan", "optax yogi"}
 OTHERS |= {"optax lamb weight_decay=0.1", "optax novograd"}
+OTHERS |= {
+    f"{like} Adam {options}"
+    for like in ("keras", "keras-jax")
+    for options in (
+        "gradient_accumulation_steps=4",
+        "use_ema=True ema_momentum=0.9 gradient_accumulation_steps=4",
+        "loss_scale_factor=4.0",
+    )
+}
 
 
 def test_every_recorded_case_has_a_row():

@@ -106,8 +106,7 @@ def test_all_options_and_groups():
     params = {"a": np.ones(4, np.float32), "b": np.ones((2, 2), np.float32)}
     grads = {"a": np.full(4, 2.0, np.float32), "b": np.ones((2, 2), np.float32)}
     groups = {"b": {"lr": 0.001, "beta1": 0.5}}
-    opt = Yogi(params, lr=0.1, groups=groups, accumulate=2, nonfinite="skip")
-    opt.step(grads)
+    opt = Yogi(params, lr=0.1, groups=groups, nonfinite="skip")
     opt.step(grads)
     alone = np.ones((2, 2), np.float32)
     Yogi(alone, lr=0.001, beta1=0.5).step(grads["b"])

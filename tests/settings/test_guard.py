@@ -79,10 +79,9 @@ def test_any_finite_gradient_passes(dtype):
     n = 1000
     for value in (info.max, -info.max, info.smallest_subnormal, 0.0, -0.0):
         p = np.ones(n, dtype)
-        options = neutral(p, nonfinite="raise", accumulate=2, decoupled=True)
+        options = neutral(p, nonfinite="raise", decoupled=True)
         opt = na.Adam(p, **options | {"clip_norm": 1.0})
         opt.step(np.full(n, value, dtype))
-        opt.flush()
         assert opt.t == 1
         exact = abs(float(value)) * math.sqrt(n)  # infinite for the largest float64
         assert opt.grad_norm == pytest.approx(exact, rel=1e-15, abs=0)
@@ -102,7 +101,6 @@ TAKEN = {
     "clipped": (na.Adam, {"clip_value": 1.0}, True),
     "clipped by norm": (na.Adam, {"clip_norm": 1.0}, True),
     "clipped by norms": (na.Adam, {"clip_array_norm": 1.0}, True),
-    "scaled": (na.Adam, {"loss_scale": 1e3}, True),
 }
 
 
@@ -164,10 +162,8 @@ def test_either_form_leaves_strided_arrays_alone(form):
     for _ in range(3):
         opt.step(grads)
     for place in (0, 1234, 4999):
-        opt.flush()
         kept = room.copy()
         opt.step([*grads[:2], spoiled(grads[2], place, np.nan)])
-        opt.flush()
         np.testing.assert_array_equal(room, kept)
     assert opt.skipped == 3
 

@@ -50,7 +50,6 @@ def test_functional_api_refuses_what_needs_an_object(name):
         BARE[name](weight_decoy=1.0)
     for option, value in {
         "ema": 0.9,
-        "accumulate": 2,
         "nonfinite": "raise",
         "groups": {},
         "sparse": "lazy",
@@ -71,8 +70,6 @@ COUNT = "expected a whole number of at least 1 and at most 2147483647, got"
         ({"weight_decay": -0.1}, "weight_decay: expected a number in [0, inf)"),
         ({"weight_decay": None}, "weight_decay: expected a number"),
         ({"weight_decay": True}, "weight_decay: expected a number"),
-        ({"loss_scale": 0.0}, "loss_scale: expected a number in (0, inf)"),
-        ({"loss_scale": math.inf}, "loss_scale: expected a number in (0, inf)"),
         ({"clip_value": 0.0}, "clip_value: expected a number in (0, inf]"),
         ({"clip_norm": -1.0}, "clip_norm: expected a number in (0, inf]"),
         ({"clip_norm": math.nan}, "clip_norm: expected a number in (0, inf]"),
@@ -83,11 +80,6 @@ COUNT = "expected a whole number of at least 1 and at most 2147483647, got"
         ({"nonfinite": "ignore"}, "nonfinite: expected 'propagate', 'raise' or 'skip'"),
         ({"sparse": True}, "sparse: expected None, 'lazy' or 'dense'"),
         ({"complex_form": "real"}, "complex_form: expected 'parts' or 'modulus'"),
-        ({"accumulate": 0}, f"accumulate: {COUNT} 0."),
-        ({"accumulate": 2**31}, f"accumulate: {COUNT} 2147483648."),
-        ({"accumulate": None}, "accumulate: expected a whole number, got NoneType"),
-        ({"accumulate": 2.0}, "accumulate: expected a whole number, got float (2.0)"),
-        ({"accumulate": True}, "accumulate: expected a whole number, got bool"),
         ({"max_skips": 0, "nonfinite": "skip"}, f"max_skips: {COUNT} 0."),
         ({"max_skips": 2**31, "nonfinite": "skip"}, f"max_skips: {COUNT} 2147483648."),
         ({"like": "jax"}, "like: expected one of"),
@@ -114,9 +106,9 @@ def test_a_refused_optimiser_has_not_moved_parameters_into_their_bounds():
         assert p.tolist() == [5.0, -5.0]
 
 
-@pytest.mark.parametrize("option", ["ema", "accumulate", "sparse"])
+@pytest.mark.parametrize("option", ["ema", "sparse"])
 def test_out_is_refused_where_it_would_hold_something_else(option):
-    value = {"ema": 0.9, "accumulate": 2, "sparse": "lazy"}[option]
+    value = {"ema": 0.9, "sparse": "lazy"}[option]
     p, d = np.ones(2), np.full(2, 7.0)
     opt = na.Adam(p, **{option: value})
     with pytest.raises(ValueError, match=f"^out: {option}"):
@@ -133,7 +125,7 @@ def test_out_is_refused_where_it_would_hold_something_else(option):
 BARE_OPTIONS = {
     "l2": {"weight_decay": 0.3, "maximize": True},
     "decoupled": {"weight_decay": 0.3, "decoupled": True, "decay_times_lr": False},
-    "clips": {"clip_norm": 1.0, "clip_value": 0.5, "loss_scale": 3.0},
+    "clips": {"clip_norm": 1.0, "clip_value": 0.5},
 }
 
 
