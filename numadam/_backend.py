@@ -170,13 +170,6 @@ class Backend(ABC):
     def check_params(params: Leaves, names: Sequence[str]) -> None:
         """Check type and dtype of all parameters, and that they lie on one device."""
 
-    @staticmethod
-    def rate_array(lr: Any, params: Leaves) -> Any:
-        """A 0-d array on the device from which every step reads lr."""
-        raise ValueError(
-            "capturable: is for CuPy parameters, whose steps a CUDA graph replays; leave it out."
-        )
-
     @property
     @abstractmethod
     def t(self) -> int:

@@ -36,7 +36,7 @@ from numadam.schedules import Constant
 
 #: Of a rule's keywords those that no option of the command sets: groups share the loop of the
 #: options that they set.
-_NOT_OFFERED = {"self", "params", "groups", "shared", "capturable"}
+_NOT_OFFERED = {"self", "params", "groups", "shared"}
 #: Words for values that cannot be written on a command line.
 _ARRAY, _SCHEDULE = "array", "schedule"
 #: Elements of a small array.

@@ -151,20 +151,6 @@ def host_time(sizes):
     return _repeated(arrays_step(sizes), _QUEUE // 4, stream.synchronize, False)
 
 
-def replay(n):
-    """Seconds of a captured step, replayed many times in a row."""
-    cupy = need_gpu()
-    optimizer = numadam.Adam(numbers(n), lr=STEP_LR, capturable=True)
-    gradient, stream = numbers(n, 1), cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.Device().synchronize()
-    with stream:
-        optimizer.step(gradient)
-        stream.begin_capture()
-        optimizer.step(gradient)
-        graph = stream.end_capture()
-    return _repeated(lambda: graph.launch(stream), _QUEUE, stream.synchronize, True)
-
-
 @numba.njit
 def rosenbrock(x, g):
     """The valley in any number of dimensions."""
@@ -302,9 +288,6 @@ class Seconds(Cases):
             "time of the host in a step over 1000 arrays that stay",
             40e-6,
             lambda: host_time(_SMALL),
-        ),
-        "gpu-replay": Case(
-            "a captured step of 1000 elements, replayed", 5e-6, lambda: replay(_ELEMENTS)
         ),
     }
     track_seconds = Cases.value

@@ -131,8 +131,7 @@ def _as_cupy(x: Any) -> Any:
 def _shown(x: Any) -> Any:
     """An object that shows its memory by the CUDA array interface, as a CuPy array.
 
-    The current stream waits for the object's. CuPy would make the host wait, which also ends a
-    capture.
+    The current stream waits for the object's. CuPy would make the host wait.
     """
     import cupy
 

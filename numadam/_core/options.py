@@ -100,7 +100,6 @@ class SharedOptions(NamedTuple):
     count: Count = "step"  # type: ignore[assignment]  # tuples have a method of this name
     complex_form: ComplexForm = "parts"
     like: Like | None = None
-    capturable: bool = False
     comm: Any = None
 
 
@@ -202,26 +201,8 @@ def _check_together(options: Mapping[str, Any]) -> None:
         problem = "count: 'row' counts the steps of rows that step alone; needs sparse='lazy'."
     elif options["count"] == "row" and options["comm"] is not None:
         problem = "count: 'row' is not for the blocks of several ranks (comm); use 'step'."
-    elif options["capturable"]:
-        problem = _against_capture(options)
     if problem:
         raise ValueError(problem)
-
-
-def _against_capture(options: Mapping[str, Any]) -> str:
-    """The option that a captured step cannot have, or "": its replay never calls the host."""
-    if options["nonfinite"] == "raise":
-        return "nonfinite: a captured step cannot raise; use 'skip' and look at `skipped`."
-    if options["max_skips"] is not None:
-        return "max_skips: a captured step cannot raise; look at `skipped` now and then."
-    if options["sparse"] is not None:
-        return (
-            "sparse: which rows have a gradient is the host's business; not with capturable=True."
-        )
-    schedules = [name for name, value in options.items() if callable(value)]
-    if schedules:
-        return f"{schedules[0]}: a captured step cannot call a schedule; give a number."
-    return ""
 
 
 def named_options(function: Any, defaults: Mapping[str, Any]) -> inspect.Signature:

@@ -1,8 +1,8 @@
 """The CUDA back end: CuPy arrays, validated in Python, and one launch for all of them.
 
-State lies on the GPU. The host counts t and computes the scalars of a step, except where the GPU
-alone knows whether a step was taken: with ``nonfinite="skip"``, and with ``capturable=True``, whose
-steps a graph replays. Above 300 lines, for all of it is one class over one state.
+State lies on the GPU. The host counts t and computes the scalars of a step. With a guard it reads
+one number back, once a step: whether the gradients are finite. Above 300 lines, for all of it is
+one class over one state.
 """
 
 from __future__ import annotations
@@ -35,15 +35,7 @@ class CudaBackend(Backend):
 
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
-        if options["capturable"] and settings.exchange is not None:
-            raise ValueError(
-                "capturable: with comm, the host brings the norms of all ranks together, which a "
-                "graph does not replay. Leave out capturable, or clip_norm, clip_array_norm and "
-                "nonfinite."
-            )
-        self._t, self._capturable = 0, options["capturable"]
-        self._reports_skips = options["max_skips"] is not None
-        self._counts_on_device = settings.guard == pl.SKIP or self._capturable
+        self._counted = dict.fromkeys(("t", "skipped", "skipped_in_a_row"), 0)
         # the optimiser refuses `out` with these
         without_out = plan.average or options["sparse"] == "lazy"
         with on_gpu(self._device):
@@ -59,8 +51,6 @@ class CudaBackend(Backend):
                 outs=(False,) if without_out else (False, True),
                 sparse=options["sparse"],
                 fixed=self.params,
-                counts_on_device=self._counts_on_device,
-                rate=settings.rate_array if self._capturable else None,
                 exchange=settings.exchange,
                 counts=self.state.get(pl.ROW_COUNTS, ()),
             )
@@ -77,48 +67,24 @@ class CudaBackend(Backend):
         ca.check_params(params, names)
         require_gpu()
 
-    @staticmethod
-    def rate_array(lr: Any, params: Leaves) -> Any:
-        """A 0-d array on the GPU of the parameters: the one that was passed, or a new one."""
-        import cupy
-
-        if callable(lr) or bool(getattr(lr, "ndim", False)):
-            raise TypeError("lr: with capturable=True expected a number or a 0-d CuPy array.")
-        device = int(params[0].device.id)
-        if not isinstance(lr, cupy.ndarray):
-            with on_gpu(device):
-                return cupy.full((), float(lr), np.float64)
-        ca.check_device(lr, "lr", device, "params")
-        if lr.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-            raise TypeError(f"lr: expected a 0-d array of float32 or float64, got {lr.dtype}.")
-        return lr
-
     # --- counters -----------------------------------------------------------------------------
 
     @property
     def counters(self) -> dict[str, np.ndarray]:
-        """By name read-only 0-d arrays, and running products; what the GPU alone knows is read."""
-        plan, found = self.settings.plan, dict[str, Any]()
-        counted = self._read_counters() if self._counts_on_device else None
-        found["t"] = np.array(self._t if counted is None else counted.t)
-        if counted is not None and self.settings.guard == pl.SKIP:
-            found |= {name: counted[name] for name in ("skipped", "skipped_in_a_row")}
+        """By name read-only 0-d arrays, and running products."""
+        plan, found = self.settings.plan, {"t": np.array(self.t)}
+        if self.settings.guard == pl.SKIP:
+            found = {name: np.array(value) for name, value in self._counted.items()}
         if plan.products:
-            with on_gpu(self._device):
-                products = self._step.scalars.read_products()
+            products = self._step.scalars.read_products()
             found |= {name: products[:, k] for k, name in enumerate(plan.products)}
-        arrays = {name: np.asarray(value) for name, value in found.items()}
-        for array in arrays.values():
+        for array in found.values():
             array.flags.writeable = False
-        return arrays
-
-    def _read_counters(self) -> Any:
-        with on_gpu(self._device):
-            return self._step.control.read_counters()
+        return found
 
     @property
     def t(self) -> int:
-        return int(self._read_counters().t) if self._counts_on_device else self._t
+        return self._counted["t"]
 
     @property
     def grad_norm(self) -> Any:
@@ -138,7 +104,7 @@ class CudaBackend(Backend):
     ) -> bool:
         """Check everything, then take the whole step; t advances last.
 
-        Returns False where the guard stopped the step, as far as the host knows.
+        Returns False where the guard stopped the step: then nothing is written.
         """
         import cupy
 
@@ -153,22 +119,13 @@ class CudaBackend(Backend):
 
     def _step_on_gpu(self, used: dict[int, Leaves], lr: float) -> bool:
         """The step over these arrays, on the current GPU."""
-        self._check_capture()
+        refuse_capture("step")
         try:
             self._bind(used)
             return self._take(lr)
         finally:
             if self._step.sparse.scattered:
                 self._step.sparse.clear()
-
-    def _check_capture(self) -> None:
-        """Refuse to be captured in a graph where each replay would be the same step again."""
-        import cupy
-
-        if cupy.cuda.get_current_stream().is_capturing():
-            if not self._capturable:
-                refuse_capture("step", "Make the optimiser")
-            self._step.arguments.keep()
 
     def _bind(self, used: dict[int, Leaves]) -> None:
         """Validate the arrays of a step, and bind the launches to them where they are new."""
@@ -191,52 +148,48 @@ class CudaBackend(Backend):
 
     def _take_here(self, lr: float) -> bool:
         """As `_take`, of this rank."""
-        step, scalars, norms = self._step, self._step.scalars, self._step.norms
-        t = 0 if self._counts_on_device else self._t + 1
+        step, guard, counted = self._step, self.settings.guard, self._counted
         # all that changes arrays or counters, and nothing that may be refused
         with defer_interrupts():
-            scalars.prepare(lr, t, int(norms is None))
-            if norms is not None:
-                norms.compute(t, self.settings.guard, self._t)
-                if self.settings.guard == pl.RAISE and not self._step.control.are_finite():
+            step.scalars.prepare(lr, self.t + 1)
+            if step.norms is not None:
+                step.norms.compute(self.t)
+                if guard != pl.PROPAGATE and not step.norms.are_finite():
+                    if guard == pl.SKIP:
+                        counted["skipped"] += 1
+                        counted["skipped_in_a_row"] += 1
                     return False
-            for launch in step.launches:
+            for launch in (*step.launches, *step.copies_back):
                 launch()
-            for copy in step.copies_back:
-                copy()
-            if scalars.advance is not None:
-                scalars.advance()
-            self._t += 1
-        return not self._reports_skips or self._step.control.are_finite()
+            if step.scalars.advance is not None:
+                step.scalars.advance()
+            counted["skipped_in_a_row"] = 0
+            counted["t"] += 1
+        return True
 
     def count(self, steps: int) -> None:
         """Count steps that another kernel has taken."""
-        self._t += steps
+        self._counted["t"] += steps
 
     def reset(self) -> None:
         with on_gpu(self._device):
             self._check("reset: a graph is being captured; reset before that.")
             with defer_interrupts():
                 self._memory.take(0)
-                if self.settings.plan.products:
-                    self._step.scalars.load_products(1.0)
-                self._step.control.write_counters(0)
-                self._t = 0
+                self._step.scalars.load_products(1.0)
+                self._counted = dict.fromkeys(self._counted, 0)
                 if self._step.norms is not None:
                     self._step.norms.clear()
                 self._memory.start(self.params)
 
     def snapshot_buffer(self) -> SnapshotBuffer:
-        parts = [
-            self._memory,
-            self._step.control,
-            self._step.scalars,
-            *filter(None, [self._step.norms]),
-        ]
+        parts: list[Any] = [self._memory, self._step.scalars]
+        if self._step.norms is not None:
+            parts.append(self._step.norms)
         own = [*self.params, *(array for part in parts for array in part.saved)]
         with on_gpu(self._device):
             copied = [array.copy() for array in own]
-        counted = self._t
+        counted = dict(self._counted)
 
         def copy(sources: Leaves, targets: Leaves) -> None:
             self._check("snapshot: a graph is being captured; do it before that.")
@@ -247,12 +200,12 @@ class CudaBackend(Backend):
             nonlocal counted
             with on_gpu(self._device), defer_interrupts():
                 copy(own, copied)
-                counted = self._t
+                counted = dict(self._counted)
 
         def restore() -> None:
             with on_gpu(self._device), defer_interrupts():
                 copy(copied, own)
-                self._t = counted
+                self._counted = dict(counted)
 
         return save, restore
 
@@ -291,22 +244,18 @@ class CudaBackend(Backend):
         others: Iterable[Callable[[], Any]] = (),
     ) -> None:
         """Load counters, state arrays and parameters, and make other writes; Ctrl-C waits."""
-        with on_gpu(self._device):
-            products = self._step.scalars.read_products()
-            counted = self._step.control.read_counters()
-        counted.t = self.t
+        products, counted = self._step.scalars.read_products(), dict(self._counted)
         for name, value in counters.items():
-            if name in ("t", "skipped", "skipped_in_a_row"):
-                counted[name] = value
+            if name in counted:
+                counted[name] = int(value)
             else:
                 products[:, self.settings.plan.products.index(name)] = value
         with on_gpu(self._device):
             staged = self._memory.staged(state)
             with defer_interrupts():
                 self._memory.take(staged)
-                self._step.control.write_counters(counted)
                 self._step.scalars.load_products(products)
-                self._t = int(counted.t)
+                self._counted = counted
                 for param, new in zip(self.params, params or (), strict=params is not None):
                     param[...] = new
                 at_once(others)

@@ -16,9 +16,7 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import (
     GroupScalars,
     loop_start,
-    make_advance_row,
     make_fill_row,
-    make_products,
     make_products_at,
     product_width,
     width_of,
@@ -38,15 +36,12 @@ from numadam._cuda.memory import (
     make_read_tiles,
     make_write_tiles,
 )
-from numadam._jit.functions import jit_once
 from numadam._jit.pointers import offset_of
 
 # --- parts that all CUDA kernels have ------------------------------------------------------------
-# A kernel over many leaves finds the arrays of each in a record. Scalars come by value from the
-# host, or from the GPU's memory. There they are computed in float64 and rounded once to the dtype:
-# one thread for each row of the control block runs the functions of the CPU loop. So nothing of
-# such a step but lr comes from the host, and a captured graph counts
-# on by itself.
+# A kernel over many leaves finds the arrays of each in a record. Scalars come from the host, by
+# value or in a table: computed in float64 by the functions of the CPU loop, and rounded once to the
+# dtype. Those of rows with a count of their own a kernel computes, a thread a row.
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -130,74 +125,13 @@ def device_jit() -> Any:
 # --- the scalars of a step -----------------------------------------------------------------------
 
 
-#: The integers of a step on the GPU.
-COUNTERS = np.dtype(
-    [
-        ("t", np.int64),  # steps taken
-        ("skipped", np.int64),  # steps that the guard skipped
-        ("skipped_in_a_row", np.int64),  # of these those since the last one taken
-        ("finite", np.int64),  # 1 where the last gradients were finite
-        ("go", np.int64),  # 1 where the present step is taken; step kernels read it
-    ],
-    align=True,  # else Numba loads byte by byte
-)
-
-
 def control_width(plan: Plan) -> int:
     """Numbers in one row of the control block."""
     return op.RULE + plan.rule.width
 
 
-def make_advance_all(plan: Plan) -> Any:
-    """``advance(products, row)``: the products of a row that are carried, after a step."""
-    advance_row = make_advance_row(plan, jit_once)
-    count, carries = product_width(plan), bool(plan.products)
-
-    def advance(products, row):
-        if carries:
-            advance_row(doubles(products + 8 * row * count, count))
-
-    return cuda.jit(device=True)(advance)
-
-
-def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
-    """``prepare(rows, control, products, counters, groups, lr_at, lr, t, counts)``.
-
-    Launched with a thread for each row of the control block, in one block. The step is number
-    `t`, or where that is 0 the one after those counted on the GPU. lr is a number, or where that
-    is NaN what lies at `lr_at`. With `counts`, no norm may stop the step, and it is counted here.
-    """
-    fill_row, find_products = make_fill_row(plan), make_products(plan)
-    advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
-    reals, rates, records = map(make_array_view, (real, rate, COUNTERS))
-    wide, count = control_width(plan), product_width(plan)
-    size = real.itemsize
-
-    def prepare(rows, control, products, counters, groups, lr_at, lr, t, counts):
-        counted = records(counters, 1)[0]
-        if t == 0:
-            t = counted.t + 1
-        if lr != lr:
-            lr = np.float64(rates(lr_at, 1)[0])
-        cuda.syncthreads()  # all have read what is counted
-        for r in range(cuda.threadIdx.x, groups, cuda.blockDim.x):
-            out = reals(rows + size * r * width, width)
-            own = doubles(products + 8 * r * count, count)
-            row = doubles(control + 8 * r * wide, wide)
-            find_products(own, row, np.float64(t))
-            fill_row(out, row, own, lr, np.float64(t))
-            if counts != 0:
-                advance(products, r)
-        if counts != 0 and cuda.threadIdx.x == 0:
-            counted.t = t
-
-    i8, f8 = cuda.types.int64, cuda.types.float64
-    types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, i8)
-    return prepare, types
-
-
 def make_prepare_rows(plan: Plan) -> KernelSource:
-    """``prepare(table, control, products, counts, index, n, go, lr)``: count rows, each by itself.
+    """``prepare(table, control, products, counts, index, n, lr)``: count rows, each by itself.
 
     A thread for each of `n` rows of a sparse gradient, whose numbers are at `index`: its step is
     added to `counts`, and `table` gets a row with the scalars of the step of that number. `control`
@@ -208,9 +142,7 @@ def make_prepare_rows(plan: Plan) -> KernelSource:
     real, longs = plan.real, make_array_view(np.dtype(np.int64))
     reals, size = make_array_view(real), real.itemsize
 
-    def prepare(table, control, products, counts, index, n, go, lr):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def prepare(table, control, products, counts, index, n, lr):
         row = doubles(control, wide)
         for e in range(cuda.grid(1), n, cuda.gridsize(1)):
             counted = longs(counts + 8 * load_long(index + 8 * e)[0], 1)
@@ -220,7 +152,7 @@ def make_prepare_rows(plan: Plan) -> KernelSource:
             fill_row(reals(table + size * e * width, width), row, q, lr, t)
 
     i8 = cuda.types.int64
-    return prepare, cuda.types.void(*[i8] * 7, cuda.types.float64)
+    return prepare, cuda.types.void(*[i8] * 6, cuda.types.float64)
 
 
 def scalars_type(plan: Plan, by_value: bool) -> Any:
@@ -283,10 +215,8 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
 # * No line information: it would put paths of the build machine into the compiled kernel.
 #
 # A kernel over one leaf gets the addresses as arguments. One over many finds them in a table with
-# a record for each leaf (`LEAF`), and each block of threads works on one leaf. The
-# scalars of a step are arguments, too. Only where the host cannot know them (a captured graph
-# counts the steps by itself), or where there are several groups, do they lie in the GPU's memory,
-# computed by a kernel before (`make_prepare`).
+# a record for each leaf (`LEAF`), and each block of threads works on one leaf. The scalars of a
+# step are arguments, too; those of several groups lie in a table on the GPU.
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -390,16 +320,12 @@ def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> KernelSour
     by_array = of_array if one.plan.norm == "array" else 0
     i8, of_rows = cuda.types.int64, scalars_type(one.plan, by_value)
 
-    def over_one(a, head, tiles, items, factors, go, rows):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def over_one(a, head, tiles, items, factors, rows):
         item, stride = cuda.grid(1), cuda.gridsize(1)
         # the host gives the address of the leaf's own scalars
         span(a, item, stride, head, tiles, items, scalars(rows, factors, 0))
 
-    def over_many(table, leaves, factors, go, rows):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def over_many(table, leaves, factors, rows):
         block = np.int64(cuda.blockIdx.x)
         leaf = np.int64(load_int(leaves + 4 * block)[0])
         place = table + leaf * record
@@ -410,23 +336,23 @@ def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> KernelSour
         span(place, item, blocks * threads, head, tiles, items, scalars(rows, factors, group))
 
     if many:
-        return over_many, cuda.types.void(*[i8] * 4, of_rows)
+        return over_many, cuda.types.void(*[i8] * 3, of_rows)
     addresses = cuda.types.UniTuple(i8, len(one.slots))
-    return over_one, cuda.types.void(addresses, *[i8] * 5, of_rows)
+    return over_one, cuda.types.void(addresses, *[i8] * 4, of_rows)
 
 
 def make_step(plan: Plan, by_value: bool, many: bool, has_out: bool) -> KernelSource:
-    """The whole step over one leaf: ``step(addresses, head, tiles, items, factors, go, rows)``.
+    """The whole step over one leaf: ``step(addresses, head, tiles, items, factors, rows)``.
 
-    Over many: ``step(table, leaves, factors, go, rows)``. It does nothing where the number at
-    `go` is 0. The last argument holds the scalars of the only group, `by_value`, or their address.
+    Over many: ``step(table, leaves, factors, rows)``. The last argument holds the scalars of the
+    only group, `by_value`, or the address of all.
     """
     wrap = device_jit()
     return _one_or_many(step_pass(plan, has_out, wrap), by_value, many, wrap)
 
 
 def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
-    """``step(addresses, index, width, n, factors, go, rows)``: the rows of a sparse gradient.
+    """``step(addresses, index, width, n, factors, rows)``: the rows of a sparse gradient.
 
     `index` is the address of their numbers, `width` the elements of one row, `n` those of all.
     With such gradients there are no averages and no `out`. With ``count="row"`` there are
@@ -437,9 +363,7 @@ def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
     scalars, read = make_scalars(plan, by_value, wrap)
     single = _make_visit(one, 1, False, read, wrap)
 
-    def step(a, index, width, n, factors, go, rows):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def step(a, index, width, n, factors, rows):
         own = scalars(rows, factors, 0)
         for e in range(cuda.grid(1), n, cuda.gridsize(1)):
             which = e // width
@@ -450,4 +374,4 @@ def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
 
     i8 = cuda.types.int64
     addresses = cuda.types.UniTuple(i8, len(one.slots))
-    return step, cuda.types.void(addresses, *[i8] * 5, scalars_type(plan, by_value))
+    return step, cuda.types.void(addresses, *[i8] * 4, scalars_type(plan, by_value))

@@ -78,35 +78,14 @@ class KernelArguments:
         parts = -(-self._numbers // (rounds * round_size()))
         self.first_parts = [0, *np.cumsum(parts).tolist()]
         self.records["first_part"], self.parts = self.first_parts[:-1], self.first_parts[-1]
-        self._tables_of_graphs: list[Any] = []
         self.table_address = self.leaves_address = self.part_leaves_address = 0
         if self.many:
-            self._allocate()
+            # the records are int64 there
+            self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
+            self.table_address, self._upload = ca.address_of(self._table), Upload(self._table)
             numbers = np.arange(n, dtype=np.int32)
             self._leaves = [cupy.asarray(numbers.repeat(counts)) for counts in (blocks, parts)]
             self.leaves_address, self.part_leaves_address = map(ca.address_of, self._leaves)
-
-    def _allocate(self) -> None:
-        """A new table on the GPU, where the records are int64."""
-        import cupy
-
-        self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
-        self._read_by_graph = False
-        self.table_address = ca.address_of(self._table)
-        self._upload = Upload(self._table)
-
-    def keep(self) -> None:
-        """Leave the table on the GPU as it is: a graph will read it at each replay."""
-        if self.many and not self._read_by_graph:
-            self._tables_of_graphs.append(self._table)
-            self._read_by_graph = True
-
-    def _bring(self) -> None:
-        """Bring the GPU's table up to date; one that a graph reads is replaced by another."""
-        words = self._words
-        if self._read_by_graph and not self._upload.has(words) and not policy.is_capturing():
-            self._allocate()
-        self._upload(words)
 
     def note(self, slot: int, addresses: list[int]) -> None:
         """Record where the arrays of a slot begin."""
@@ -128,7 +107,7 @@ class KernelArguments:
             self._find_tiles(slots, norm_sizes)
             self._tiles_of = slots, norm_sizes
         if self.many:
-            self._bring()
+            self._upload(self._words)
 
     def _find_tiles(self, slots: tuple[int, ...], norm_sizes: dict[int, int]) -> None:
         plan, iterations, width = self._plan, self._iterations, self._per_tile

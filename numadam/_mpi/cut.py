@@ -14,7 +14,6 @@ REFUSED = {
     "sparse": "the gradients of all ranks are added up densely here. Leave it out, and pass dense "
     "gradients.",
     "count": "needs the option sparse, which is not for several ranks; leave it out.",
-    "capturable": "a step that communicates cannot be captured; leave it out.",
     "comm": "is the third argument here: Sharded(kind, params, comm).",
 }
 

@@ -107,9 +107,7 @@ class OptimizerBase(metaclass=OptimizerType):
         """Set all up; `made` is what all ranks make together."""
         process.give_lock(self)
         options, frozen = read(self.rule, type(self).__name__, shared, own)
-        on_device = options["capturable"] and is_plain(lr)
-        rate = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
-        lr = lr if on_device else rate
+        lr = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
         tree = Active(whole, [not of_leaf.get("frozen", False) for of_leaf in overrides])
@@ -131,9 +129,7 @@ class OptimizerBase(metaclass=OptimizerType):
 
             check_offset(comm.offset, params)
         settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs, masks)
-        if options["capturable"]:
-            rate = settings.rate_array = backend.rate_array(lr, leaves)
-        settings.set_lr(rate)
+        settings.set_lr(lr)
         if made is not None:
             made.join(settings, names)
         try:
@@ -232,10 +228,7 @@ class OptimizerBase(metaclass=OptimizerType):
 
     @property
     def lr(self) -> Any:
-        """The learning rate: a float, a callable of the steps already taken, or per array.
-
-        With ``capturable=True`` a 0-d array on the GPU; what is assigned is written into it.
-        """
+        """The learning rate: a float, a callable of the steps already taken, or per array."""
         lr = self._settings.lr
         return lr if type(lr) is float else read_only(lr)
 
@@ -248,17 +241,13 @@ class OptimizerBase(metaclass=OptimizerType):
                 "lr: arrays of step sizes are fixed when the optimiser is made: make a new one."
             )
         with self._lock:
-            if settings.rate_array is not None:
-                settings.rate_array[...] = LR.check(value)
-            else:
-                settings.set_lr(LR.check_or_schedule(value))
+            settings.set_lr(LR.check_or_schedule(value))
 
     @property
     def current_lr(self) -> Any:
         """The learning rate of the next step: `lr`, or the current value of a schedule.
 
-        A float, or their nesting if each array has its own; with ``capturable=True`` the array on
-        the GPU.
+        A float, or their nesting if each array has its own.
         """
         with self._lock:
             lr, tree = self._settings.lr, self._tree

@@ -84,10 +84,6 @@ class Optimizer(SharedAttributes, Checkpointed):
         Defaults and arithmetic of another library; keywords override them. One of "torch", "keras"
         (on TensorFlow), "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy" or "quimb". All
         but "torch" and "optax" repeat Adam and its AMSGrad bit for bit.
-    capturable : bool, default False
-        Steps may be captured in a CUDA graph and replayed, for CuPy parameters. t and lr are on
-        the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
-        reads it again. Take one step before the capture.
     comm : mpi4py.MPI.Intracomm or numadam.mpi.Decomposition, optional
         The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
         and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each
@@ -365,8 +361,12 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     def _not_finite(self) -> None:
         """Raise for a step that the guard stopped, where the options ask for that."""
-        options, size = self._settings.options, np.max(self.grad_norm)
-        what = "NaN or infinite numbers"
+        options, in_a_row = self._settings.options, 0
+        if options["nonfinite"] == "skip":
+            in_a_row = int(self._backend.counters["skipped_in_a_row"])
+            if options["max_skips"] is None or in_a_row <= options["max_skips"]:
+                return
+        what, size = "NaN or infinite numbers", np.max(self.grad_norm)
         if math.isfinite(size):
             what = f"a norm whose square is infinite ({size:.3g}; clip_norm bounds it)"
         if options["nonfinite"] == "raise":
@@ -374,12 +374,10 @@ class Optimizer(SharedAttributes, Checkpointed):
                 f"grads: hold {what} at step {self.t + 1}; nothing was changed. "
                 "nonfinite='skip' leaves such steps out."
             )
-        in_a_row = int(self._backend.counters["skipped_in_a_row"])
-        if options["max_skips"] is not None and in_a_row > options["max_skips"]:
-            raise FloatingPointError(
-                f"grads: held {what} {in_a_row} times in a row "
-                f"(max_skips={options['max_skips']}); the parameters are those of step {self.t}."
-            )
+        raise FloatingPointError(
+            f"grads: held {what} {in_a_row} times in a row "
+            f"(max_skips={options['max_skips']}); the parameters are those of step {self.t}."
+        )
 
 
 with_options(Optimizer, DEFAULTS, HYPER_NAMES)

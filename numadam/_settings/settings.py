@@ -105,8 +105,6 @@ class Settings:
         All values that change from step to step, besides the learning rate.
     guard : int
         Policy for gradients that are not finite, see `plan.SKIP`.
-    rate_array : array or None
-        The 0-d array on the GPU that holds lr, with capturable=True.
     exchange : StepExchange or None
         With the other processes that own parts of the same arrays, where a norm needs them.
     together : callable or None
@@ -132,7 +130,6 @@ class Settings:
         "options",
         "per_element",
         "plan",
-        "rate_array",
         "rule",
         "schedules",
         "together",
@@ -154,7 +151,6 @@ class Settings:
         self.rule: RuleSpec = rule
         self.options: dict[str, Any] = options
         self._names = list(names)
-        self.rate_array: Any = None
         self.exchange: StepExchange | None = None
         self.together: Callable[[str], None] | None = None
         self.lr = self._rate = self.constant_rate = None  # until `set_lr`
@@ -336,9 +332,7 @@ class Settings:
     def set_lr(self, lr: Any) -> None:
         """Take another learning rate, which has been checked."""
         rate = lr
-        if self.rate_array is not None:
-            rate = math.nan  # the step reads the array
-        elif not is_plain(lr):
+        if not is_plain(lr):
             rate = 0.0  # the step reads the step size of each array
         new = {"lr": lr, "_rate": rate, "constant_rate": self._constant(rate, self.schedules)}
         at_once([self._setter(name, value) for name, value in new.items()])
@@ -354,8 +348,6 @@ class Settings:
 
     def rate(self, t: int, lr: Any = None) -> float:
         """The learning rate of the step after t, `lr` where there is one; `refresh` included."""
-        if lr is not None and self.rate_array is not None:
-            raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
         self.refresh(t)
         if lr is None:
             rate: float = LR.check(self._rate(t)) if callable(self._rate) else self._rate

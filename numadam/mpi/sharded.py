@@ -82,7 +82,7 @@ class Sharded:
         through the memory of the host ("host"). "auto" uses "mpi" if every rank has such an MPI.
     **options
         Options of `kind`, the same on all ranks. `clip_norm`, `clip_array_norm` and `nonfinite`
-        apply to the summed gradients. `sparse`, `capturable` and `comm` raise an error.
+        apply to the summed gradients. `sparse` and `comm` raise an error.
 
     Attributes
     ----------

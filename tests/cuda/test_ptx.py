@@ -149,15 +149,10 @@ def test_norms_are_summed_in_double_precision(name, owned):
 
 def test_what_follows_the_norm_is_formed_on_the_gpu():
     """Kernels of one block: they may take double precision, and no memory of their own."""
-    from numadam._cuda.kernel import make_prepare
     from numadam._cuda.norms import make_combine, make_finalize_norms
 
     plan = plan_of(OPTIONS["l2"])
-    for make, more in (
-        (make_combine, ()),
-        (make_finalize_norms, (True,)),
-        (make_prepare, (np.dtype("f8"),)),
-    ):
+    for make, more in ((make_combine, ()), (make_finalize_norms, (True,))):
         code = Code(make, plan, *more)
         ptx = code.text
         assert ".f64" in ptx

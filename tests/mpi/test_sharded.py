@@ -452,7 +452,6 @@ def read_only(x):
         ({"reduce": "max"}, ValueError, "reduce: expected 'sum' or 'mean'"),
         ({"bucket_bytes": 0}, ValueError, "bucket_bytes: expected a whole number"),
         ({"sparse": "lazy"}, ValueError, "sparse: the gradients of all ranks"),
-        ({"capturable": True}, ValueError, "capturable: "),
         ({"count": "row"}, ValueError, "count: needs the option sparse"),
         ({"lr": -1.0}, ValueError, "lr: "),
         ({"beta7": 1.0}, TypeError, "no option 'beta7'"),

@@ -229,21 +229,6 @@ def test_the_gpu_waits_for_the_stream_of_an_array_and_the_host_does_not(cp):
     assert (p == -1).all()
 
 
-def test_an_array_of_the_captured_stream_may_be_captured(cp):
-    p, g = cp.zeros(4), cp.ones(4)
-    cp.cuda.Device().synchronize()
-    with cp.cuda.Stream(non_blocking=True) as stream:
-        opt = na.SGD(p, lr=1.0, capturable=True)
-        shown = Shown(g, stream=stream.ptr)
-        opt.step(shown)
-        stream.begin_capture()
-        opt.step(shown)
-        graph = stream.end_capture()
-        graph.launch()
-        stream.synchronize()
-    assert (p == -2).all()
-
-
 # --- two GPUs: arrays of one of them while the other is current -----------------------------------
 
 
@@ -267,10 +252,10 @@ def test_a_step_takes_place_where_its_arrays_are(cp, second):
     np.testing.assert_allclose(cp.asnumpy(x), 0.8, rtol=1e-5)
 
 
-def test_many_arrays_whose_steps_the_gpu_counts(cp, second):
+def test_many_arrays_with_a_guard(cp, second):
     with second:
         x, g = ({"a": cp.ones(1_000), "b": cp.ones(10)} for _ in range(2))
-    opt = na.Adam(x, lr=0.1, amsgrad=True, capturable=True)
+    opt = na.Adam(x, lr=0.1, amsgrad=True, nonfinite="skip")
     for _ in range(2):
         opt.step(g)
     assert opt.t == 2

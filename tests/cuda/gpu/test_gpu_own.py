@@ -36,16 +36,14 @@ Yogi = na.rule("Yogi", element, scalars, **ARGUMENTS, modulus=("v",))
         ("f8", {"beta1": na.schedules.Cosine(0.5, steps=3, end=0.9)}),
         ("c8", {}),
         ("c16", {"complex_form": "modulus"}),
-        ("f4", {"capturable": True}),
     ],
     ids=str,
 )
 def test_steps_as_on_the_cpu(cp, dtype, options):
     """But for multiplications that are fused with additions."""
-    on_cpu = {name: value for name, value in options.items() if name != "capturable"}
     x, random = np.linspace(-1, 1, 300).astype(dtype), np.random.default_rng(5)
     y = cp.asarray(x)
-    host, device = Yogi(x, lr=0.05, **on_cpu), Yogi(y, lr=0.05, **options)
+    host, device = Yogi(x, lr=0.05, **options), Yogi(y, lr=0.05, **options)
     for _ in range(4):
         g = random.standard_normal(300)
         if x.dtype.kind == "c":
