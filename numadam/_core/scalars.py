@@ -89,12 +89,10 @@ def make_loop_scalars(like: str, wrap: Any) -> Any:
 
     In float64. `row` is a `ControlRow`.
     """
-    rounded, late = library(like).decay_in_float32, library(like).late_average
+    late = library(like).late_average
 
     def loop_scalars(row, lr, t, elementwise):
         decay, ema = row.weight_decay, row.ema
-        if rounded:
-            decay = f32(decay)
         lost, per_element = decay, 0.0
         if row.decay_free == 0.0:
             lost = lr * decay

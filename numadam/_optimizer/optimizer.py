@@ -59,7 +59,7 @@ class Optimizer(SharedAttributes, Checkpointed):
     ema : float in [0, 1) or callable, optional
         Decay of a running average of the parameters, read by `averaged`. Each step does
         ``average += (1 - ema) * (p - average)``. It starts as the parameters; with
-        ``like="keras"`` and "keras-jax" as those after the first step.
+        ``like="keras"`` as those after the first step.
     ema_warmup : bool, default False
         The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
     ema_debias : bool, default False
@@ -81,9 +81,9 @@ class Optimizer(SharedAttributes, Checkpointed):
         Second moment of complex parameters. "parts": real and imaginary part are two real
         parameters (torch). "modulus": one second moment of the gradient's modulus for both (optax).
     like : str, optional
-        Defaults and arithmetic of another library; keywords override them. One of "torch", "keras"
-        (on TensorFlow), "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy" or "quimb". All
-        but "torch" and "optax" repeat Adam and its AMSGrad bit for bit.
+        Defaults and arithmetic of another library; keywords override them. One of "torch", "optax",
+        "keras", "tf1", "sklearn" or "numpy". In float64 all but "torch" and "optax" repeat Adam
+        and its AMSGrad bit for bit.
     comm : mpi4py.MPI.Intracomm or numadam.mpi.Decomposition, optional
         The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
         and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each

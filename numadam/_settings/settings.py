@@ -224,7 +224,6 @@ class Settings:
         decays = [own.get("weight_decay", options["weight_decay"]) for own in self._overrides]
         kind = "decoupled" if options["decoupled"] else "l2"
         boxed = not scalar_box or any(pair != OPEN for pair in pairs)
-        real = pl.real_of(dtype)
         decay = kind if any(decay != 0.0 for decay in decays) else ""
         average = options["ema"] is not None
         return plan_of(
@@ -239,18 +238,15 @@ class Settings:
             average=average,
             norm=norm,
             owned=masked and norm != "",
-            like=self._like(real, decay, average),
+            like=self._like(average),
             squares=rule.modulus(options) or (),
             modulus=dtype.kind == "c" and options["complex_form"] == "modulus",
         )
 
-    def _like(self, real: np.dtype[Any], decay: str, average: bool) -> str:
+    def _like(self, average: bool) -> str:
         """The preset, where it computes scalars in a way of its own; else ""."""
         like = self.options["like"]
-        if real == np.float32:
-            like = library(like).variant_of or like
-        own = library(like)
-        changes = (own.decay_in_float32 and decay) or (own.late_average and average)
+        changes = library(like).late_average and average
         return like if changes or self.rule.differs_like(like) else ""
 
     def _products(self) -> tuple[str, ...]:

@@ -46,7 +46,6 @@ def test_other_dtypes_are_refused_with_what_to_write(dtype, says):
 @pytest.mark.parametrize(
     ("params", "options", "says"),
     [
-        (np.ones(2, complex), {"complex_form": "modulus", "like": "qiskit"}, "complex_form: adam"),
         ([np.ones(2, complex), np.ones(2)], {},
          "params[1]: is float64, but params[0] is complex128"),
     ],

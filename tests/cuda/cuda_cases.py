@@ -114,8 +114,8 @@ OPTIONS = {
     ),
     "like torch": Option("float32", _L2 | {"like": "torch"}),
     "like keras": Option("float64", _DECOUPLED | {"like": "keras"}, "AdamW"),
-    "like quimb": Option("float64", {"like": "quimb"}),
-    "like qiskit": Option("float32", {"like": "qiskit"}),
+    "like numpy": Option("float64", {"like": "numpy"}),
+    "like tf1": Option("float32", {"like": "tf1"}),
     "decoupled": Option("float64", _DECOUPLED | {"ema_warmup": True}, "AdamW"),
     "decay without lr": Option(
         "float64", _DECOUPLED | {"decay_times_lr": False, "ema_debias": True}, "AdamW"

@@ -150,21 +150,20 @@ def test_only_steps_move_it():
 
 
 RECORDED = {(case.name, case.dtype.name): case for case in load() if case.average is not None}
-KERAS = pytest.mark.parametrize(("like", "dtype"), [("keras", "float32"), ("keras-jax", "float64")])
 
 
-@KERAS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "ema"), [("", 0.99), (" ema_momentum=0.9", 0.9)])
-def test_recorded_average_of_keras(name, ema, like, dtype):
+def test_recorded_average_of_keras(name, ema, dtype):
     """It begins as the parameters after the first step; a warm-up that is asked for overrides it.
 
     Begun before the first step, the average is ema^40 (p0 - p1) away at the end.
     """
-    case = RECORDED[f"{like} Adam use_ema=True{name}", dtype]
+    case = RECORDED[f"keras-jax Adam use_ema=True{name}", dtype]
     start = case.params0
-    exact = na.Adam(start.copy(), lr=0.01, like=like, ema=ema)
-    always = na.Adam(start.copy(), lr=0.01, like=like, ema=lambda taken: ema)
-    warm = na.Adam(start.copy(), lr=0.01, like=like, ema=ema, ema_warmup=True)
+    exact = na.Adam(start.copy(), lr=0.01, like="keras", ema=ema)
+    always = na.Adam(start.copy(), lr=0.01, like="keras", ema=lambda taken: ema)
+    warm = na.Adam(start.copy(), lr=0.01, like="keras", ema=ema, ema_warmup=True)
     usual = na.Adam(start.copy(), lr=0.01, eps=1e-7, eps_form="hat", ema=ema)
     for t, g in enumerate(case.grads):
         for opt in (exact, always, warm, usual):
