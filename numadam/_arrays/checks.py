@@ -95,7 +95,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     elif is_immutable(x):
         got, advice = f"{kind}, which is read-only", f"Use {library}.array(x)."
     elif hasattr(x, "named_parameters"):  # a network of torch
-        advice = "Use dict(x.named_parameters()), or list(x.parameters())."
+        advice = "Use {name: p.detach().numpy() for name, p in x.named_parameters()}."
     elif isinstance(x, (str, bytes)):
         got, advice = f"{kind} ({x!r:.40})", "Pass an array of numbers."
     elif callable(x) and not hasattr(x, "__array__"):
@@ -104,6 +104,12 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         got += f" on {x.device}" if hasattr(x, "device") else ""
         use = "x.cuda()" if wanted == "CuPy" else "x.detach().cpu().numpy() for the host's memory"
         advice = f"One call works on one device: Use {use}."
+        if wanted != "CuPy" and getattr(x, "is_cpu", False):
+            advice = "Use x.detach().numpy(), which has the same memory."
+        elif wanted != "NumPy" and getattr(x, "is_cuda", False):
+            advice = "Use cupy.asarray(x.detach()), which has the same memory."
+    elif wanted != "NumPy" and hasattr(type(x), "__cuda_array_interface__"):
+        advice = "Use cupy.asarray(x), which has the same memory."
     elif isinstance(x, (list, tuple, dict)):
         advice = f"Nest it as the params are, or use {library}.asarray(x)."
     elif kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
@@ -167,7 +173,7 @@ def unfit(
 
 def as_numpy(array: Any, name: str, dtype: np.dtype, shape: tuple[int, ...], of: str) -> np.ndarray:
     """A plain NumPy array over the memory of what is like the parameter `of`; else the error."""
-    (view,) = as_views([number_as_array(array, shape, dtype)], "NumPy", False, lambda _: name)
+    (view,) = as_views([number_as_array(array, shape, dtype)], "NumPy", lambda _: name)
     if problem := unfit(view, name, dtype, shape, of):
         raise problem
     return np.ndarray.view(view, dtype, np.ndarray)

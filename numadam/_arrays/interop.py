@@ -18,9 +18,10 @@ from array_api_compat import is_cupy_array
 from numadam._version import install_command
 
 # --- library of an array -------------------------------------------------------------------------
-# The only file that asks whether an array is CuPy's. torch tensors, Numba's device arrays, JAX
-# arrays, and everything else that has DLPack or an array interface are viewed without a copy. None
-# of these libraries is imported: an object says by itself where its memory is.
+# The only file that asks whether an array is CuPy's. Gradients may be torch tensors, Numba's device
+# arrays, JAX arrays, and everything else that has DLPack or an array interface: they are viewed
+# without a copy, and never written. None of these libraries is imported: an object says by itself
+# where its memory is.
 
 is_cupy = is_cupy_array
 #: Libraries whose arrays may never be written, whatever their memory allows.
@@ -157,12 +158,9 @@ def as_view(x: Any) -> Any:
     return _VIEWS[library](x) if library else x
 
 
-def as_views(
-    arrays: Sequence[Any], library: str, written: bool, name: Callable[[int], str]
-) -> list[Any]:
-    """Arrays, those that are foreign and can be viewed by this library as its views.
+def as_views(arrays: Sequence[Any], library: str, name: Callable[[int], str]) -> list[Any]:
+    """Arrays to be read, those that are foreign and can be viewed by this library as its views.
 
-    An immutable array that is to be written stays as it is: validation then refuses it by name.
     ``name(k)`` is what the user calls one of the arrays.
     """
     if all(type(x) is np.ndarray for x in arrays):
@@ -170,7 +168,7 @@ def as_views(
     views = list(arrays)
     for k, x in enumerate(arrays):
         try:
-            if _viewer(x) == library and not (written and is_immutable(x)):
+            if _viewer(x) == library:
                 views[k] = _VIEWS[library](x)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             error.add_note(f"This is about {name(k)}.")  # its library's own words

@@ -381,9 +381,8 @@ class CpuStep:
             number = ar.number_as_array(given, shape, dtype)
             if number is not given:
                 return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
-        if what == va.BAD_TYPE:
-            title = functools.partial(self._title, slot)
-            views = as_views(arrays, "NumPy", pl.is_written(slot, used), title)
+        if what == va.BAD_TYPE and not pl.is_written(slot, used):
+            views = as_views(arrays, "NumPy", functools.partial(self._title, slot))
             if views[leaf] is not arrays[leaf]:
                 return views
         if what not in (va.BAD_TYPE, va.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):

@@ -166,7 +166,7 @@ class CudaSparseGradients(SparseGradients):
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         """Check a dense gradient, and return it as an array of CuPy."""
         layout = self._layout
-        (view,) = as_views([grad], "CuPy", False, lambda _: name)
+        (view,) = as_views([grad], "CuPy", lambda _: name)
         of, shape = self._title(pl.P, leaf), layout.shapes[leaf]
         check_array((name, view), of, shape, layout.dtype, self._device, written=False)
         return view

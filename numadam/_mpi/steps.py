@@ -123,7 +123,7 @@ class Gradients:
         from numadam._cuda.arrays import check_array, check_overlap
 
         gpu = int(self._leaves[0].device.id)
-        leaves = as_views(leaves, "CuPy", False, self._titles.__getitem__)
+        leaves = as_views(leaves, "CuPy", self._titles.__getitem__)
         read = list(zip(self._titles, leaves, strict=True))
         written = list(zip(self._of, self._leaves, strict=True))
         for named, (of, param) in zip(read, written, strict=True):

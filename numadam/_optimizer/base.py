@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_same_memory
-from numadam._arrays.interop import as_views
 from numadam._arrays.tree import Active, Tree, refuse_replaced
 from numadam._backend import Backend
 from numadam._core import options as op
@@ -70,8 +69,6 @@ class OptimizerBase(metaclass=OptimizerType):
     _tree: Active
     _settings: Settings
     _backend: Backend
-    #: the objects in the containers; the back end may work on views of them
-    _given: Sequence[Any]
     _grads: Any
     _grad_leaves: list[Any]
     #: set by `make_optimizer`: the back end to use instead of the one for the parameters' type
@@ -115,7 +112,6 @@ class OptimizerBase(metaclass=OptimizerType):
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
         backend: type[Backend] = self._backend_class or backend_for(leaves, names)
-        given, leaves = leaves, as_views(leaves, backend.home, True, names.__getitem__)
         backend.check_params(leaves, names)
         refuse_same_memory(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
@@ -143,7 +139,6 @@ class OptimizerBase(metaclass=OptimizerType):
         attributes = {
             "_params": params,
             "_tree": tree,
-            "_given": given,
             "_settings": settings,
             "_backend": of_device,
             "_grads": None,
@@ -284,7 +279,7 @@ class OptimizerBase(metaclass=OptimizerType):
     def _refuse_new_params(self) -> None:
         """Refuse a container of the parameters in which an array was replaced."""
         if not self._tree.is_leaf:
-            refuse_replaced(self._tree, self._params, self._given, "params")
+            refuse_replaced(self._tree, self._params, self._backend.params, "params")
 
     @property
     def state(self) -> State:

@@ -204,7 +204,7 @@ class Optimizer(SharedAttributes, Checkpointed):
             leaves = self._grad_leaves
             refuse_replaced(tree, self._grads, leaves, "opt.grads")
         if params is None and not tree.is_leaf:
-            refuse_replaced(tree, self._params, self._given, "params")
+            refuse_replaced(tree, self._params, self._backend.params, "params")
         if rows is not None:
             leaves = self._marked(leaves, rows)
         rate = self._settings.constant_rate
