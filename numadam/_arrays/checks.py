@@ -140,6 +140,49 @@ def refuse_more_than_numbers(x: Any, title: str, expected: str = "expected real 
         raise TypeError(f"{title}: {expected}. {about_units(x)}")
 
 
+#: What an array is passed as, by the character of a dtype that Numba cannot compile.
+_REMEDIES = {
+    "e": ".astype(numpy.float32)",
+    "g": ".astype(numpy.float64)",
+    "G": ".astype(numpy.complex128)",
+    "O": ".astype(numpy.float64), if it holds numbers",
+    "T": ".astype('U')",
+    "V": ".view(numpy.uint8)",
+}
+
+
+def refuse_uncompilable(x: Any, title: str) -> None:
+    """Refuse what a compiled function cannot take, or would take for something else.
+
+    Numba itself names no argument, or drops units and byte order.
+    """
+    if isinstance(x, (tuple, list)):
+        for entry in x if isinstance(x, tuple) else x[:1]:  # entries of a list are alike
+            refuse_uncompilable(entry, title)
+        return
+    refuse_more_than_numbers(x, title, "expected plain numbers for a compiled function")
+    if isinstance(x, (np.ndarray, np.generic)) and (problem := _uncompilable(x.dtype, "")):
+        raise TypeError(f"{title}: {problem}")
+    if type(x) is int and not -(2**63) <= x < 2**64:
+        raise TypeError(f"{title}: {x!s:.20}... is beyond the range of int64. Pass a float.")
+
+
+def _uncompilable(dtype: np.dtype, field: str) -> str:
+    """Why Numba cannot compile code for a dtype, and what to pass; "" where it can."""
+    if dtype.names is not None:
+        inner = (_uncompilable(dtype[name].base, f"{field}[{name!r}]") for name in dtype.names)
+        return next(filter(None, inner), "")
+    if dtype.char in _REMEDIES:
+        has = f"has the field a{field} of {dtype.name}" if field else f"got {dtype.name}"
+        return f"{has}, which Numba does not compile. Pass a{field}{_REMEDIES[dtype.char]}."
+    if dtype.isnative:
+        return ""
+    return (
+        f"expected the byte order of this machine, got {name_dtype(dtype)}. "
+        "Pass a.astype(a.dtype.newbyteorder('='))."
+    )
+
+
 def name_dtype(dtype: np.dtype) -> str:
     """Name of a dtype, with its byte order where that is not the machine's."""
     return dtype.name if dtype.isnative else f"{dtype.name} of foreign byte order ({dtype.str})"
@@ -250,6 +293,14 @@ def refuse_negative(arrays: Sequence[Any], names: Sequence[str]) -> None:
                 f"{name}: expected numbers >= 0, as it holds squares of gradients; got some below "
                 "0, whose root would be NaN. Was it saved under another name?"
             )
+
+
+def refuse_counts(counts: np.ndarray, name: str) -> None:
+    """Refuse numbers of steps that rows cannot have taken."""
+    if wrong := counts[(counts < 0) | (counts >= 2**53)].tolist():
+        raise ValueError(
+            f"{name}: expected whole numbers of steps >= 0 and < 2**53, got {wrong[0]}."
+        )
 
 
 def has_negative(array: Any) -> bool:

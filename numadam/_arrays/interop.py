@@ -38,9 +38,10 @@ def is_array(x: Any) -> bool:
 def units_of(x: Any) -> Any:
     """The unit of an array of astropy, pint, unyt or the like; None where there is none.
 
-    Labelled arrays may have one among their notes; it says nothing about their arithmetic.
+    Labelled arrays may have one among their notes; it says nothing about their arithmetic. A record
+    array has its fields as attributes.
     """
-    owner = x if isinstance(x, np.ndarray) else type(x)
+    owner = x if isinstance(x, np.ndarray) and not isinstance(x, np.recarray) else type(x)
     for name in ("unit", "units"):
         if getattr(owner, name, None) is not None:
             return getattr(x, name)

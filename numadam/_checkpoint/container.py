@@ -420,8 +420,7 @@ def _write_array(file: NewFile, array: np.ndarray, buffer: np.ndarray) -> str:
     return crc32_text(crc)
 
 
-def is_folder(path: str | os.PathLike[Any]) -> bool:
-    """Whether a path is that of a folder. An empty one, which would be the current, is refused."""
+def check_path(path: str | os.PathLike[Any]) -> None:
+    """Refuse an empty path, which would be the current folder."""
     if not os.fsdecode(path):
-        raise ValueError("path: is empty. Give the name of a file or folder.")
-    return Path(os.fsdecode(path)).is_dir()
+        raise ValueError("path: is empty. Give the name of a file.")

@@ -167,7 +167,6 @@ Differences = Literal["2-point", "3-point", "cs"]
 #: A learning rate that is searched for.
 RateSearch = Literal["auto"]
 #: Whether an objective on several ranks returns all of f, or this rank's share.
-PartOfF = Literal["global", "local"]
 
 Reduce = Literal["sum", "mean"]
 Transport = Literal["auto", "mpi", "host"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 from collections.abc import Container, Hashable, Mapping, Sequence
 from functools import lru_cache
@@ -254,6 +255,8 @@ def columns(rule: RuleSpec) -> dict[str, tuple[Hyper, int]]:
 
 #: Types of options that are compared by their value.
 _PLAIN = frozenset((bool, int, float, np.float64, str, type(None)))
+#: Entries from which a tuple, of pairs of bounds say, is no key: to compare it takes longer.
+_LONG = 64
 
 
 def freeze(options: Mapping[str, Any]) -> Hashable | None:
@@ -273,7 +276,7 @@ def _kinds(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
     for value in values:
         kind: Any = type(value)
         if kind is tuple:
-            kind = _kinds(value)
+            kind = _kinds(value) if len(value) <= _LONG else None
             if kind is None:
                 return None
         elif not (kind in _PLAIN or issubclass(kind, np.number)) or (
@@ -293,13 +296,22 @@ def own_copy(option: Any) -> Any:
         clone.update({key: own_copy(value) for key, value in option.items()})
         return clone
     if type(option) in (list, tuple):
+        kinds = {*map(type, option)}
+        if kinds in ({list}, {tuple}):
+            inner = {*map(type, itertools.chain.from_iterable(option))}
+            if all(kind in _PLAIN or issubclass(kind, np.number) for kind in inner):
+                (pair_type,) = kinds
+                return type(option)(
+                    map(pair_type, option)
+                )  # pairs of bounds, in a tenth of the time
         # of a list, which knows its length: of a map short ones take four times the memory
         return type(option)([own_copy(one) for one in option])
     if hasattr(option, "__next__"):
         return list(option)
     if hasattr(option, "lb"):  # scipy.optimize.Bounds
         return copy.deepcopy(option)
-    return option.copy() if isinstance(getattr(option, "size", None), int) else option
+    is_array = isinstance(getattr(option, "size", None), int) and hasattr(option, "copy")
+    return option.copy() if is_array else option
 
 
 def read(

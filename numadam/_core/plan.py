@@ -17,13 +17,11 @@ STATE_SLOTS = 3
 
 # Slots: the arrays that one leaf has in a step. Up to OUT they may be the caller's and are
 # validated at every step; the rest belong to the back end: the average, bounds and step size per
-# element. Up to STEPPED an element update reads them; the norm alone reads OWNED, which is not 0
-# where an element counts in it.
+# element.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
 AVERAGE, LOW, HIGH, RATE = range(CHECKED, 10)
-STEPPED = OWNED = 10
-SLOTS = 11
+SLOTS = 10
 
 #: Policies of a guard, for a step whose gradients are not finite.
 PROPAGATE, RAISE, SKIP = range(3)
@@ -66,8 +64,6 @@ class Plan:
     norm : {"", "all", "array"}
         Norm of the gradients that is computed first, for a clip or the guard: of all of them
         together, or of each array.
-    owned : bool
-        Whether a mask says which elements count in it.
     like : str
         The preset, where it computes the scalars in a way of its own.
     squares : tuple of str
@@ -89,7 +85,6 @@ class Plan:
     modulus: bool = False
     squares: tuple[str, ...] = ()
     like: str = ""
-    owned: bool = False
 
     def __post_init__(self) -> None:
         # a dictionary's key at every step of the functional API: hashing all fields takes 2 us
@@ -107,9 +102,7 @@ class Plan:
         words += [self.like, "running" if self.products else ""]
         words += [self.decay, f"{self.bounds}-bounds" if self.bounds else ""]
         words += [f"norm-of-{self.norm}" if self.norm else ""]
-        words += [
-            key for key in ("elementwise", "average", "modulus", "owned") if getattr(self, key)
-        ]
+        words += [key for key in ("elementwise", "average", "modulus") if getattr(self, key)]
         return "-".join(filter(None, words))
 
     @cached_property
@@ -159,7 +152,7 @@ class Plan:
             return k < len(self.rule.state) and self.rule.state[k] in self.present
         boxed = self.bounds == "array"
         own = {AVERAGE: self.average, LOW: boxed, HIGH: boxed, RATE: self.elementwise}
-        return {P: True, G: True, OUT: False, OWNED: self.owned, **own}[slot]
+        return {P: True, G: True, OUT: False, **own}[slot]
 
     @cached_property
     def state_slots(self) -> dict[str, int]:

@@ -47,7 +47,6 @@ from numadam._cpu.validate import (
 from numadam._jit.functions import linked, release_gil, take_gil
 from numadam._jit.loops import (
     PARALLEL,
-    POOLED,
     SERIAL,
     CompiledLoop,
     callback_address,
@@ -55,7 +54,6 @@ from numadam._jit.loops import (
     in_default_mode,
 )
 from numadam._jit.pointers import array_at, array_of, call_c4, call_c6, load64, record_at
-from numadam._jit.pool import make_spread
 
 # --- arrays whose memory order differs from the parameter's --------------------------------------
 # They are gathered into dense work arrays before a step, and what the step wrote is scattered after
@@ -265,15 +263,6 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
     return linked(part)
 
 
-def _make_spread(body: Any) -> Any:
-    """``body(q, meta_at)`` over the threads of our own; they take a function, no intrinsic."""
-
-    def one(q, meta_at):
-        body(q, meta_at)
-
-    return make_spread(linked(one))
-
-
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     """The whole compiled step in every form: validation, scalars, norm, every part, t.
 
@@ -294,9 +283,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     begin_norms = linked(norms.begin_norms)
 
     def make_step(form: str) -> Callable[..., Any]:
-        each, pooled = prange if form == PARALLEL else range, form == POOLED
-        bodies = (part, norm_part)
-        parts_in, norms_in = map(_make_spread, bodies) if pooled else bodies
+        each = prange if form == PARALLEL else range
 
         # one function: Numba spreads a prange over threads only in what it compiles as parallel.
         # Inside a prange stands an address, no record: it would be copied into each thread.
@@ -305,7 +292,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != OK:
                 return status
-            if by_row and leaves_of(meta)[0].table == 0:
+            home = record_at(meta.home, META)
+            if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
@@ -318,18 +306,12 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             if normed:
                 status = NORMS_AGAIN
                 while status == NORMS_AGAIN:
-                    if pooled:
-                        norms_in(meta.pool, meta.threads, chunks, meta_at)
-                    else:
-                        for q in each(chunks):
-                            norm_part(int64(q), meta_at)
+                    for q in each(chunks):
+                        norm_part(int64(q), meta_at)
                     status = finalize_norms(meta_at)
             if status == OK:
-                if pooled:
-                    parts_in(meta.pool, meta.threads, parts, meta_at)
-                else:
-                    for q in each(parts):
-                        part(int64(q), meta_at)
+                for q in each(parts):
+                    part(int64(q), meta_at)
                 if meta.strided != 0:
                     call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
                 advance(meta_at)
@@ -340,7 +322,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
         step.__qualname__ = f"{plan.name}.{form}.step"
         return step
 
-    return make_step(SERIAL), make_step(PARALLEL), make_step(POOLED)
+    return make_step(SERIAL), make_step(PARALLEL)
 
 
 # --- the compiled functions of the CPU -----------------------------------------------------------

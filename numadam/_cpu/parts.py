@@ -43,12 +43,12 @@ def _address_in(builder: Any, leaf: Any, slot: int, i: Any, stride: int) -> Any:
     return builder.add(builder.load(at), builder.mul(i, word(stride)))
 
 
-def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
-    """``views(leaf, i, e, n)``: of all slots before `end` n iterations from number i on, or None.
+def make_leaf_views(plan: Plan, out: bool) -> Any:
+    """``views(leaf, i, e, n)``: of all slots n iterations from number i on, or None.
 
     `e` is the iteration of the gradient. With `out` for a step that writes the direction.
     """
-    slots = range(end)
+    slots = range(pl.SLOTS)
     there = [plan.has(slot) or (slot == pl.OUT and out) for slot in slots]
     numbers = types.Array(from_dtype(plan.real), 1, "C")
     kinds = [numbers if used else types.none for used in there]
@@ -126,7 +126,7 @@ def make_fill(plan: Plan) -> Any:
     def fill(meta_at, lr):
         meta = record_at(meta_at, META)
         rows, control, products = scalars_of(meta), control_of(meta), products_of(meta)
-        t = float(meta.steps + 1)
+        t = float(record_at(meta.home, META).steps + 1)
         for r in range(meta.groups):
             find_products(products[r], control[r], t)
             fill_row(rows[r], control[r], products[r], lr, t)
@@ -144,7 +144,7 @@ def make_fill(plan: Plan) -> Any:
 
 def make_prefetch(plan: Plan) -> Any:
     """``prefetch(leaf, i)``: ask for the memory of iteration i, where a later row begins."""
-    slots = [slot for slot in range(pl.STEPPED) if plan.has(slot) and slot != pl.G]
+    slots = [slot for slot in range(pl.SLOTS) if plan.has(slot) and slot != pl.G]
     flag, byte = IntType(32), IntType(8).as_pointer()
     kind = FunctionType(VoidType(), [byte, flag, flag, flag])
 
@@ -222,7 +222,8 @@ def make_advance(plan: Plan) -> Any:
             products = products_of(meta)
             for r in range(meta.groups):
                 advance_row(products[r])
-        meta.in_a_row = 0
-        meta.steps += 1
+        home = record_at(meta.home, META)
+        home.in_a_row = 0
+        home.steps += 1
 
     return linked(advance)

@@ -124,8 +124,7 @@ class CudaBackend(Backend):
             self._bind(used)
             return self._take(lr)
         finally:
-            if self._step.sparse.scattered:
-                self._step.sparse.clear()
+            self._step.sparse.finish()
 
     def _bind(self, used: dict[int, Leaves]) -> None:
         """Validate the arrays of a step, and bind the launches to them where they are new."""

@@ -98,8 +98,7 @@ def norm_slots(plan: Plan) -> tuple[int, ...]:
     slots = [pl.G]
     if plan.bounds:
         slots.append(pl.P)
-    slots += [pl.LOW, pl.HIGH] if plan.bounds == "array" else []
-    return *slots, *((pl.OWNED,) if plan.owned else ())
+    return *slots, *((pl.LOW, pl.HIGH) if plan.bounds == "array" else ())
 
 
 def round_size() -> int:
@@ -127,7 +126,7 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     add = wrap(_add_scaled if sums_of(plan) > 1 else _add_exact)
     # every number by itself: parts of complex ones are numbers here
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
-    order = (pl.P, pl.G, pl.LOW, pl.HIGH, pl.OWNED)
+    order = (pl.P, pl.G, pl.LOW, pl.HIGH)
 
     def one(n, tiles, k, sums):
         return add(sums, np.float64(gradient(n, *tiles, k)))

@@ -28,9 +28,8 @@ from numadam._jit.process import compile_lock
 #: Elements from which the parallel loop pays, by layer. A region costs about 1.5 us under omp and
 #: 4 us under tbb: there Adam of float32 on two quiet cores takes 1.16 of one thread's time for 32k
 #: elements, 0.84 for 65k, 0.58 for 131k; beside a busy process 1.0 to 1.1 for all of them. Under
-#: workqueue it would cost 65-220 us, and an abort when two threads meet: there the threads are our
-#: own (see `pool`).
-CUTOVER = {"omp": 15_000, "tbb": 60_000, "workqueue": 1_000_000}
+#: workqueue, which aborts the process when two threads meet in it, a step never does.
+CUTOVER = {"omp": 15_000, "tbb": 60_000, "workqueue": sys.maxsize}
 
 
 def _load_tbb() -> None:
@@ -88,11 +87,9 @@ def wants_parallel(total: int) -> bool:
 # * Every loop has a serial and a parallel form. The serial one runs for small arrays, and wherever
 #   threads would harm the process: after a fork under GNU OpenMP (whose child is killed at its
 #   first parallel region).
-# * Numba's workqueue layer aborts the process when two threads meet in it. There the parallel form
-#   of a loop is its pooled one, where it has one: the same parts in threads of our own.
 
-#: Forms of a loop: in one thread, spread by Numba, spread by us (see `pool`).
-SERIAL, PARALLEL, POOLED = "serial", "parallel", "pooled"
+#: Forms of a loop: in one thread, and spread by Numba.
+SERIAL, PARALLEL = "serial", "parallel"
 
 _callbacks: list[Any] = []  # keeps the code at their addresses alive
 _compiled_loops: dict[str, CompiledLoop] = {}
@@ -130,8 +127,8 @@ class CompiledLoop:
     ----------
     name : str
         Tells it from all other loops.
-    loops : (callable, callable) or (callable, callable, callable)
-        Serial, parallel and, for one that steps, pooled; not yet compiled.
+    loops : (callable, callable)
+        Serial and parallel, not yet compiled.
     signature : numba signature
     package : str
         Package of numadam that the loops are in, e.g. ``"_cpu"``.
@@ -140,12 +137,12 @@ class CompiledLoop:
     def __init__(
         self,
         name: str,
-        loops: tuple[Callable[..., Any], ...],
+        loops: tuple[Callable[..., Any], Callable[..., Any]],
         signature: Any,
         package: str,
     ) -> None:
         self._name, self._signature, self._package = name, signature, package
-        self._loops = dict(zip((SERIAL, PARALLEL, POOLED), loops, strict=False))
+        self._loops = dict(zip((SERIAL, PARALLEL), loops, strict=True))
         self._compiled: dict[str, Any] = {}
         self._overloads: dict[Any, Any] = {}
 
@@ -182,9 +179,7 @@ class CompiledLoop:
 
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""
-        form = SERIAL
-        if parallel:
-            form = POOLED if layer() == "workqueue" else PARALLEL
+        form = PARALLEL if parallel else SERIAL
         if form not in self._compiled:
             with compile_lock():
                 if form not in self._compiled:

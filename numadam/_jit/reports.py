@@ -58,7 +58,8 @@ class _Line:
         self._words, self._begun, self._ended = words, False, False
         self._over = threading.Lock()
         self._over.acquire()
-        # no `threading.Timer`: its start may wait for ever, see `pool`
+        # no `threading.Timer`: its start waits until the thread runs Python code, for ever where
+        # an exception that another thread sets ends that code
         with suppress(RuntimeError):  # too many threads: no line
             start_new_thread(self._wait, ())
 

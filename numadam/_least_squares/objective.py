@@ -22,6 +22,7 @@ from numadam._least_squares.factors import padded
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
     EVALUATE,
+    about_args,
     address_of,
     compile_evaluation,
     copied_value,
@@ -125,7 +126,7 @@ class ResidualAdapter:
             raise TypeError(
                 f"fun: {fun.__name__}{inspect.signature(fun.py_func)} does not compile as "
                 f"{FORMS[form]} for x and r of {kinds}{', J of shape (m, n)' * form[0]} and args "
-                f"of {args_type}. x is read-only: residuals go into r. "
+                f"of {args_type}. x is read-only: residuals go into r. {about_args(args_type)}"
                 f"Numba: {str(error).strip()[:1500]}"
             ) from error
         self.address = address_of(self._evaluate, EVALUATE.args)

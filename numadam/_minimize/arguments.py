@@ -175,12 +175,12 @@ _REFUSED = {
     "count": "gradients are dense here; use the optimiser's step",
 }
 
-#: Arguments of `minimize` that many problems cannot have.
-_ONLY_OF_ONE = {
-    "comm": "problems are independent: give each rank some of them, such as x0[comm.rank::"
+#: What to do instead of `comm`, in `minimize` and in `minimize_many`.
+_OF_RANKS = (
+    "on the ranks of MPI call the step of an optimiser, such as na.Adam(block, comm=comm)",
+    "problems are independent: give each rank some of them, such as x0[comm.rank::"
     "comm.size], and gather the results",
-    "f": "each problem has an f of its own",
-}
+)
 
 #: Arguments of SciPy that are accepted where they are empty, and why they are refused otherwise.
 _EMPTY = {
@@ -200,7 +200,7 @@ _TOL = Hyper("tol")
 
 
 def not_for_one() -> set[str]:
-    """Options of optimisers that are no further keywords of `minimize`; two are arguments of it."""
+    """Options of optimisers that are no further keywords of `minimize`; `bounds` is its own."""
     return {*_REFUSED, "bounds", "comm"}
 
 
@@ -223,8 +223,7 @@ def takes_names_of_scipy(function: Run) -> Run:
         shows = given.pop("disp", False)
         _refuse_foreign(given, names)
         result: Any = function(*args, **given)
-        comm = given.get("comm")
-        if shows and (comm is None or comm.rank == 0):
+        if shows:
             many = isinstance(result, ManyResult)
             print(
                 result
@@ -263,7 +262,8 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_foreign(given: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Refuse what is no argument of a minimisation, where its name says what was meant."""
-    for name, instead in (_REFUSED | _ONLY_OF_ONE).items():
+    of_ranks = _OF_RANKS["callback" not in names]
+    for name, instead in (_REFUSED | {"comm": of_ranks}).items():
         if name in given and name not in names:
             raise ValueError(f"{name}: not for a minimisation: {instead}.")
     for name in given:

@@ -323,11 +323,6 @@ class Checkpoint:
         self._plateaus: list[Any] = []
         self._written, self._seconds = time.monotonic(), 0.0
 
-    @property
-    def exists(self) -> bool:
-        """Whether there is a run to go on from."""
-        return self.path.exists()
-
     def _check_place(self) -> None:
         """Refuse a path that cannot be written to, before a run of hours finds out."""
         folder = Path(os.path.realpath(self.path)).parent
@@ -336,19 +331,10 @@ class Checkpoint:
                 f"checkpoint: there is no folder {str(folder)!r}; make it first."
             )
         try:
-            self._check_writable()
+            check_writable(self.path)
         except OSError as error:
             text = f"checkpoint: {error.strerror}"
             raise OSError(error.errno, text, str(self.path)) from error
-
-    def _check_writable(self) -> None:
-        check_writable(self.path)
-
-    def _read(self) -> Container:
-        return read(self.path, self._kind)
-
-    def _put(self, content: Container) -> None:
-        write(self.path, content)
 
     def define(self, task: Task, **entries: Any) -> None:
         """Set what defines the run besides `lr` and options, and compare it with the file.
@@ -356,7 +342,7 @@ class Checkpoint:
         Of functions only the kind can be compared. Where the run begins with the `state` of another
         one, x0 means nothing.
         """
-        if task.state is not None and self.exists:
+        if task.state is not None and self.path.exists():
             raise ValueError(
                 f"state: the run goes on from the file that is there, {str(self.path)!r}. Leave "
                 "out `state`, or pass another path."
@@ -375,9 +361,9 @@ class Checkpoint:
             **entries,
             "check_every": task.check_every,
         }
-        if not self.exists:
+        if not self.path.exists():
             return
-        self._found = found = self._read()
+        self._found = found = read(self.path, self._kind)
         theirs = found.meta.get("run")
         if not isinstance(theirs, dict):
             raise CheckpointError(f"{self.path}: does not say which run it is of.")
@@ -454,7 +440,7 @@ class Checkpoint:
         """Write the run as it is, so many iterations after its start."""
         begin, extra = time.monotonic(), dict[str, np.ndarray]()
         meta = {"run": self._run, "rule": self._rule(extra), "at": {"done": done, **numbers}}
-        self._put(Container(self._kind, meta, {**arrays, **extra}))
+        write(self.path, Container(self._kind, meta, {**arrays, **extra}))
         self._written = time.monotonic()
         self._seconds = self._written - begin
         self._plan_next(done)
@@ -463,7 +449,7 @@ class Checkpoint:
         """Write the run that an exception has ended; a file that fails is a note on it."""
         try:
             self.write(*run_state)
-        except Exception as failed:  # that of another rank, too
+        except Exception as failed:
             error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
 
 
@@ -482,8 +468,7 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
 class Task(NamedTuple):
     """The arguments of `minimize` or of `minimize_many`, validated.
 
-    `rates` are the problems' own step sizes. The fields after it are for one problem; `shares` says
-    whether each of several processes has a share of f.
+    `rates` are the problems' own step sizes. The fields after it are for one problem.
     """
 
     fun: Any
@@ -504,4 +489,3 @@ class Task(NamedTuple):
     every: int = 0
     state: Any = None
     callback: Any = None
-    shares: bool = False

@@ -64,7 +64,7 @@ def _itself(a):
 
 def _make_by_slot(used: Sequence[int]) -> Any:
     """``by_slot(arrays)``: the arrays of the slots in use as one for every slot, else None."""
-    places = [used.index(slot) if slot in used else None for slot in range(pl.STEPPED)]
+    places = [used.index(slot) if slot in used else None for slot in range(pl.SLOTS)]
 
     def by_slot(typingctx, arrays):
         kinds = [types.none if place is None else arrays[place] for place in places]

@@ -62,6 +62,7 @@ def make_copier(x: Any) -> Callable[[], Any]:
 
 _DIFFERENCES = get_args(Differences)
 _GRADIENT = "fun: its gradient"
+_LISTED = " args is a list, which fun gets as one argument; for one argument each pass a tuple."
 
 
 def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
@@ -245,6 +246,8 @@ class Objective:
             hint = " Pass jac=True if fun returns (f, gradient)." if both else ""
             if self._jac is True and array.size > 1:
                 hint = " With jac=True fun returns (f, gradient), in this order."
+            if array.size > 1 and [type(one) for one in self._args] == [list]:
+                hint = _LISTED
             raise TypeError(f"fun: f has to be one real number, got {type(f).__name__}{of}.{hint}")
         return float(array.reshape(()))
 
@@ -277,7 +280,10 @@ class Objective:
             g = np.asarray(g)
         if g.shape != shape and not (g.size == self._leaves[k].size == 1):
             same = " Use .reshape(x.shape)." if g.size == math.prod(shape) else ""
-            raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.{same}")
+            listed = _LISTED if [type(one) for one in self._args] == [list] else ""
+            raise ValueError(
+                f"{name} has shape {g.shape}, expected {shape} like x.{listed or same}"
+            )
         return cast(g, dtype, name).reshape(shape)
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:

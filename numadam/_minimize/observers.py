@@ -247,12 +247,14 @@ class Observers:
             try:
                 self._callback(x)
             except AttributeError as error:
-                if error.obj is x:
-                    error.add_note(
-                        "numadam: callback(x) gets x. Call its argument intermediate_result to get "
-                        "f and the other figures, too."
-                    )
-                raise
+                if error.obj is not x:
+                    raise
+                raise AttributeError(
+                    f"{error}: callback gets x alone, unless its parameter is named "
+                    "intermediate_result, as in SciPy; that has x, fun, nit, grad_norm and lr.",
+                    name=error.name,
+                    obj=x,
+                ) from error
             return
         known = {} if self.f is None else {"fun": self.f}
         result = Intermediate(

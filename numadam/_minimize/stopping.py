@@ -185,16 +185,6 @@ def itself(i, x, y, low, high, lo, hi):
     return x[i]
 
 
-def make_owned(element: Any, wrap: Any) -> Any:
-    """`element` where a mask holds, and 0 elsewhere; its x is (x, mask)."""
-    one = wrap(element)
-
-    def owned(i, x, y, low, high, lo, hi):
-        return np.float64(one(i, x[0], y, low, high, lo, hi)) if x[1][i] else 0.0
-
-    return owned
-
-
 def make_largest(element: Any, wrap: Any) -> Any:
     """``largest(n, x, y, low, high, lo, hi)``: the largest ``|element|``, NaN where one is."""
     one = wrap(element)
@@ -260,16 +250,13 @@ def make_ends(bounds: str, real: np.dtype[Any], wrap: Any) -> Any:
     return wrap(of_all if bounds == "scalar" else absent, forceinline=True)
 
 
-def make_test(norm: float, wrap: Any, masked: bool = False) -> Any:
+def make_test(norm: float, wrap: Any) -> Any:
     """``test(its, n, x, g, low, high, ends, before, f, later) -> code, size, way, length``.
 
     Tests the next iterate of one array, whose record is `its`: code, and norms of the projected
     gradient, of the move, and of x.
     """
-    elements = [projected, moved, itself]
-    if masked:
-        elements = [make_owned(element, wrap) for element in elements]
-    steep, far, large = (make_norm(element, wrap, norm) for element in elements)
+    steep, far, large = (make_norm(one, wrap, norm) for one in (projected, moved, itself))
     limit, check = wrap(gradient_limit), wrap(check_convergence, forceinline=True)
 
     def test(its, n, x, g, low, high, ends, before, f, later):

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -32,7 +32,7 @@ from numadam._optimizer.attributes import (
 from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.bounds import leaf_bounds
-from numadam._settings.groups import group_overrides, is_plain, leaf_masks
+from numadam._settings.groups import group_overrides, is_plain
 from numadam._settings.settings import Settings, settings_for
 
 if TYPE_CHECKING:
@@ -83,12 +83,12 @@ class OptimizerBase(metaclass=OptimizerType):
             self._make(params, lr, shared, own)
             return
         from numadam._mpi.exchange import Construction
-        from numadam._mpi.ranks import decomposition
+        from numadam._mpi.ranks import ranks_of
 
-        comm = decomposition(comm)
-        made = Construction(comm, type(self).__name__)
+        ranks = ranks_of(comm)
+        made = Construction(ranks, type(self).__name__)
         try:
-            self._make(params, lr, {**shared, "comm": comm}, own, made)
+            self._make(params, lr, {**shared, "comm": ranks}, own, made)
         except BaseException as error:
             made.fail(error)
             raise
@@ -116,15 +116,7 @@ class OptimizerBase(metaclass=OptimizerType):
         refuse_same_memory(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         of_leaves = tree.select(overrides)
-        comm = options["comm"]
-        masks: Sequence[Any] = ()
-        if comm is not None and comm.owned is not None:
-            masks = leaf_masks(comm.owned, tree, leaves, names)
-        if comm is not None and comm.offset is not None:
-            from numadam._optimizer.shards import check_offset  # not above: it imports this
-
-            check_offset(comm.offset, params)
-        settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs, masks)
+        settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs)
         settings.set_lr(lr)
         if made is not None:
             made.join(settings, names)
@@ -287,8 +279,9 @@ class OptimizerBase(metaclass=OptimizerType):
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
         ``opt.state = saved`` checks all of `saved` and then copies it, and
-        ``saved = opt.state.copy()`` has copies of all at the same step. Negative squares raise an
-        error; NaN and infinite numbers are accepted, so that a failed run can be examined.
+        ``saved = opt.state.copy()`` has copies of all at the same step. Without ``.copy()`` it is
+        the state itself, which goes on changing: to assign that is an error. So are negative
+        squares; NaN and infinite numbers are accepted, so that a failed run can be examined.
         """
         return State(self)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy
 from numadam._arrays.tree import some
-from numadam._checkpoint.container import Container, is_folder, read, write
+from numadam._checkpoint.container import Container, read, write
 from numadam._checkpoint.storage import about_file
 from numadam._checkpoint.tree import (
     Structure,
@@ -55,8 +56,8 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file; an existing one is replaced. With `comm` a folder, the same on all ranks, on
-            a file system that they share; it is created if needed.
+            The file; an existing one is replaced. With `comm` each rank has its own, which is
+            called by its number and that of all ranks: ``run.0-of-4.safetensors``.
 
         Raises
         ------
@@ -64,13 +65,15 @@ class Checkpointed(OptimizerBase):
             If an option is the user's own function; schedules of `numadam.schedules` can be saved.
             No file is changed then.
         OSError
-            If the file cannot be written; with `comm` `numadam.mpi.RankError` on the other ranks,
-            and the folder keeps its last checkpoint.
+            If the file cannot be written.
+        numadam.mpi.RankError
+            With `comm`, if another rank raises an error, or if t, lr or an option is not the same
+            on all ranks. All ranks keep their last files then.
 
         Notes
         -----
-        With `comm` collective: each rank writes its block, then the whole folder is the new
-        checkpoint at once. Any number of ranks can load it, if blocks have an `offset`.
+        With `comm` collective. The files become those of the new step when all ranks have written
+        theirs. Wherever the program ends, `load` finds the last step that all ranks have saved.
 
         Steps of other threads wait until the file is complete. To step meanwhile, save a copy:
         ``threading.Thread(target=copy.deepcopy(opt).save, args=(path,)).start()``.
@@ -90,16 +93,19 @@ class Checkpointed(OptimizerBase):
         >>> opt.t, opt.params["w"]
         (0, array([1., 1.]))
         """
-        settings = parts_of(self).settings
-        comm = settings.options.get("comm")
+        comm = parts_of(self).settings.options.get("comm")
         with self._lock:
             if comm is None:
-                self._refuse_new_params()
-                write(path, content_of(self, settings.lr, settings.options))
+                write(path, self._content())
                 return
-            from numadam._optimizer import shards
+            from numadam._mpi import files
 
-            shards.save(self, path, *shards.of_blocks(self, comm), self._refuse_new_params)
+            files.save(comm, path, KIND, self._content)
+
+    def _content(self) -> Container:
+        settings = parts_of(self).settings
+        self._refuse_new_params()
+        return content_of(self, settings.lr, settings.options)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Load a file that `save` wrote; parameters are written in place.
@@ -114,14 +120,14 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file; one of a CPU can be loaded on a GPU, and the other way round. Or a folder of
-            several ranks, which any number of ranks can load; with `comm` collective: all ranks
-            load it or none.
+            The file; one of a CPU can be loaded on a GPU, and the other way round. With `comm`
+            collective: each rank loads its own file, all of them or none, on as many ranks.
 
         Raises
         ------
         numadam.CheckpointError
-            If the file is damaged, or does not fit this optimiser; the message says what.
+            If the file is damaged, or does not fit this optimiser; the message says what. With
+            `comm` also if the files of the ranks are not of one save.
         OSError
             If it cannot be read.
 
@@ -134,22 +140,19 @@ class Checkpointed(OptimizerBase):
         See `save`.
         """
         comm = parts_of(self).settings.options.get("comm")
-        if comm is not None or is_folder(path):
-            from numadam._optimizer import shards
+        if comm is None:
+            content, together = read(path, KIND), nullcontext()
+        else:
+            from numadam._mpi import files
 
-            with self._lock:
-                shards.load(self, path, *shards.of_blocks(self, comm), self._refuse_unusable)
-            return
-        content = read(path, KIND)
+            content, together = files.load(comm, path, KIND), comm.all_or_none("load")
         with self._lock:
-            self._refuse_unusable()
-            with about_file(path):
-                found = fit(self, content, *options_from_json(content.meta, content.arrays))
+            with together:
+                self._refuse_new_params()
+                self._backend.check()
+                with about_file(path):
+                    found = fit(self, content, *options_from_json(content.meta, content.arrays))
             self._backend.load(*found)
-
-    def _refuse_unusable(self) -> None:
-        self._refuse_new_params()
-        self._backend.check()
 
 
 class Arrays:

@@ -84,7 +84,7 @@ class Optimizer(SharedAttributes, Checkpointed):
         Defaults and arithmetic of another library; keywords override them. One of "torch", "optax",
         "keras", "tf1", "sklearn" or "numpy". In float64 all but "torch" and "optax" repeat Adam
         and its AMSGrad bit for bit.
-    comm : mpi4py.MPI.Intracomm or numadam.mpi.Decomposition, optional
+    comm : mpi4py.MPI.Intracomm, optional
         The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
         and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each
         step, with the same structure, dtypes and options; shapes may differ, blocks may be empty.

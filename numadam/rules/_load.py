@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._checkpoint.container import is_folder, read
+from numadam._checkpoint.container import read
 from numadam._checkpoint.storage import about_file
 from numadam._optimizer.checkpoint import KIND, new_optimizer
 from numadam.rules import classes
@@ -23,7 +23,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     Parameters
     ----------
     path : str or path-like
-        The file, of a CPU or a GPU; or a folder of several ranks, whose parts become whole arrays.
+        The file, of a CPU or a GPU; of an optimiser with `comm`, that of one rank.
     xp : module, optional
         Library of the new arrays: NumPy, or with ``xp=cupy`` CuPy on the current GPU.
 
@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     CheckpointError
         If the file is damaged or newer than this numadam; if its class, or a container of its
         parameters, is not one of numadam or Python (then make the optimiser, and call
-        ``opt.load(path)``); or if the ranks of a folder gave no `offset` of their blocks.
+        ``opt.load(path)``).
     OSError
         If it cannot be read.
 
@@ -68,12 +68,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     xp = np if xp is None else xp
     if xp is not np and xp is not sys.modules.get("cupy"):
         raise TypeError(f"xp: expected the module numpy or cupy, got {xp!r}.")
-    if is_folder(path):
-        from numadam._optimizer.shards import read_whole
-
-        content = read_whole(path)
-    else:
-        content = read(path, KIND)
+    content = read(path, KIND)
     with about_file(path):
         kind = classes().get(content.meta["class"])
         if kind is None:

@@ -25,11 +25,11 @@ BOUND = Fraction(2, 2**53) + Fraction(1, 2**60)
 UNHURRIED = settings(deadline=None)  # the first call compiles
 
 
-def _scaled(i, p, g, lo, hi, own, k):
+def _scaled(i, p, g, lo, hi, k):
     return g[i] * k[0]
 
 
-def _everything(i, p, g, lo, hi, own, k):
+def _everything(i, p, g, lo, hi, k):
     """An effective gradient that reads every array: 0 at an active bound."""
     x, low, high, zero = p[i], lo[i], hi[i], k[1]
     y = g[i] * k[0]
@@ -71,7 +71,7 @@ def _make_fill(real):
 def _make_one_block(block):
     @numba.njit(error_model="numpy")
     def one_block(first, n, p, g, lo, hi, k, unit, partials):
-        block(first, n, p, g, lo, hi, None, k, unit, partials, 0)
+        block(first, n, p, g, lo, hi, k, unit, partials, 0)
 
     return one_block
 
@@ -254,7 +254,7 @@ def test_a_gradient_of_all_arrays(real):
 def test_blocks_are_packed_and_round_as_written_without_allocation(real):
     array, none, size = real[::1], numba.none, numba.int64
     k, words = numba.types.UniTuple(real, 2), numba.int64[::1]
-    arrays, absent = (array,) * 6, (array, array, none, none, none, none)
+    arrays, absent = (array,) * 5, (array, array, none, none, none)
     kind = np.float64 if real == numba.float64 else np.float32
     for function, others in [(block[kind], absent), (block_of_all[kind], arrays)]:
         compiled = inner(function.py_func)

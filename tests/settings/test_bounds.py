@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 
 import numpy as np
 import pytest
@@ -347,6 +348,42 @@ def test_classes_and_functions_refuse_the_same(bounds, shape, says):
         na.minimize(lambda x: (0.0, 0 * x), x, jac=True, bounds=bounds)
     with pytest.raises((ValueError, TypeError), match=says):
         na.minimize_many(lambda X: (np.zeros(3), 0 * X), np.zeros((3, *shape)), bounds=bounds)
+
+
+PLAIN_PAIRS = [
+    [(0, 1), (None, 2.0), (-1.0, None)],
+    [[np.float32(0.1), np.int64(3)], (None, None), (-INF, np.float64(2))],
+    [np.array([0.0, 1.0]), np.array([2, 3]), np.array([-INF, 0.5], np.float32)],
+    ((-0.0, 2**53 + 1), (False, True), (np.float16(0.1), 10**300)),
+]
+
+
+@pytest.mark.parametrize("pairs", PLAIN_PAIRS, ids=range(len(PLAIN_PAIRS)))
+def test_pairs_read_at_once_are_those_read_one_by_one(pairs):
+    lo, hi = zip(*pairs, strict=True)
+    lo = [-INF if end is None else float(end) for end in lo]
+    hi = [INF if end is None else float(end) for end in hi]
+    for written in (pairs, iter(pairs), tuple(pairs)):
+        found = bd.standard_bounds(written, (3,))
+        np.testing.assert_array_equal(np.broadcast_arrays(*found, lo)[:2], (lo, hi), strict=True)
+
+
+def test_pairs_take_as_long_as_numpy_takes_for_an_array_of_them():
+    def seconds(run):
+        times = []
+        for _ in range(7):
+            start = time.process_time()
+            run()
+            times.append(time.process_time() - start)
+        return min(times)
+
+    lo, hi = np.full(20_000, -1.0), np.linspace(1, 2, 20_000)
+    pairs, x = list(zip(lo, hi, strict=True)), np.zeros(20_000)
+    known = seconds(lambda: np.array(pairs))
+    assert seconds(lambda: na.Adam(x, bounds=pairs)) < 5 * known
+    assert seconds(lambda: bd.standard_bounds(pairs, x.shape)) < 5 * known
+    numbers = [(None, float(end)) for end in hi]
+    assert seconds(lambda: na.Adam(x, bounds=numbers)) < 10 * known
 
 
 def test_bounds_that_the_caller_changes_later():

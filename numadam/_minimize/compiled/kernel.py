@@ -120,7 +120,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
             for b in range(blocks):
                 e = b * norms.NORM_BLOCK
                 m = n - e if n - e < norms.NORM_BLOCK else norms.NORM_BLOCK
-                block(e, m, x, g, low_bounds, high_bounds, None, k, unit, partials, b)
+                block(e, m, x, g, low_bounds, high_bounds, k, unit, partials, b)
             high, low, large = norms.combine(partials, 0, blocks)
             tried = exponent
             exponent = norms.next_exponent(high, low, large, tried, ranged)

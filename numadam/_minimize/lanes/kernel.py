@@ -188,7 +188,7 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
     Its results are written to the place of its number, and the problem at `last` moves to its
     position.
     """
-    slots = tuple(slot for slot in range(pl.STEPPED) if plan.has(slot))
+    slots = tuple(slot for slot in range(pl.SLOTS) if plan.has(slot))
     item = tuple(plan.stride(slot) * plan.unit // 4 for slot in slots)
     kept = tuple({pl.P: 0, pl.AVERAGE: 3}.get(slot, -1) for slot in slots)
     item_x, copy, count = item[0], wrap(_copy_words), len(slots)

@@ -17,7 +17,7 @@ from numadam._core import plan as pl
 from numadam._cpu.records import NDARRAY, NUMBER, POINTER
 from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop, in_default_mode
-from numadam._jit.pointers import absent, array_at, record_at, struct_of, view_of
+from numadam._jit.pointers import absent, record_at, struct_of, view_of
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, check_convergence
 
@@ -35,7 +35,6 @@ TESTED = np.dtype(
         ("numbers", NUMBER),  # real numbers of x
         ("low", POINTER),  # bounds of each element
         ("high", POINTER),
-        ("owned", POINTER),  # whether each number counts, 0 where all do
         ("lo", np.float64),  # bounds of all elements
         ("hi", np.float64),
         ("gtol", np.float64),
@@ -52,23 +51,19 @@ TESTED = np.dtype(
 _Tested = struct_of(TESTED)
 
 
-def _make_test(name: str, real: np.dtype[Any], box: str, norm: float, masked: bool) -> Any:
+def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
     """Run the stop tests on one array; its record gets the numbers that they compare."""
-    test, make_box = st.make_test(norm, linked, masked), st.make_ends(box, real, linked)
+    test, make_box = st.make_test(norm, linked), st.make_ends(box, real, linked)
     view = view_of(real)
     end_view = view if box == "array" else absent
 
     def test_iterate(tested_at, g_object, f):
         its = record_at(tested_at, TESTED)
         n, sizes = its.numbers, its.sizes
-        x = view(its.x, n)
-        if masked:
-            at = x, array_at(its.owned, n, np.bool_)
-        else:
-            at = x
-        g, before = view(record_at(g_object, NDARRAY).data, n), view(its.before, n)
+        x, before = view(its.x, n), view(its.before, n)
+        g = view(record_at(g_object, NDARRAY).data, n)
         low, high, ends = end_view(its.low, n), end_view(its.high, n), make_box(its.lo, its.hi)
-        found = test(its, n, at, g, low, high, ends, before, f, its.later != 0)
+        found = test(its, n, x, g, low, high, ends, before, f, its.later != 0)
         code, sizes[0], sizes[1], sizes[2] = found
         its.later = 1
         return code
@@ -83,21 +78,21 @@ def _make_test(name: str, real: np.dtype[Any], box: str, norm: float, masked: bo
 
 
 @functools.cache
-def _compiled(real: np.dtype[Any], box: str, norm: float, masked: bool = False) -> Any:
-    name = f"stop-tests-{real.name}-{box}-{norm:g}{'-owned' * masked}"
-    loop = _make_test(name, real, box, norm, masked)
+def _compiled(real: np.dtype[Any], box: str, norm: float) -> Any:
+    name = f"stop-tests-{real.name}-{box}-{norm:g}"
+    loop = _make_test(name, real, box, norm)
     return compiled_loop(name, lambda: (loop, loop), _ITERATE).direct(parallel=False)
 
 
 def joined(norms: Sequence[float], norm: float) -> float:
-    """The norm of several arrays, or blocks of one, from their own; NaN where one is."""
+    """The norm of several arrays from their own; NaN where one is."""
     if any(map(math.isnan, norms)):
         return math.nan
     return max(norms, default=0.0) if norm == math.inf else math.hypot(*norms)
 
 
 class StopTests:
-    """State of the stop tests that is kept in Python: of several arrays, a GPU's, several ranks.
+    """State of the stop tests that is kept in Python: of several arrays, or a GPU's.
 
     Attributes
     ----------
@@ -110,7 +105,6 @@ class StopTests:
     def __init__(self, tolerances: Tolerances, first: float) -> None:
         self.sizes: Any = [0.0, 0.0, 0.0]
         self.before: list[Any] = []
-        self._joined = False
         #: whether the state is kept by the compiled tests of one array
         self._in_record = False
         self._tolerances, self._first = tolerances, first
@@ -129,21 +123,11 @@ class StopTests:
 
     def test(self, grads: Sequence[Any], f: float) -> int:
         """The test that holds at the next iterate."""
-        return self._check(f, self.sizes if self._joined else self.measure(grads))
+        return self._check(f, self.measure(grads))
 
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
         raise NotImplementedError
-
-    def join_ranks(self) -> None:
-        """From now on test the norms that `join` sets: those of the blocks of all ranks."""
-        self._joined, self._in_record = True, False
-        self.__dict__.pop("test", None)  # that of one array
-
-    def join(self, rows: Sequence[Sequence[float]]) -> None:
-        """Take norms of blocks, a row each, in the order of ranks."""
-        for k, column in enumerate(zip(*rows, strict=True)):
-            self.sizes[k] = joined(column, self._tolerances.norm)
 
     def _check(self, f: float, sizes: Sequence[float]) -> int:
         """The test that holds; `sizes` are the norms of gradient, move and x."""
@@ -161,22 +145,13 @@ class StopTests:
 class HostStopTests(StopTests):
     """Stop tests of NumPy parameters."""
 
-    def __init__(
-        self,
-        backend: Any,
-        tolerances: Tolerances,
-        first: float,
-        owned: Sequence[np.ndarray] | None = None,
-    ) -> None:
-        """`owned`: masks of the arrays; False where an element does not count."""
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
         super().__init__(tolerances, first)
         plan, settings = backend.settings.plan, backend.settings
         self._x = backend.params
         if tolerances.xtol > 0.0:
             self.before = [np.empty_like(leaf) for leaf in self._x]
-        self._call = _compiled(plan.real, plan.bounds, tolerances.norm, owned is not None)
-        # one entry for each real number
-        self._owned = [np.repeat(mask.reshape(-1), plan.numbers) for mask in owned or ()]
+        self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
         self._tested = []
         for j, leaf in enumerate(self._x):
             numbers = leaf.size * plan.numbers
@@ -184,8 +159,6 @@ class HostStopTests(StopTests):
             its.gtol, its.ftol, its.xtol, its.gtol_rel, _ = tolerances
             if self.before:
                 its.before = address_of(self.before[j])
-            if self._owned:
-                its.owned = address_of(self._owned[j])
             if plan.bounds == "array":
                 its.low, its.high = backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]]
             elif plan.bounds == "scalar":
@@ -234,16 +207,9 @@ class HostStopTests(StopTests):
 class DeviceStopTests(StopTests):
     """Stop tests of CuPy parameters: a few launches, and one wait for the GPU."""
 
-    def __init__(
-        self,
-        backend: Any,
-        tolerances: Tolerances,
-        first: float,
-        owned: Sequence[Any] | None = None,
-    ) -> None:
-        """`owned`: masks of the arrays; False where an element does not count."""
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
         super().__init__(tolerances, first)
-        self._x, self._owned = backend.params, owned or [None] * len(backend.params)
+        self._x = backend.params
         self._moves = tolerances.xtol > 0.0
         self._norm = _top if tolerances.norm == math.inf else _euclidean
         self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
@@ -262,11 +228,11 @@ class DeviceStopTests(StopTests):
         """Norms of the projected gradient, of the last move, and of x."""
         columns: list[list[Any]] = [[], [], []]
         for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
-            xp, mask = array_namespace(x), self._owned[j]
-            columns[0].append(self._norm(xp, _masked(xp, projected(xp, x, g, box), mask)))
+            xp = array_namespace(x)
+            columns[0].append(self._norm(xp, projected(xp, x, g, box)))
             if self.before:
-                columns[1].append(self._norm(xp, _masked(xp, x - self.before[j], mask)))
-                columns[2].append(self._norm(xp, _masked(xp, x, mask)))
+                columns[1].append(self._norm(xp, x - self.before[j]))
+                columns[2].append(self._norm(xp, x))
         norm = self._tolerances.norm
         return [joined([float(value) for value in column], norm) for column in columns]
 
@@ -278,11 +244,6 @@ def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
     low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
     d = xp.where(g > x - low, x - low, g)
     return xp.where(d < x - high, x - high, d)
-
-
-def _masked(xp: Any, x: Any, mask: Any) -> Any:
-    """The array, 0 where its elements do not count."""
-    return x if mask is None else xp.where(mask, x, xp.zeros_like(x))
 
 
 def _top(xp: Any, x: Any) -> Any:
