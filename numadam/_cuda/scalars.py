@@ -24,7 +24,7 @@ from numadam._core.scalars import (
 from numadam._cuda.arrays import address_of
 from numadam._cuda.kernel import control_width
 from numadam._jit.functions import jit_once
-from numadam._jit.loops import compiled_loop, in_default_mode
+from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import array_at
 
 # --- copies to the GPU ---------------------------------------------------------------------------
@@ -191,15 +191,8 @@ def _fill_or_advance(plan: Plan) -> Any:
                     advance_row(q[r])
             return 0
 
-        exact = in_default_mode(jit_once(call))
-
-        def exact_call(  # type: ignore[no-untyped-def]  # Numba types it
-            what, rows_at, control, products, groups, first, count, lr, t
-        ):
-            return exact(what, rows_at, control, products, groups, first, count, lr, t)
-
-        exact_call.__qualname__ = f"{name}.call"
-        return exact_call, exact_call
+        call.__qualname__ = f"{name}.call"
+        return call, call
 
     i8 = int64
     return compiled_loop(name, make, int64(i8, i8, i8, i8, i8, i8, i8, float64, i8)).serial

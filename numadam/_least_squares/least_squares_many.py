@@ -33,6 +33,9 @@ _FOREIGN = {
     "rule": "this method takes none. numadam.minimize_many does",
     "maxiter": "write max_nfev, which counts evaluations of fun",
 }
+_FOREIGN |= dict.fromkeys(
+    ("mask", "fixed", "frozen", "vary", "groups"), "bounds of equal low and high hold an unknown"
+)
 
 
 def _refuses_foreign(function: Run) -> Run:

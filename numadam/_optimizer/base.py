@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import numbers
 import operator
 from collections.abc import Mapping
 from functools import partial
@@ -103,6 +104,11 @@ class OptimizerBase(metaclass=OptimizerType):
     ) -> None:
         """Set all up; `made` is what all ranks make together."""
         process.give_lock(self)
+        if (isinstance(params, numbers.Number) or callable(params)) and not is_plain(lr):
+            raise TypeError(
+                f"params: expected arrays, got {params!r:.40}. The order is "
+                f"{type(self).__name__}(params, lr)."
+            )
         options, frozen = read(self.rule, type(self).__name__, shared, own)
         lr = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
         whole = Tree(params)

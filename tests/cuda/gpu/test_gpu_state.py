@@ -234,7 +234,7 @@ def test_the_file_of_a_gpu_is_that_of_a_cpu(cp, case, tmp_path):
     gpu = make()
     for k in range(1, 4):
         gpu.step(tree_map(cp.asarray, arrays(k, dtype)))
-    paths = [tmp_path / f"{k}.safetensors" for k in range(4)]
+    paths = [tmp_path / f"{k}.npz" for k in range(4)]
     gpu.save(paths[0])
     cpu = na.load(paths[0])
     assert type(cpu.params["w"]) is np.ndarray
