@@ -16,6 +16,7 @@ PACKAGES = {
     "bench": "speed measurements",
     "compile_ahead": "loops compiled ahead",
     "info": "versions and machine",
+    "_gradient": "check_grad",
     "_least_squares": "least_squares_many",
     "_minimize": "minimize, minimize_many",
     "nopython": "rules for your own compiled code",

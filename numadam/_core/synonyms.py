@@ -118,7 +118,7 @@ _SCHEDULES = _by_word(
 )
 
 #: Functions of SciPy and others, which a user may look for in this package.
-_FUNCTIONS = _by_word(
+_MEANT = _by_word(
     {
         "least_squares leastsq curve_fit": "least_squares_many",
         "fmin fmin_l_bfgs_b": "minimize",
@@ -172,7 +172,7 @@ def schedule_hint(name: str) -> str:
 def public_hint(name: str, names: Collection[str], schedules: Collection[str]) -> str:
     """Advice for a name that is no public one of the package, after a space, or ""."""
     known = {one.lower(): f"schedules.{one}" for one in schedules}
-    known |= {one.lower(): one for one in names} | _FUNCTIONS
+    known |= {one.lower(): one for one in names} | _MEANT
     near = difflib.get_close_matches(name.lower(), [*known], 1, _SIMILAR)
     return f" Did you mean numadam.{known[near[0]]}?" if near else ""
 

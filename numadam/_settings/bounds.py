@@ -160,7 +160,7 @@ def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> P
 
 
 #: Types of a bound that have no unit, mask or device, and of two of them in an array.
-_PLAIN = {float, int, np.float64, np.float32, np.int64, np.int32, type(None)}
+_PLAIN_ENDS = {float, int, np.float64, np.float32, np.int64, np.int32, type(None)}
 _PLAIN_ROWS = {((2,), kind) for kind in "fdilq"}
 
 
@@ -178,7 +178,7 @@ def _plain_ends(pairs: Sequence[Any]) -> np.ndarray | None:
         if not all(issubclass(kind, (list, tuple)) for kind in kinds) or {*map(len, pairs)} != {2}:
             return None
         flat = list(itertools.chain.from_iterable(pairs))
-        if not {*map(type, flat)} <= _PLAIN:
+        if not {*map(type, flat)} <= _PLAIN_ENDS:
             return None
         try:
             ends = np.array(flat, np.float64)  # None becomes NaN
