@@ -27,8 +27,8 @@ _HOMES |= {"rule": "numadam.rules._define", "check_rule": "numadam._minimize.rul
 _HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
     "History": "numadam.history",
-    "check_grad": "numadam._minimize.gradient.check",
-    "GradientCheck": "numadam._minimize.gradient.check",
+    "check_grad": "numadam._gradient.check",
+    "GradientCheck": "numadam._gradient.check",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "least_squares_many": "numadam._least_squares.least_squares_many",
