@@ -46,7 +46,7 @@ class Best(NamedTuple):
 
 
 #: Entries of a saved run besides those of the optimiser's state.
-_OF_THE_RUN = (*Best._fields, "x_last", "first_grad_norm", "norm")
+_OF_THE_RUN = (*Best._fields, "x_last", "first_grad_norm", "first_gradient", "norm")
 
 
 def save_state(
@@ -55,11 +55,12 @@ def save_state(
     best: Best | None,
     first: float,
     norm: float,
+    firsts: Any,
 ) -> dict[str, Any]:
     """Add to `saved`, the state of the optimiser, what else belongs to a run.
 
     No entry may be an array that somebody else writes to. `first` is the norm of the first
-    projected gradient, NaN where none was formed.
+    projected gradient, NaN where none was formed, and `firsts` its components.
     """
     if best is not None:
         saved["x"], saved["fun"], saved["grad_norm"] = best.x, best.fun, best.grad_norm
@@ -67,7 +68,7 @@ def save_state(
             saved["jac"] = best.jac
     saved["x_last"] = x_last
     if math.isfinite(first):
-        saved["first_grad_norm"], saved["norm"] = first, norm
+        saved["first_grad_norm"], saved["norm"], saved["first_gradient"] = first, norm, firsts
     return saved
 
 
@@ -111,6 +112,16 @@ def first_of(saved: Any, tolerances: Tolerances) -> float:
             f"norm={tolerances.norm}. Pass the same, or a gtol."
         )
     return float(saved["first_grad_norm"])
+
+
+def load_first_gradient(saved: Any, tree: Active, firsts: Sequence[Any]) -> None:
+    """Copy the first gradient of a saved run into `firsts`, where it has one."""
+    if "first_grad_norm" not in saved or "first_gradient" not in saved:
+        return
+    leaves = tree.flatten(saved["first_gradient"], "state['first_gradient']")
+    _check_alike("first_gradient", leaves, firsts)
+    for own, leaf in zip(firsts, leaves, strict=True):
+        own[...] = leaf
 
 
 def load_state(optimizer: Optimizer, saved: Any) -> Best | None:

@@ -20,6 +20,7 @@ from numadam._minimize.checkpoint import (
     by_name,
     check_objective,
     keys_of,
+    load_first_gradient,
     load_state,
     load_state_arrays,
     save_state,
@@ -91,6 +92,7 @@ class Run(ABC):
             saved = self._file.load(self._optimizer.lr, options)
         if self._resumed:
             best = load_state(self._optimizer, self._task.state)
+            load_first_gradient(self._task.state, self._tree, self._firsts)
             if best is not None and self._task.track_best is not False:
                 self._set_best(best)
         last = self._begin = self._backend.t
@@ -125,6 +127,11 @@ class Run(ABC):
     @abstractmethod
     def _lines(self) -> np.ndarray:
         """The kept lines of the history."""
+
+    @property
+    @abstractmethod
+    def _firsts(self) -> Sequence[Any]:
+        """The arrays that hold the first gradient of each component."""
 
     @abstractmethod
     def _advance(self) -> Iterator[tuple[int, int]]:
@@ -250,6 +257,7 @@ class Run(ABC):
         arrays = {
             **by_name("x", self._backend.params, keys),
             **state_arrays(self._optimizer, keys),
+            **by_name("first_gradient", self._firsts, keys),
             "history": self._lines,
         }
         for name in _TREES:
@@ -270,8 +278,9 @@ class Run(ABC):
         if saved.has("before", keys):
             memory.before = saved.leaves("before", params, keys)
         x, lines = saved.leaves("x", params, keys), saved.table("history", 4)
+        firsts = saved.leaves("first_gradient", params, keys)
         load_state_arrays(self._optimizer, saved, keys)
-        for leaf, value in zip(params, x, strict=True):
+        for leaf, value in zip((*params, *self._firsts), (*x, *firsts), strict=True):
             leaf[...] = value
         self._begin, self._resumed, self._code = map(number, ("begin", "resumed", "code"))
         self._resume(saved, memory, lines)
@@ -292,6 +301,7 @@ class Run(ABC):
             self._observers.message
             or stop_message(code, self._task.tolerances, size, first, self._eps, saved is not None)
         )
+        firsts = self._tree.unflatten([one.copy() for one in self._firsts])
         result = Result(
             success=code in (GTOL, FTOL, XTOL),
             status=STATUS[code],
@@ -306,7 +316,7 @@ class Run(ABC):
             fun_last=f,
             grad_norm=best.grad_norm,
             history=self._history(memory),
-            state=save_state(self._state(), self._copy(), saved, first, norm),
+            state=save_state(self._state(), self._copy(), saved, first, norm, firsts),
         )
         if "average" in self._backend.state:
             result["averaged"] = self._optimizer.averaged

@@ -141,6 +141,8 @@ class Problem:
     x, gradient : array
     best_x, best_gradient : array
         Those of the lowest f, where it is tracked.
+    firsts : array
+        The first gradient of each number, see `share_of_own`.
     history : int
         Keep every so many iterations; 0: none.
     """
@@ -153,6 +155,7 @@ class Problem:
         self.x = x = backend.params[0]
         self.gradient = aligned_zeros(x.nbytes).view(x.dtype).reshape(x.shape)
         self.best_x, self.best_gradient = np.empty_like(x), np.empty_like(x)
+        self.firsts = np.zeros_like(x)
         arguments, group = backend.arguments, self.settings.group_of_leaf[0]
         arguments.bind(pl.P, np.array([x.ctypes.data]))
         arguments.bind(pl.G, np.array([self.gradient.ctypes.data]))
@@ -169,6 +172,7 @@ class Problem:
             "before": np.empty_like(x),
             "best": self.best_x,
             "best_gradient": self.best_gradient,
+            "firsts": self.firsts,
             "rates": self._tables.rates,
             "columns": self._tables.columns,
             "changes": self._tables.changes,
@@ -203,6 +207,7 @@ class Problem:
         self._adapter, self._args, self._seconds, self._before = adapter, task.args, 0.0, 0
         self._lines: list[np.ndarray] = []
         self.history, self._f[0] = task.every, math.nan
+        self.firsts[...] = 0
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
         record = self._record = _Single.from_buffer_copy(self._fresh)
         record.fun, record.every = adapter.address, task.every
@@ -412,6 +417,10 @@ class CompiledRun(Run):
     @property
     def _lines(self) -> np.ndarray:
         return self._problem.lines
+
+    @property
+    def _firsts(self) -> Sequence[np.ndarray]:
+        return [self._problem.firsts]
 
     def _advance(self) -> Iterator[tuple[int, int]]:
         problem, observers, maxiter = self._problem, self._observers, self._task.maxiter

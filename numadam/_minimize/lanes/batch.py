@@ -100,6 +100,7 @@ class LaneBatch(Batch):
         self._gradient = aligned_zeros(self._x.nbytes).view(self._x.dtype).reshape(self._x.shape)
         self._arguments.bind(pl.P, np.array([self._x.ctypes.data]))
         self._arguments.bind(pl.G, np.array([self._gradient.ctypes.data]))
+        self._firsts = np.zeros_like(self._x)
         self._values = np.full((VALUES, positions), np.nan)
         self._codes, self._nit = np.zeros((2, problems), np.int64)
         self._order = np.arange(positions)
@@ -129,6 +130,7 @@ class LaneBatch(Batch):
             "before": np.empty_like(self._x) if tolerances.xtol > 0.0 else None,
             "best": best,
             "best_g": best_g,
+            "firsts": self._firsts,
             "own_lr": None if task.rates is None else task.rates.copy(),
             "scratch": np.zeros((self._blocks, scratch)),
             "rates": tables.rates,
@@ -251,7 +253,7 @@ class LaneBatch(Batch):
     def _by_name(self) -> dict[str, Any]:
         """Arrays of a file that only running problems need: gradient and state, in their layout."""
         state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
-        return {"gradient": self._gradient, **state}
+        return {"gradient": self._gradient, "first_gradient": self._firsts, **state}
 
     def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file: by the number of the problem, whatever the layout."""

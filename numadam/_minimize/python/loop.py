@@ -66,6 +66,11 @@ class PythonRun(Run):
         return self._objective.nfev, self._objective.njev
 
     @property
+    def _firsts(self) -> Sequence[Any]:
+        firsts: Sequence[Any] = self._stop_tests.firsts
+        return firsts
+
+    @property
     def _lines(self) -> np.ndarray:
         return np.frombuffer(bytes(self._table)).reshape(-1, 4)
 
@@ -129,7 +134,7 @@ class PythonRun(Run):
             if f is not None:
                 memory.f = f = float(f)
             if g is not None:
-                code = test(grads, f or 0.0)
+                code = test(grads, f or 0.0, k <= check)
                 memory.grad_norm = sizes[0]
             else:  # of the last iterate, whose gradient is for nobody
                 code = RUNNING if isfinite(f) else BAD_F
