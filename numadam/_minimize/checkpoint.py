@@ -163,23 +163,45 @@ def check_objective(
 
     `saved` and `now` are f at the same x, of one problem or of each. Their difference is compared
     with f, and with `change`: how much f would change with all of x, by the first gradient. For f
-    may be 0 at the minimum, and is rounded as the terms that cancel there. `where` names the
-    iterate; ``{k}`` in it is the number of the problem.
+    may be 0 at the minimum, and is rounded as the terms that cancel there; or large, and nearly all
+    of it a constant. `where` names the iterate; ``{k}`` in it is the number of the problem.
     `path` is the file that has `saved`; None for the `state` of a result.
     """
     real = np.finfo(dtype)
     saved, now, change = map(np.atleast_1d, (saved, now, change))
+    rounded, size = _ROUNDED[real.bits // 8], abs(saved)
     noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(change, posinf=0.0)
+    noise += rounded * np.fmin(size, change) + rounded**2 * np.nan_to_num(size, posinf=0.0)
+    alike = np.isclose(now, saved, 0.0, noise, equal_nan=True)
+    if not alike.all():
+        k = int(np.argmin(alike))
+        _refuse_other(path, "f", saved[k], now[k], where.format(k=k))
+
+
+def check_gradient(
+    saved: np.ndarray, now: np.ndarray, first: Any, where: str, path: Path | None
+) -> None:
+    """As `check_objective`, of gradients at the same x; `first` is the norm of the first one.
+
+    ``{k}`` in `where` is the number of the problem, the first index.
+    """
+    real = np.finfo(saved.dtype)
+    noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(np.asarray(first), posinf=0.0)
+    noise = noise.reshape(noise.shape + (1,) * (saved.ndim - noise.ndim))
     alike = np.isclose(now, saved, _ROUNDED[real.bits // 8], noise, equal_nan=True)
-    if alike.all():
-        return
-    k = int(np.argmin(alike))
+    if not alike.all():
+        at = tuple(map(int, np.unravel_index(np.argmin(alike), alike.shape)))
+        name = f"the gradient at {list(at)}" if at else "the gradient"
+        _refuse_other(path, name, saved[at], now[at], where.format(k=at[0] if at else 0))
+
+
+def _refuse_other(path: Path | None, name: str, saved: Any, now: Any, where: str) -> None:
     error, run, new = ValueError, "state: its run", 'delete its entries "x" and "first_grad_norm"'
     if path is not None:
         error, run, new = CheckpointError, f"fun: the run of {str(path)!r}", "delete the file"
     raise error(
-        f"{run} has f={saved[k]:.9g} {where.format(k=k)}, got {now[k]:.9g} there: fun or args have "
-        f"changed. To minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
+        f"{run} has {name}={saved:.9g} {where}, got {now:.9g} there: fun or args have changed. To "
+        f"minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
     )
 
 

@@ -40,6 +40,7 @@ from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop, in_default_mode
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
+from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.objective import RETURNS, form_of, make_rest
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_fill_steps
@@ -340,6 +341,7 @@ class DeviceBatch(Batch):
     """Problems of one shape under one objective that is compiled for the GPU."""
 
     done, first, whole = 0, True, False
+    asks = True  # whether the first call tells that the objective writes into g
 
     def __init__(self, task: Task, form: str, x: Any, optimizer: Any) -> None:
         import cupy
@@ -348,7 +350,7 @@ class DeviceBatch(Batch):
         from numadam._cuda.launch import numba_view
 
         super().__init__(task)
-        self.optimizer, self._x = optimizer, x
+        self.optimizer, self._x, self._form = optimizer, x, form
         self._args, tolerances = _on_device(task.args), task.tolerances
         backend: Any = parts_of(optimizer).backend
         self._backend, self._settings = backend, backend.settings
@@ -444,6 +446,8 @@ class DeviceBatch(Batch):
             self._moves, self._ends, self._tolerances, numbers, self._args,
         )  # fmt: skip
         try:
+            asks = self.first and self.asks and self._form != RETURNS
+            first_call = FirstCall(self._task.args) if asks else None
             launch(self._kernel, self.problems, arguments)
         except NumbaError as error:  # the first launch compiles
             raise TypeError(
@@ -460,9 +464,18 @@ class DeviceBatch(Batch):
                 "they work on the CPU, too."
             ) from error
         self.first = False
+        if first_call is not None:
+            first_call.check(self.table[0], self.gradient, self._task.x, self._evaluate_at)
         self.done += steps
         self._backend.count(steps)
         self.whole = True
+
+    def _evaluate_at(self, x: Any) -> tuple[Any, Any]:
+        """F and gradient of each problem at another x."""
+        there = _make_batch(self._task._replace(x=x))
+        there.asks = False
+        there.advance(0, 1)
+        return there.table[0], there.gradient
 
     @property
     def evaluations(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import copy_tree
 from numadam._minimize.checkpoint import (
@@ -18,6 +19,7 @@ from numadam._minimize.checkpoint import (
     RunState,
     Task,
     by_name,
+    check_gradient,
     check_objective,
     keys_of,
     load_first_gradient,
@@ -161,8 +163,11 @@ class Run(ABC):
         """Copies of counters and state of the optimiser."""
 
     @abstractmethod
-    def _value_at(self, leaves: Sequence[Any]) -> float:
-        """F at these arrays of x, once more: the run stays as it is."""
+    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        """F and gradient at these arrays of x, once more: the run stays as it is.
+
+        No arrays of a gradient that is formed by differences.
+        """
 
     # what all loops share
 
@@ -198,23 +203,32 @@ class Run(ABC):
         return self._result(code)
 
     def _check_objective(self) -> None:
-        """Compare f with that of the run: at the last iterate, else at the best, where known."""
+        """Compare f and gradient with those of the run: at the last iterate, else at the best."""
         memory, where = self._remember(), f"at iteration {self._backend.t}"
-        f, x = memory.f, self._x
+        f, x, gradient = memory.f, self._x, memory.gradient
         if f is None or not self._tested:
-            f, x, where = memory.lowest, memory.best_x, "at its best iterate"
+            f, x, gradient = memory.lowest, memory.best_x, memory.best_gradient
+            where = "at its best iterate"
         if x is None:
             return
         leaves = self._tree.flatten(x, "x")
+        # copies, for what is evaluated may be written into the same arrays
+        saved = (
+            []
+            if gradient is None
+            else [to_host(one).copy() for one in self._tree.flatten(gradient, "jac")]
+        )
         try:
-            now = self._value_at(leaves)
+            now, grads = self._evaluate_at(leaves)
         except BaseException as error:
             attach(error, self._result(RUNNING))
             raise
         largest = max((float(abs(leaf).max()) for leaf in leaves if leaf.size), default=0.0)
         path = self._found.path if self._found else None
-        change = memory.first_grad_norm * largest
-        check_objective(f, now, change, leaves[0].dtype, where, path)
+        first = memory.first_grad_norm
+        check_objective(f, now, first * largest, leaves[0].dtype, where, path)
+        for its, mine in zip(saved, grads, strict=False):  # none by differences
+            check_gradient(its, to_host(mine), first, where, path)
 
     def _ask_again(self) -> int:
         """Ask the callback that has ended the run of a file whether it still does."""

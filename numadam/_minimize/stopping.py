@@ -310,9 +310,9 @@ def make_test(norm: float, wrap: Any) -> Any:
         if early and size <= its.first:
             learn(n, x, g, low, high, ends, firsts)
         limit = its.limit
-        if its.gtol < size <= limit:
-            if remains(n, x, g, low, high, ends, firsts, share_of(its.gtol_rel)):
-                limit = its.gtol
+        share = share_of(its.gtol_rel)
+        if its.gtol < size <= limit and remains(n, x, g, low, high, ends, firsts, share):
+            limit = its.gtol
         code = check(f, its.f_before, size, way, length, later, (limit, its.ftol, its.xtol))
         its.f_before = f
         return code, size, way, length

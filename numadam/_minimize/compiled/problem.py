@@ -22,6 +22,7 @@ from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
 from numadam._jit.process import defer_interrupts
 from numadam._minimize.checkpoint import Best, RunState, Task, first_of
+from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.kernel import SINGLE, make_kernel
 from numadam._minimize.compiled.objective import (
     KERNEL,
@@ -200,6 +201,7 @@ class Problem:
     def start(self, task: Task, adapter: ObjectiveAdapter) -> None:
         """Begin a run."""
         lr, tolerances, settings = task.lr, task.tolerances, self.settings
+        self._task, self.asks = task, True
         settings.control[...] = self._control
         if is_plain(lr):  # step sizes by element are in the back end's arrays
             settings.set_lr(LR.check_or_schedule(lr))
@@ -219,20 +221,22 @@ class Problem:
         if task.track_best is False:
             record.best = 0
 
-    def value_at(self, x: np.ndarray, task: Task) -> float:
-        """F at another x, which another problem of the same kind evaluates."""
+    def evaluate_at(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """F and gradient at another x, which another problem of the same kind evaluates."""
+        task = self._task
         lr, options, norm = task.lr, task.options, task.tolerances.norm
         key = key_for(task.rule, x, lr, options, norm)
         other = take(key, task.rule, x.copy(), lr, options, norm)
         other.start(task._replace(x=x, state=None), self._adapter)
+        other.asks = False
         other.advance(0)
-        f, _, _ = other.iterate
+        f, g = other.iterate[0], other.gradient.copy()
         put_back(key, other)
-        return f
+        return f, g
 
     def release(self) -> None:
         """Release what the caller has passed."""
-        del self._adapter, self._args
+        del self._adapter, self._args, self._task
         self._lines = []
         if callable(self.settings.lr):
             self.settings.set_lr(0.0)
@@ -252,6 +256,8 @@ class Problem:
         late = at_start and self._before > 0
         steps = self._tables.tabulate(self.settings.lr, self.backend.t - late, steps)
         self._record.steps, record_at = steps, addressof(self._record)
+        asks = at_start and self.asks and not self._adapter.writes
+        first = FirstCall(self._args) if asks else None
         start = time.perf_counter()
         self._adapter.entry(self._args, self._kernel, self._meta_at, record_at)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
@@ -260,6 +266,9 @@ class Problem:
             self._f[0] = math.nan
             self._adapter.call_again(self.x.copy(), 0, self._args)
             raise RuntimeError(RAISED_ONCE)
+        if first is not None:
+            there = self.gradient, self.x, self.evaluate_at
+            self._adapter.writes = first.check(self.iterate[0], *there)
         return code
 
     def _chunk(self) -> int:
@@ -457,8 +466,9 @@ class CompiledRun(Run):
             saved.leaves("before", params)
         self._problem.restore(memory, done, tested, lines)
 
-    def _value_at(self, leaves: Sequence[Any]) -> float:
-        return self._problem.value_at(leaves[0], self._task)
+    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        f, g = self._problem.evaluate_at(leaves[0])
+        return f, [g]
 
     def _set_best(self, best: Best) -> None:
         self._problem.set_best(best)

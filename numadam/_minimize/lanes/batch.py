@@ -20,6 +20,7 @@ from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
 from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task
+from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_kernels, scratch_size
@@ -60,6 +61,8 @@ def _block_packets(packets: int, numbers: int) -> int:
 
 class LaneBatch(Batch):
     """Problems of one shape under one compiled objective on NumPy arrays, on all cores."""
+
+    asks = True  # whether the first call tells that the objective writes into g
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -187,6 +190,8 @@ class LaneBatch(Batch):
         )
         state.steps, state.done = steps, self.done
         state.taken = -1  # until the last blocks are done
+        asks = state.at_start and self.asks and not self._adapter.writes
+        first_call = FirstCall(self._task.args) if asks else None
         start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
         kernel, state_at = self._kernel(), addressof(state)
         for first in range(0, self._blocks, blocks) or (0,):
@@ -197,6 +202,21 @@ class LaneBatch(Batch):
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
         if state.failed:
             self._raise_again()
+        if first_call is not None:
+            at = *self.first_iterate(), self._task.x, self._evaluate_at
+            self._adapter.writes = first_call.check(*at)
+
+    def first_iterate(self) -> tuple[np.ndarray, np.ndarray]:
+        """F and gradient of each problem, before any has moved."""
+        rows = rows_of(self._gradient, self._lanes)
+        return self._values[VALUE_F, : self._problems], rows[: self._problems]
+
+    def _evaluate_at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """F and gradient of each problem at another x."""
+        there = LaneBatch(self._task._replace(x=x))
+        there.asks = False
+        there.advance(0, 1)
+        return there.first_iterate()
 
     def _chunk(self) -> int:
         """Iterations of the next call: about as many as take `_CALL_SECONDS`."""

@@ -166,6 +166,7 @@ class LaneAdapter(ObjectiveAdapter):
             kind = form, x_type, shape, lanes
             evaluate = compile_evaluation(evaluate, found, args_type, *kind)
         self._evaluate, self._fun, self._form = evaluate, fun, form
+        self.writes = form == RETURNS
         self.address = address_of(evaluate, EVALUATE.args)
 
 

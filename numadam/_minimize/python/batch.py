@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,8 @@ def _sizes(xp: Any, x: Any) -> Any:
     """The absolute real numbers of each row, as float64."""
     if x.dtype.kind == "c":
         x = xp.ascontiguousarray(x).view(x.real.dtype)
-    return xp.abs(x).reshape(len(x), -1).astype(np.float64, copy=False)
+    a = xp.abs(x).astype(np.float64, copy=False)
+    return a.reshape(len(a), math.prod(a.shape[1:]))
 
 
 def _norms(xp: Any, a: Any, norm: float) -> np.ndarray:

@@ -213,13 +213,16 @@ class PythonRun(Run):
             lines = lines[lines[:, 0] < self._backend.t]
         self._table += lines.tobytes()
 
-    def _value_at(self, leaves: Sequence[Any]) -> float:
-        objective, params = self._objective, self._backend.params
+    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        objective, params, jac = self._objective, self._backend.params, self._task.jac
         kept, counted = [leaf.copy() for leaf in params], self._evaluations
         try:
             for own, leaf in zip(params, leaves, strict=True):
                 own[...] = leaf
-            return float(objective.value())
+            if jac is not True and not callable(jac):
+                return float(objective.value()), ()
+            f, g = objective.evaluate(True)
+            return float(f), self._tree.flatten(g, "jac")
         finally:
             for own, leaf in zip(params, kept, strict=True):
                 own[...] = leaf
