@@ -156,40 +156,21 @@ def make_gradient(plan: Plan, wrap: Wrap) -> Any:
     return wrap(gradient)
 
 
-def _counted(y, own, k):
-    """The gradient where it counts: a choice, for NaN times 0 is NaN."""
-    return y if own != k.zero else k.zero
-
-
 def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """``gradient(i, x, g, total, low, high, owned, k)``: the gradient whose norm is taken.
+    """``gradient(i, x, g, total, low, high, k)``: the gradient whose norm is taken.
 
     `x` are the parameters, or their float32 copy where there is one.
     """
-    every = _make_every_gradient(plan, wrap)
-    if not plan.owned:
-        return every
-    counted = wrap(_counted)
-
-    def gradient(i, x, g, total, low, high, owned, k):
-        own = owned[i]
-        return counted(every(i, x, g, total, low, high, None, k), own, k)
-
-    return wrap(gradient)
-
-
-def _make_every_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """As `make_norm_gradient`, where every element counts."""
     gradient, no_limit = make_gradient(plan, wrap), plan.real.type(np.inf)
     if not plan.bounds:
 
-        def unbounded(i, x, g, total, low, high, owned, k):
+        def unbounded(i, x, g, total, low, high, k):
             return gradient(i, None, g, total, low, high, None, k)
 
         return wrap(unbounded)
     value = wrap(at if plan.master else reader(plan.storage(pl.P)))
 
-    def bounded(i, x, g, total, low, high, owned, k):
+    def bounded(i, x, g, total, low, high, k):
         return gradient(i, value(x, i), g, total, low, high, no_limit, k)
 
     return wrap(bounded)

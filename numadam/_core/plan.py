@@ -17,13 +17,11 @@ STATE_SLOTS = 3
 
 # Slots: the arrays that one leaf has in a step. Up to OUT they may be the caller's and are
 # validated at every step; the rest belong to the back end: the sum of gradients, the average,
-# bounds and step size per element, the float32 copy of 16-bit parameters. Up to STEPPED an element
-# update reads them; the norm alone reads OWNED, which is not 0 where an element counts in it.
+# bounds and step size per element, the float32 copy of 16-bit parameters.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
 SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
-STEPPED = OWNED = 12
-SLOTS = 13
+SLOTS = 12
 
 #: Policies of a guard, for a step whose gradients are not finite.
 PROPAGATE, RAISE, SKIP = range(3)
@@ -70,8 +68,6 @@ class Plan:
     norm : {"", "all", "array"}
         Norm of the gradients that is computed first, for a clip or the guard: of all of them
         together, or of each array.
-    owned : bool
-        Whether a mask says which elements count in it.
     like : str
         The preset, where it computes the scalars in a way of its own.
     squares : tuple of str
@@ -96,7 +92,6 @@ class Plan:
     modulus: bool = False
     squares: tuple[str, ...] = ()
     like: str = ""
-    owned: bool = False
 
     def __post_init__(self) -> None:
         # a dictionary's key at every step of the functional API: hashing all fields takes 2 us
@@ -116,7 +111,7 @@ class Plan:
         words += [f"norm-of-{self.norm}" if self.norm else ""]
         words += [
             key
-            for key in ("elementwise", "accumulate", "average", "master", "modulus", "owned")
+            for key in ("elementwise", "accumulate", "average", "master", "modulus")
             if getattr(self, key)
         ]
         if self.state_dtype != self.real:
@@ -176,7 +171,7 @@ class Plan:
             k = slot - S0
             return k < len(self.rule.state) and self.rule.state[k] in self.present
         own = {SUM: self.accumulate, AVERAGE: self.average, MASTER: self.master}
-        per_element = {LOW: self.bounds == "array", RATE: self.elementwise, OWNED: self.owned}
+        per_element = {LOW: self.bounds == "array", RATE: self.elementwise}
         per_element[HIGH] = per_element[LOW]
         return {P: True, G: True, OUT: False, **own, **per_element}[slot]
 

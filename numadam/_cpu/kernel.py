@@ -48,15 +48,12 @@ from numadam._cpu.validate import (
 from numadam._jit.functions import linked, release_gil, take_gil
 from numadam._jit.loops import (
     PARALLEL,
-    POOLED,
     SERIAL,
     CompiledLoop,
     callback_address,
     compiled_loop,
-    in_default_mode,
 )
 from numadam._jit.pointers import array_at, array_of, call_c4, call_c6, load64, record_at
-from numadam._jit.pool import make_spread
 
 # --- arrays whose memory order differs from the parameter's --------------------------------------
 # They are gathered into dense work arrays before a step, and what the step wrote is scattered after
@@ -280,17 +277,8 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
 
 def _note_added(meta_at):
     """Count a gradient in the sum."""
-    meta = record_at(meta_at, META)
-    meta.calls += 1
-
-
-def _make_spread(body: Any) -> Any:
-    """``body(q, meta_at)`` over the threads of our own; they take a function, no intrinsic."""
-
-    def one(q, meta_at):
-        body(q, meta_at)
-
-    return make_spread(linked(one))
+    home = record_at(record_at(meta_at, META).home, META)
+    home.calls += 1
 
 
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
@@ -301,23 +289,20 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    exact = in_default_mode
-    part = exact(_make_part(plan, make_run(plan, linked), out))
-    fill, advance = exact(make_fill(plan)), make_advance(plan)
+    part = _make_part(plan, make_run(plan, linked), out)
+    fill, advance = make_fill(plan), make_advance(plan)
     accumulates, normed, by_row = plan.accumulate, plan.norm != "", plan.by_row
     add_part = norm_part = finalize_norms = part
     if accumulates:
-        add_part = exact(_make_part(plan, _make_run_of_sums(plan), False))
+        add_part = _make_part(plan, _make_run_of_sums(plan), False)
     if normed:
-        norm_part = exact(norms.make_norm(plan))
-        finalize_norms = exact(norms.make_finalize_norms(plan))
+        norm_part = norms.make_norm(plan)
+        finalize_norms = norms.make_finalize_norms(plan)
     # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
     begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
 
     def make_step(form: str) -> Callable[..., Any]:
-        each, pooled = prange if form == PARALLEL else range, form == POOLED
-        bodies = (part, add_part, norm_part)
-        parts_in, sums_in, norms_in = map(_make_spread, bodies) if pooled else bodies
+        each = prange if form == PARALLEL else range
 
         # one function: Numba spreads a prange over threads only in what it compiles as parallel.
         # Inside a prange stands an address, no record: it would be copied into each thread.
@@ -326,7 +311,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != OK:
                 return status
-            if by_row and leaves_of(meta)[0].table == 0:
+            home = record_at(meta.home, META)
+            if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
@@ -336,29 +322,20 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                 begin_norms(meta_at)
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
-            if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
-                if pooled:
-                    sums_in(meta.pool, meta.threads, parts, meta_at)
-                else:
-                    for q in each(parts):
-                        add_part(int64(q), meta_at)
+            if accumulates and home.calls + 1 < meta.every and meta.flushing == 0:
+                for q in each(parts):
+                    add_part(int64(q), meta_at)
                 note_added(meta_at)
             else:
                 if normed:
                     status = NORMS_AGAIN
                     while status == NORMS_AGAIN:
-                        if pooled:
-                            norms_in(meta.pool, meta.threads, chunks, meta_at)
-                        else:
-                            for q in each(chunks):
-                                norm_part(int64(q), meta_at)
+                        for q in each(chunks):
+                            norm_part(int64(q), meta_at)
                         status = finalize_norms(meta_at)
                 if status == OK:
-                    if pooled:
-                        parts_in(meta.pool, meta.threads, parts, meta_at)
-                    else:
-                        for q in each(parts):
-                            part(int64(q), meta_at)
+                    for q in each(parts):
+                        part(int64(q), meta_at)
                     if meta.strided != 0:
                         call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
                     advance(meta_at)
@@ -369,7 +346,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
         step.__qualname__ = f"{plan.name}.{form}.step"
         return step
 
-    return make_step(SERIAL), make_step(PARALLEL), make_step(POOLED)
+    return make_step(SERIAL), make_step(PARALLEL)
 
 
 # --- the compiled functions of the CPU -----------------------------------------------------------

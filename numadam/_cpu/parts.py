@@ -45,12 +45,12 @@ def _address_in(builder: Any, leaf: Any, slot: int, i: Any, stride: int) -> Any:
     return builder.add(builder.load(at), builder.mul(i, word(stride)))
 
 
-def make_leaf_views(plan: Plan, out: bool, end: int = pl.STEPPED) -> Any:
-    """``views(leaf, i, e, n)``: of all slots before `end` n iterations from number i on, or None.
+def make_leaf_views(plan: Plan, out: bool) -> Any:
+    """``views(leaf, i, e, n)``: of all slots n iterations from number i on, or None.
 
     `e` is the iteration of the gradient. With `out` for a step that writes the direction.
     """
-    slots = range(end)
+    slots = range(pl.SLOTS)
     there = [plan.has(slot) or (slot == pl.OUT and out) for slot in slots]
     memory = [memory_dtype(plan.storage(slot)) for slot in slots]
     kinds = [
@@ -131,7 +131,8 @@ def make_fill(plan: Plan) -> Any:
     def fill(meta_at, lr):
         meta = record_at(meta_at, META)
         rows, control, products = scalars_of(meta), control_of(meta), products_of(meta)
-        t, n = float(meta.steps + 1), float(meta.calls + 1 - meta.flushing)
+        home = record_at(meta.home, META)
+        t, n = float(home.steps + 1), float(home.calls + 1 - meta.flushing)
         flushing = meta.flushing != 0
         for r in range(meta.groups):
             find_products(products[r], control[r], t)
@@ -152,7 +153,7 @@ def make_fill(plan: Plan) -> Any:
 
 def make_prefetch(plan: Plan) -> Any:
     """``prefetch(leaf, i)``: ask for the memory of iteration i, where a later row begins."""
-    slots = [slot for slot in range(pl.STEPPED) if plan.has(slot) and slot != pl.G]
+    slots = [slot for slot in range(pl.SLOTS) if plan.has(slot) and slot != pl.G]
     flag, byte = IntType(32), IntType(8).as_pointer()
     kind = FunctionType(VoidType(), [byte, flag, flag, flag])
 
@@ -230,8 +231,9 @@ def make_advance(plan: Plan) -> Any:
             products = products_of(meta)
             for r in range(meta.groups):
                 advance_row(products[r])
-        meta.calls = 0
-        meta.in_a_row = 0
-        meta.steps += 1
+        home = record_at(meta.home, META)
+        home.calls = 0
+        home.in_a_row = 0
+        home.steps += 1
 
     return linked(advance)

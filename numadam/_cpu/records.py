@@ -45,6 +45,7 @@ NUMBER, POINTER = np.dtype(np.int64), np.dtype(np.int64)
 #: lie in one block, so that loading a state is one copy, from `steps` on.
 META = np.dtype(
     [
+        ("home", POINTER),  # META itself; of one that serves a step of rows, that with the counters
         ("count", NUMBER),  # leaves
         ("groups", NUMBER),  # groups, the rows of the control block
         ("part", NUMBER),  # iterations of the loop in one parallel part
@@ -53,8 +54,6 @@ META = np.dtype(
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `kind_of`
         ("item", NUMBER, CHECKED),  # bytes of an element of each checked slot
         ("validator", POINTER),  # machine code of `validate`
-        ("pool", POINTER),  # of the threads that a pooled step runs in
-        ("threads", NUMBER),  # so many of them
         ("overlap_search", POINTER),  # of `kernel.search`, 0 until many arrays need it
         ("strided_arrays", POINTER),  # of `kernel.handle`, 0 until an array needs it
         ("leaves", POINTER),

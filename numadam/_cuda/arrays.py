@@ -151,19 +151,27 @@ class CudaSparseGradients(SparseGradients):
     ) -> None:
         super().__init__("CuPy", layout, how, title, counts)
         self._device = device
+        #: of the step at hand: gradients with dense buffers among them, and the rows in these
+        self._scattered: tuple[Leaves, Rows] = (), {}
         #: whether dense gradients are rows, too
         self.by_row = bool(counts)
 
     def convert(self, used: dict[int, Leaves]) -> Rows:
         """Rows and values of lazy gradients; dense ones take their place in `used`.
 
-        Call `clear` after the step.
+        Call `finish` after the step.
         """
         rows = self.rows_of(used[pl.G])
-        if self._how == "lazy" or not rows:
+        if self.how == "lazy" or not rows:
             return rows
         used[pl.G] = self.as_dense(used[pl.G], rows)
+        self._scattered = used[pl.G], rows
         return {}
+
+    def finish(self) -> None:
+        """Clear the dense buffers of this step."""
+        scattered, self._scattered = self._scattered, ((), {})
+        self.clear(*scattered)
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         """Check a dense gradient, and return it as an array of CuPy."""

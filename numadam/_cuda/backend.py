@@ -167,8 +167,7 @@ class CudaBackend(Backend):
                 return self._add(lr)
             return self._take(lr, self._calls + 1)
         finally:
-            if self._step.sparse.scattered:
-                self._step.sparse.clear()
+            self._step.sparse.finish()
 
     def _check_capture(self) -> None:
         """Refuse to be captured in a graph where each replay would be the same step again."""

@@ -74,7 +74,7 @@ LEAF = np.dtype(
 #: Fields that a kernel over one leaf gets as arguments.
 WORK_FIELDS = "head", "tiles", "items", "group"
 
-_READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE, pl.OWNED}
+_READ_ONLY = {pl.G, pl.LOW, pl.HIGH, pl.RATE}
 
 
 def make_load_addresses(slots: Sequence[int]) -> Any:
@@ -85,7 +85,7 @@ def make_load_addresses(slots: Sequence[int]) -> Any:
 
 def step_slots(plan: Plan, has_out: bool) -> tuple[int, ...]:
     """The arrays of a step, in the order in which its kernel takes them."""
-    return tuple(s for s in range(pl.STEPPED) if (has_out if s == pl.OUT else plan.has(s)))
+    return tuple(s for s in range(pl.SLOTS) if (has_out if s == pl.OUT else plan.has(s)))
 
 
 def tile_iterations(plan: Plan, slots: Sequence[int]) -> int:
@@ -341,7 +341,7 @@ def _make_visit(one: Pass, count: int, many: bool, scalars_of: Any, wrap: Any) -
     The gradient is that of iteration e, which is i unless the gradient is sparse.
     ``scalars_of(scalars) -> h, k``.
     """
-    read, write = make_tiles(one, count, range(pl.STEPPED))
+    read, write = make_tiles(one, count, range(pl.SLOTS))
     addresses = make_load_addresses(one.slots) if many else wrap(_unchanged)
     opaque, update = make_opaque(), one.element
 

@@ -102,8 +102,7 @@ def norm_slots(plan: Plan) -> tuple[int, ...]:
     slots = [pl.G, pl.SUM] if plan.accumulate else [pl.G]
     if plan.bounds:
         slots.append(pl.MASTER if plan.master else pl.P)
-    slots += [pl.LOW, pl.HIGH] if plan.bounds == "array" else []
-    return *slots, *((pl.OWNED,) if plan.owned else ())
+    return *slots, *((pl.LOW, pl.HIGH) if plan.bounds == "array" else ())
 
 
 def round_size() -> int:
@@ -132,7 +131,7 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     # every number by itself: parts of complex ones are numbers here
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
     of_x = pl.MASTER if plan.master else pl.P
-    order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.OWNED)
+    order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH)
 
     def one(n, tiles, k, sums):
         return add(sums, np.float64(gradient(n, *tiles, k)))

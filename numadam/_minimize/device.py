@@ -37,7 +37,7 @@ from numadam._core.scalars import (
 )
 from numadam._cuda.kernel import device_jit, step_slots
 from numadam._jit.functions import linked
-from numadam._jit.loops import compiled_loop, in_default_mode
+from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
@@ -66,7 +66,7 @@ def _itself(a):
 
 def _make_by_slot(used: Sequence[int]) -> Any:
     """``by_slot(arrays)``: the arrays of the slots in use as one for every slot, else None."""
-    places = [used.index(slot) if slot in used else None for slot in range(pl.STEPPED)]
+    places = [used.index(slot) if slot in used else None for slot in range(pl.SLOTS)]
 
     def by_slot(typingctx, arrays):
         kinds = [types.none if place is None else arrays[place] for place in places]
@@ -293,7 +293,7 @@ def _tabulate(plan: Plan) -> Any:
     name = f"{plan.name}-rows"
 
     def make() -> Any:
-        fill_steps = in_default_mode(make_fill_steps(plan, linked))
+        fill_steps = make_fill_steps(plan, linked)
 
         def fill(rows, products, control, rates, columns, changes, t):
             fill_steps(rows, products, control, rates, columns, changes, t)

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import math
+import numbers
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -109,6 +110,11 @@ class OptimizerBase(metaclass=OptimizerType):
     ) -> None:
         """Set all up; `made` is what all ranks make together."""
         process.give_lock(self)
+        if (isinstance(params, numbers.Number) or callable(params)) and not is_plain(lr):
+            raise TypeError(
+                f"params: expected arrays, got {params!r:.40}. The order is "
+                f"{type(self).__name__}(params, lr)."
+            )
         options, frozen = read(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
         rate = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
@@ -320,8 +326,9 @@ class OptimizerBase(metaclass=OptimizerType):
 
         ``opt.state["m"]`` is the first moment in the structure of the parameters;
         ``opt.state = saved`` checks all of `saved` and then copies it, and
-        ``saved = opt.state.copy()`` has copies of all at the same step. Negative squares raise an
-        error; NaN and infinite numbers are accepted, so that a failed run can be examined.
+        ``saved = opt.state.copy()`` has copies of all at the same step. Without ``.copy()`` it is
+        the state itself, which goes on changing: to assign that is an error. So are negative
+        squares; NaN and infinite numbers are accepted, so that a failed run can be examined.
         """
         return State(self)
 

@@ -63,11 +63,6 @@ def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
             "bounds: with sparse='lazy' the norm would need them row by row; use sparse='dense', "
             "or leave out clip_norm, clip_array_norm and nonfinite."
         )
-    elif options["sparse"] == "lazy" and plan.owned:
-        problem = (
-            "owned: with sparse='lazy' the norm would need the mask row by row; use "
-            "sparse='dense', or leave out owned."
-        )
     elif plan.by_row and plan.numbers == 2:
         problem = "count: 'row' is not for complex parameters, all of whose rows are stepped."
     if problem:
@@ -172,7 +167,6 @@ class Settings:
         names: Sequence[str],
         overrides: Sequence[Overrides],
         pairs: Sequence[Pair],
-        masks: Sequence[np.ndarray] = (),
     ) -> None:
         self.rule: RuleSpec = rule
         self.options: dict[str, Any] = options
@@ -194,7 +188,7 @@ class Settings:
             box = pair if scalar_box else OPEN
             self.group_of_leaf.append(self._group_for(own, box, boxes))
         dtype = np.dtype(leaves[0].dtype.type) if leaves else np.dtype(float)
-        self.plan: Plan = self._plan(dtype, pairs, scalar_box, overrides, bool(masks))
+        self.plan: Plan = self._plan(dtype, pairs, scalar_box, overrides)
         check_plan(self.plan, options)
         ends = np.array(OPEN, self.plan.real)
         open_box = ends[0], ends[1]  # rounding them would take a tenth of all this
@@ -209,8 +203,6 @@ class Settings:
         self.control: np.ndarray[Any, Any] = np.array(rows)
         self._guard_squares()
         self._fill_per_element(leaves, overrides, pairs)
-        if self.plan.owned:
-            self.per_element[pl.OWNED] = list(masks)
 
     def _guard_squares(self) -> None:
         """Set the norm above which a guard stops a step: its square would be infinite.
@@ -245,7 +237,6 @@ class Settings:
         pairs: Sequence[Pair],
         scalar_box: bool,
         overrides: Sequence[Overrides],
-        masked: bool,
     ) -> Plan:
         options, rule, norm = self.options, self.rule, self._norm()
         decays = [own.get("weight_decay", options["weight_decay"]) for own in self._overrides]
@@ -269,7 +260,6 @@ class Settings:
             average=average,
             master=options["master"],
             norm=norm,
-            owned=masked and norm != "",
             like=self._like(real, decay, average),
             squares=rule.modulus(options) or (),
             modulus=dtype.kind == "c" and options["complex_form"] == "modulus",
@@ -304,7 +294,7 @@ class Settings:
         crossed = low > high  # no number of the dtype lies between: the nearest one is both
         if bool(xp.any(low == math.inf)) or bool(xp.any(high == -math.inf)):
             raise ValueError(f"bounds: no finite {storage} lies between {pair[0]} and {pair[1]}.")
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             near_low = xp.asarray(pair[0], dtype=xp.float64).astype(storage).astype(real)
             near_high = xp.asarray(pair[1], dtype=xp.float64).astype(storage).astype(real)
         return xp.where(crossed, near_low, low), xp.where(crossed, near_high, high)
@@ -457,7 +447,6 @@ def settings_for(
     names: Sequence[str],
     overrides: Sequence[Overrides],
     pairs: Sequence[Pair],
-    masks: Sequence[np.ndarray] = (),
 ) -> Settings:
     """As `Settings`. Those of options that make a key are computed once: that takes 80 us.
 
@@ -467,7 +456,7 @@ def settings_for(
         pair, count = pairs[0], len(leaves)
         if are_numbers(pairs) and pairs.count(pair) == count:
             return _alike(rule, frozen, leaves[0].dtype.type, count, pair).copy()
-    return Settings(rule, options, leaves, names, overrides, pairs, masks)
+    return Settings(rule, options, leaves, names, overrides, pairs)
 
 
 @functools.lru_cache(maxsize=256)

@@ -25,11 +25,11 @@ BOUND = Fraction(2, 2**53) + Fraction(1, 2**60)
 UNHURRIED = settings(deadline=None)  # the first call compiles
 
 
-def _scaled(i, p, g, acc, lo, hi, own, k):
+def _scaled(i, p, g, acc, lo, hi, k):
     return g[i] * k[0]
 
 
-def _everything(i, p, g, acc, lo, hi, own, k):
+def _everything(i, p, g, acc, lo, hi, k):
     """An effective gradient that reads every array: accumulated, and 0 at an active bound."""
     x, low, high, zero = p[i], lo[i], hi[i], k[1]
     y = g[i] * k[0] + acc[i]
@@ -53,7 +53,7 @@ def _make_part(block):
         for j in range(low, high):
             first = j * BLOCK
             n = min(BLOCK, g.size - first)
-            block(first, n, g, g, None, None, None, None, k, unit, partials, j)
+            block(first, n, g, g, None, None, None, k, unit, partials, j)
 
     return part
 
@@ -71,7 +71,7 @@ def _make_fill(real):
 def _make_one_block(block):
     @numba.njit(error_model="numpy")
     def one_block(first, n, p, g, acc, lo, hi, k, unit, partials):
-        block(first, n, p, g, acc, lo, hi, None, k, unit, partials, 0)
+        block(first, n, p, g, acc, lo, hi, k, unit, partials, 0)
 
     return one_block
 
@@ -254,7 +254,7 @@ def test_a_gradient_of_all_arrays(real):
 def test_blocks_are_packed_and_round_as_written_without_allocation(real):
     array, none, size = real[::1], numba.none, numba.int64
     k, words = numba.types.UniTuple(real, 2), numba.int64[::1]
-    arrays, absent = (array,) * 6, (array, array, none, none, none, none)
+    arrays, absent = (array,) * 5, (array, array, none, none, none)
     kind = np.float64 if real == numba.float64 else np.float32
     for function, others in [(block[kind], absent), (block_of_all[kind], arrays)]:
         compiled = inner(function.py_func)

@@ -12,7 +12,6 @@ from scipy.sparse import csc_array, csr_array, csr_matrix
 import numadam as na
 from numadam import Rows
 from numadam import _backend as back_end
-from numadam._cpu.arguments import KernelArguments
 from tests.bits import assert_same_bits
 from tests.runs import digest, shorten_parts
 from tests.trees import tree_leaves
@@ -518,7 +517,7 @@ def test_refused_gradients_leave_all_as_it_was(case, seat, how):
     ("how", "owner", "name", "at"),
     [
         ("lazy", back_end.SparseGradients, "coalesced", 2),
-        ("lazy", KernelArguments, "set_iterations", 1),  # both are lent
+        ("lazy", back_end, "coalesce_for", 2),
         ("dense", back_end, "scatter", 2),
     ],
 )

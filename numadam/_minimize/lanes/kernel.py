@@ -43,7 +43,6 @@ from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_leaf_views, make_products_of
 from numadam._cpu.records import META
 from numadam._jit.functions import linked
-from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize.compiled.kernel import make_clip
 from numadam._minimize.compiled.objective import call7
@@ -188,7 +187,7 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
     Its results are written to the place of its number, and the problem at `last` moves to its
     position.
     """
-    slots = tuple(slot for slot in range(pl.STEPPED) if plan.has(slot))
+    slots = tuple(slot for slot in range(pl.SLOTS) if plan.has(slot))
     item = tuple(plan.stride(slot) * plan.unit // 4 for slot in slots)
     kept = tuple({pl.P: 0, pl.AVERAGE: 3}.get(slot, -1) for slot in slots)
     item_x, copy, count = item[0], wrap(_copy_words), len(slots)
@@ -373,10 +372,10 @@ def make_kernels(
     Serial, and parallel over blocks.
     """
     wrap = linked
-    tabulate = in_default_mode(make_tabulate(plan, wrap))
-    block = in_default_mode(_make_block(plan, lanes, own_lr, norm, wrap))
+    tabulate = make_tabulate(plan, wrap)
+    block = _make_block(plan, lanes, own_lr, norm, wrap)
     # a call, for Numba may move a parallel loop past what only reads fields
-    advance, goes_on = in_default_mode(make_advance_batch(plan, wrap)), wrap(_goes_on)
+    advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
 
     def make_kernel(each: Any) -> Kernel:
         def kernel(meta_at, batch_at, args_at):
