@@ -152,6 +152,28 @@ def test_differences_raise_no_error_of_their_own_and_let_those_of_fun_pass(jac):
         na.minimize(lambda x: float(np.exp(np.float64(-800.0) * x[0])), np.ones(2), jac=jac)
 
 
+def quiet(function):
+    return np.errstate(all="ignore")(function)
+
+
+CHECKED = {
+    "quadratic": (lambda x: float(x @ x), lambda x: 2 * x),
+    "large": (lambda x: 1e300 * float(x[0]), lambda x: x * 0 + 1e308),
+    "small": (lambda x: 1e-300 * float(x[0]), lambda x: x * 1e-160),
+    "infinite": (lambda x: np.inf, lambda x: x * np.inf),
+}
+
+
+@pytest.mark.usefixtures("raising")
+@pytest.mark.parametrize("name", CHECKED)
+def test_check_grad_raises_no_error_of_its_own_arithmetic(name):
+    fun, jac = map(quiet, CHECKED[name])
+    starts = rounded("float32", 1.0, 1e-40, 3e38), rounded("float64", 1.0, 1e-300, 1e300)
+    for x0 in (*starts, np.ones(3), np.zeros(3)):
+        for bounds in (None, (0, 1)):
+            repr(na.check_grad(fun, x0, jac=jac, bounds=bounds))
+
+
 # --- Numba's switches ----------------------------------------------------------------------------
 
 

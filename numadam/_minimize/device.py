@@ -395,8 +395,8 @@ class DeviceBatch(Batch):
 
     def _rows(self, steps: int) -> np.ndarray:
         """The scalars of the coming steps, which are in the tables, in the dtype of arithmetic."""
-        tables, rows = self._tables, np.zeros((max(steps, 1), self._width + 3), self._plan.real)
-        rows[:, -3:] = 1.0, 1.0, 0.0  # the two factors of a clip by norm, which is not offered
+        tables, rows = self._tables, np.zeros((max(steps, 1), self._width + 2), self._plan.real)
+        rows[:, -2:] = 1.0, 0.0  # no clip by norm: it is not offered
         products = np.empty((steps + 1, len(self._products)))
         products[0] = self._products
         control, t = self._settings.control[self._row()], self._backend.t

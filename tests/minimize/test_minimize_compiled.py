@@ -67,7 +67,7 @@ OPTIONS = [
     {"rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)], "norm": 2, "xtol": 1e-4},
     {"rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": 1.0, "weight_decay": 0.1},
     {"rule": "adagrad", "lr": 0.1, "initial_accumulator": 0.5, "like": "keras", "ema": 0.9},
-    {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "quimb"},
+    {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "numpy"},
     {"lr": 0.1, "maxiter": 30, "gtol": 0, "clip_norm": lambda t: 0.1 + t},
     {
         "rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "ema": 0.9,

@@ -120,7 +120,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
             for b in range(blocks):
                 e = b * norms.NORM_BLOCK
                 m = n - e if n - e < norms.NORM_BLOCK else norms.NORM_BLOCK
-                block(e, m, x, g, None, low_bounds, high_bounds, k, unit, partials, b)
+                block(e, m, x, g, low_bounds, high_bounds, k, unit, partials, b)
             high, low, large = norms.combine(partials, 0, blocks)
             tried = exponent
             exponent = norms.next_exponent(high, low, large, tried, ranged)
@@ -147,7 +147,7 @@ def _make_update(plan: Plan, wrap: Any) -> Any:
         if k.scale == one and k.clip == most:
             # scale and clip, as constants, fold: two operations less in the chain of an iteration,
             # 6 %
-            folded = LoopScalars(one, k.gradients, most, *k[3:])
+            folded = LoopScalars(one, most, *k[2:])
             run(n, *slots, h, folded)
         else:
             run(n, *slots, h, k)
@@ -165,7 +165,7 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
     def step(d, slots, row, own, q, it, t):
         lr = array_at(d.rates, it * d.rate_step + 1, np.float64)[it * d.rate_step]
         find_products(q, row, float(t))
-        fill_row(own, row, q, lr, float(t), 1.0)
+        fill_row(own, row, q, lr, float(t))
         pre = factor = 1.0
         if normed:
             n = d.numbers

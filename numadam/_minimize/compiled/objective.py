@@ -86,7 +86,7 @@ def _asked_type(args: tuple[Any, ...]) -> Any:
 
 
 #: What arithmetic takes in place of an argument of these types, or of an array of them.
-_INSTEAD: tuple[tuple[Any, str], ...] = (
+_REAL_FORMS: tuple[tuple[Any, str], ...] = (
     ((types.List, types.ListType), "numpy.array(...)"),
     (types.NPDatetime, "(a - a[0]) / numpy.timedelta64(1, 's')"),
     (types.NPTimedelta, "a / numpy.timedelta64(1, 's')"),
@@ -101,7 +101,7 @@ def about_args(args_type: Any) -> str:
     found = ""
     for k, kind in enumerate(args_type):
         of = kind.dtype if isinstance(kind, types.Array) else kind
-        for kinds, instead in _INSTEAD:
+        for kinds, instead in _REAL_FORMS:
             if isinstance(of, kinds):
                 what = "a list" if "array" in instead else str(of).partition("(")[0]
                 found += f"args[{k}] is {what}: pass {instead} if it takes real numbers. "

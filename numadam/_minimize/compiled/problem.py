@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.interop import aligned_zeros
-from numadam._backend import Backend, Leaves
+from numadam._backend import Leaves
 from numadam._core import norms
 from numadam._core import plan as pl
 from numadam._core.hyper import LR
@@ -90,8 +90,6 @@ class StepTables:
 
 class StateOnly(CpuState):
     """State and arguments of one array: the kernel of the minimisation has its own step."""
-
-    rate_array = staticmethod(Backend.rate_array)
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)

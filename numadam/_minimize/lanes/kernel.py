@@ -65,7 +65,7 @@ def make_fill_steps(plan: Plan, wrap: Any) -> Any:
             for c in range(len(columns)):
                 control[columns[c]] = changes[it, c]
             find_products(products[it], control, float(t + 1 + it))
-            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it), 1.0)
+            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it))
             for i in range(count):
                 products[it + 1, i] = products[it, i]
             advance_row(products[it + 1])
@@ -125,7 +125,7 @@ def make_own_scalars(plan: Plan, wrap: Any) -> Any:
         lr = array_at(batch.own_lr, batch.problems, np.float64)[problem]
         products = array_at(batch.products, (it + 1, count), np.float64)
         t = float(meta.steps + 1 + begin + it)
-        fill_row(out, control, products[it], lr, t, 1.0)
+        fill_row(out, control, products[it], lr, t)
 
     return wrap(own_scalars)
 
