@@ -72,6 +72,7 @@ SINGLE = np.dtype(
         ("before", POINTER),  # x before the step, 0 if no test asks for it
         ("best", POINTER),  # best x, 0 if it is not tracked
         ("best_gradient", POINTER),
+        ("firsts", POINTER),  # the first gradient of each number, see `share_of_own`
         # each step
         ("rates", POINTER),  # float64: lr of each step of the call
         ("rate_step", NUMBER),  # 0 if they are one number
@@ -234,6 +235,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
         n, code, number = d.numbers, RUNNING, d.done
         x, g, before = slots[0], slots[1], view(d.before, n)
         best_x, best_g = view(d.best, n), view(d.best_gradient, n)
+        firsts, low_x, high_x = view(d.firsts, n), slots[pl.LOW], slots[pl.HIGH]
         it = -1 if d.at_start != 0 else 0  # -1: x0 is evaluated, and no step taken
         while it < d.steps and code == RUNNING:
             if d.changing > 0 and it >= 0:
@@ -252,8 +254,9 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
                     code = RAISED
                     break
                 f = f_at[0]
+                later, early = number > 0, meta.steps <= 1
                 code, size, _, _ = test(
-                    d, n, x, g, slots[pl.LOW], slots[pl.HIGH], ends, before, f, number > 0
+                    d, n, x, g, low_x, high_x, ends, before, firsts, f, later, early
                 )
                 if d.best != 0 and f < d.f_best and math.isfinite(f):
                     d.f_best, d.size_best = f, size
