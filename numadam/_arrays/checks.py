@@ -25,6 +25,8 @@ MOST_WORK: Any = 10_000  # NumPy's stubs know -1 and 0
 MOST_ELEMENTS = 1_048_576
 #: The end of a text on masked arrays.
 ABOUT_MASK = "got a masked array: which elements count? Use x.filled(0) or x.data."
+#: The end of a text on a parameter that must not be written.
+_WRITE_ELSEWHERE = ", or out=...: it takes the new numbers of a parameter that stays as it is."
 #: The text for a step without gradients.
 NO_GRADIENTS = (
     "grads: none were passed, and opt.grads was never filled. Call opt.step(grads), or write into "
@@ -68,7 +70,18 @@ def number_as_array(x: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     if shape != () or not is_number or isinstance(x, (bool, np.bool_)):
         return x
     own = np.asarray(x)
-    return own.astype(dtype) if np.can_cast(own.dtype, dtype, "same_kind") else own
+    return in_dtype(own, dtype) if np.can_cast(own.dtype, dtype, "same_kind") else own
+
+
+def in_dtype(array: Any, dtype: np.dtype[Any]) -> Any:
+    """An array in another dtype, C-ordered; the same where it is so.
+
+    The program's `numpy.seterr` is about its own arithmetic, not about what is rounded here.
+    """
+    if array.dtype == dtype:
+        return array.astype(dtype, order="C", copy=False)
+    with np.errstate(all="ignore"):
+        return array.astype(dtype, order="C")
 
 
 def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
@@ -93,7 +106,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     elif is_masked(x):
         return f"expected a {wanted} array, {ABOUT_MASK}"
     elif is_immutable(x):
-        got, advice = f"{kind}, which is read-only", f"Use {library}.array(x)."
+        got, advice = f"{kind}, which is read-only", f"Use {library}.array(x){_WRITE_ELSEWHERE}"
     elif hasattr(x, "named_parameters"):  # a network of torch
         advice = "Use dict(x.named_parameters()), or list(x.parameters())."
     elif isinstance(x, (str, bytes)):
@@ -261,6 +274,13 @@ def overlaps_itself(array: Any) -> bool:
             return True
         reach += (n - 1) * stride
     return False
+
+
+def read_only(name: str) -> str:
+    """Error text for an array to be written that is read-only."""
+    is_parameter = name.startswith("p")
+    advice = f"Pass a writable copy{_WRITE_ELSEWHERE if is_parameter else '.'}"
+    return f"{name}: is read-only. {advice}"
 
 
 def same_memory(name: str) -> str:

@@ -25,6 +25,8 @@ from numadam._version import install_command
 is_cupy = is_cupy_array
 #: Libraries whose arrays may never be written, whatever their memory allows.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
+#: Libraries whose arrays are computed, or gathered from many machines, where NumPy copies them.
+_DISTRIBUTED = ("dask", "cupynumeric", "cunumeric")
 _CPU, _CUDA, _CUDA_MANAGED = 1, 2, 13  # of DLPack
 _LEGACY_STREAM = 1  # of the CUDA array interface; CuPy's number for it is 0
 
@@ -87,6 +89,8 @@ def _viewer(x: Any) -> str:
         return {_CPU: "NumPy", _CUDA: "CuPy", _CUDA_MANAGED: "CuPy"}.get(device, "")
     if hasattr(kind, "__cuda_array_interface__"):
         return "CuPy"
+    if is_distributed(x):
+        return ""
     return "NumPy" if hasattr(x, "__array_interface__") and units_of(x) is None else ""
 
 
@@ -104,6 +108,11 @@ def is_immutable(x: Any) -> bool:
         return False
     interface = getattr(x, "__cuda_array_interface__", None)
     return interface is not None and bool(interface["data"][1])  # CuPy ignores this flag
+
+
+def is_distributed(x: Any) -> bool:
+    """Whether a copy of an array would gather it from many machines, or compute it."""
+    return _library(x) in _DISTRIBUTED
 
 
 def _viewable(x: Any) -> tuple[Any, Any]:
@@ -207,6 +216,9 @@ def install_for_gpu() -> str:
 def require_gpu() -> None:
     """Raise, in one sentence, what is missing: a package, a driver, a GPU."""
     # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
+    runtime = getattr(getattr(sys.modules.get("cupy"), "cuda", None), "runtime", None)
+    if getattr(runtime, "is_hip", False):
+        raise RuntimeError("This CuPy is built for AMD's ROCm: numadam needs NVIDIA's CUDA.")
     modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
     for module, package in modules.items():
         spec = None

@@ -39,7 +39,11 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
         "use_ema ema_momentum ema_decay polyak": ("ema",),
         "every_k_schedule gradient_accumulation_steps": ("accumulate",),
         "accumulation_steps accumulate_grad_batches": ("accumulate",),
-        "param_groups mask no_decay": ("groups",),
+        "param_groups no_decay": ("groups",),
+        "mask fixed frozen freeze trainable vary requires_grad": (
+            "Write groups={name: {'frozen': True}} for whole arrays; bounds of equal low and high "
+            "hold an element."
+        ),
         "mu_dtype moment_dtype": ("state_dtype",),
         "init_scale": ("loss_scale",),
         "initial_accumulator_value": ("initial_accumulator",),
@@ -68,6 +72,7 @@ _OF_RUNS = _by_word(
         "finite_diff_rel_step": "Differences choose their own step; jac='3-point' is more exact.",
         "init start init_params y0": "The start is the second argument, x0.",
         "full_output": "The result has all of it.",
+        "mask fixed frozen freeze vary": "Bounds of equal low and high hold an element of x.",
     }
 )
 
@@ -112,6 +117,16 @@ _SCHEDULES = _by_word(
     }
 )
 
+#: Functions of SciPy and others, which a user may look for in this package.
+_FUNCTIONS = _by_word(
+    {
+        "least_squares leastsq curve_fit": "least_squares_many",
+        "fmin fmin_l_bfgs_b": "minimize",
+        "approx_fprime": "check_grad",
+        "save": "Optimizer.save",
+    }
+)
+
 #: Names that are no attributes of optimisers, but may be looked for.
 FOREIGN_ATTRIBUTES = (*_ATTRIBUTES, *_OPTIONS)
 
@@ -152,6 +167,14 @@ def attribute_hint(name: str, names: Collection[str]) -> str:
 def schedule_hint(name: str) -> str:
     """Advice for a name that is no schedule, after a space, or ""."""
     return f" Use {_SCHEDULES[name]}." if name in _SCHEDULES else ""
+
+
+def public_hint(name: str, names: Collection[str], schedules: Collection[str]) -> str:
+    """Advice for a name that is no public one of the package, after a space, or ""."""
+    known = {one.lower(): f"schedules.{one}" for one in schedules}
+    known |= {one.lower(): one for one in names} | _FUNCTIONS
+    near = difflib.get_close_matches(name.lower(), [*known], 1, _SIMILAR)
+    return f" Did you mean numadam.{known[near[0]]}?" if near else ""
 
 
 # --- presets -------------------------------------------------------------------------------------

@@ -25,6 +25,10 @@ COUNTERS_AT = offset_of(META, "steps")
 _COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
 
 
+#: Numbers of the user are rounded to the dtype of arrays whatever his `numpy.seterr` says.
+_ROUNDS = np.errstate(all="ignore")
+
+
 def _fills(views: Leaves, values: Leaves) -> Writes:
     """Assignments of a number or array to each view, to both parts of a complex number."""
     return [
@@ -67,10 +71,12 @@ class CpuState:
         self.state = self._views(self._block)
         self.per_element = self._bind_per_element()
 
+    @_ROUNDS
     def begin(self) -> None:
         """Bring the parameters into their bounds, and write what is not zero at the start."""
         at_once(self._starts())
 
+    @_ROUNDS
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step, or nothing."""
         # counters, products and state lie together
@@ -92,6 +98,7 @@ class CpuState:
             for name, layout, first in zip(names, layouts, firsts, strict=True)
         }
 
+    @_ROUNDS
     def _bind_per_element(self) -> dict[int, list[np.ndarray]]:
         """Arrays of bounds and step sizes by slot, in the memory order of the parameters."""
         plan, kept = self.settings.plan, {}

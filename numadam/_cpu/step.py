@@ -366,7 +366,7 @@ class CpuStep:
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
         name, plan = self._title(slot, leaf), self.arguments.plan
         if what == va.READ_ONLY:
-            return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
+            return ValueError(ar.read_only(name))
         if what == va.SELF_OVERLAP:
             return ValueError(ar.same_memory(name))
         shape, of = self.arguments.layout.shapes[leaf], self._title(pl.P, leaf)

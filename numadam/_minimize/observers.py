@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,11 +101,12 @@ STOPPED = "`callback` raised `StopIteration`."
 class ProgressBar:
     """A bar of the iterations, drawn at the first `update`; none where it is not `shown`.
 
-    A run that fails before its first iteration leaves no bar behind.
+    A run that fails before its first iteration leaves no bar behind. A program without a console
+    has no `sys.stderr` to draw it on.
     """
 
     def __init__(self, shown: bool, maxiter: int) -> None:
-        self._shown, self._maxiter = shown, maxiter
+        self._shown, self._maxiter = shown and sys.stderr is not None, maxiter
         self._bar: Any = None
 
     def update(self, done: int, text: str) -> None:

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import math
+import numbers
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -109,6 +110,11 @@ class OptimizerBase(metaclass=OptimizerType):
     ) -> None:
         """Set all up; `made` is what all ranks make together."""
         process.give_lock(self)
+        if (isinstance(params, numbers.Number) or callable(params)) and not is_plain(lr):
+            raise TypeError(
+                f"params: expected arrays, got {params!r:.40}. The order is "
+                f"{type(self).__name__}(params, lr)."
+            )
         options, frozen = read(self.rule, type(self).__name__, shared, own)
         on_device = options["capturable"] and is_plain(lr)
         rate = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)

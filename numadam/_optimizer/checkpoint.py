@@ -17,8 +17,7 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy
 from numadam._arrays.tree import some
-from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import Container, about_file, read, write
 from numadam._checkpoint.tree import (
     Structure,
     equal,
@@ -52,7 +51,7 @@ class Checkpointed(OptimizerBase):
     def save(self, path: str | os.PathLike[Any]) -> None:
         """Write parameters, state, counters and all options of the current step to a file.
 
-        The file is safetensors, with plain names (``p/w``, ``m/w``), a format version and a
+        The file is an `.npz`, which `numpy.load` opens, with plain names (``p/w``, ``m/w``) and a
         checksum of every array. It is written next to `path` and then renamed: after a crash or
         with a full disk the old file remains. `numadam.load` makes a new optimiser from it, `load`
         reads it into an existing one; both continue with the same bits.
@@ -61,7 +60,7 @@ class Checkpointed(OptimizerBase):
         ----------
         path : str or path-like
             The file; an existing one is replaced. With `comm` each rank has its own, which is
-            called by its number and that of all ranks: ``run.0-of-4.safetensors``.
+            called by its number and that of all ranks: ``run.0-of-4.npz``.
 
         Raises
         ------
@@ -90,7 +89,7 @@ class Checkpointed(OptimizerBase):
         >>> import numpy as np
         >>> import numadam as na
         >>> opt = na.Adam({"w": np.ones(2)}, lr=0.1)
-        >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+        >>> path = Path(tempfile.mkdtemp()) / "run.npz"
         >>> opt.save(path)
         >>> opt.step({"w": np.ones(2)})
         >>> opt.load(path)
@@ -107,9 +106,8 @@ class Checkpointed(OptimizerBase):
             files.save(comm, path, KIND, self._content)
 
     def _content(self) -> Container:
-        settings = parts_of(self).settings
         self._refuse_new_params()
-        return content_of(self, settings.lr, settings.options)
+        return content_of(self)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Load a file that `save` wrote; parameters are written in place.
@@ -155,7 +153,7 @@ class Checkpointed(OptimizerBase):
                 self._refuse_new_params()
                 self._backend.check()
                 with about_file(path):
-                    found = fit(self, content, *options_from_json(content.meta, content.arrays))
+                    found = fit(self, content)
             self._backend.load(*found)
 
 
@@ -218,12 +216,11 @@ class Arrays:
         return check_state(self.parts, entries)
 
 
-def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) -> Container:
-    """All that goes on, as it is now, with lr and options in this form.
-
-    On the CPU the arrays themselves.
-    """
+def content_of(optimizer: OptimizerBase) -> Container:
+    """All that goes on, as it is now; on the CPU the arrays themselves."""
     own, kind = Arrays(optimizer), type(optimizer)
+    settings = own.parts.settings
+    options = {name: value for name, value in settings.options.items() if name != "comm"}
     arrays = {name: host_array(leaf) for name, leaf in own.named.items()}
     title = kind.__name__
     if not kind.__module__.startswith("numadam."):
@@ -234,10 +231,10 @@ def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) ->
         "rule": kind.rule.name,
         **kind.rule.written_formula,
         "params": own.structure.json,
-        "decays": own.parts.settings.plan.decay != "",
+        "decays": settings.plan.decay != "",
         "group_of": own.groups(),
         "counters": {name: value.tolist() for name, value in own.parts.backend.counters.items()},
-        **options_to_json(lr, {k: v for k, v in options.items() if k != "comm"}, arrays),
+        **options_to_json(settings.lr, options, arrays),
     }
     return Container(KIND, meta, arrays)
 
@@ -251,8 +248,8 @@ class Fit(NamedTuple):
     others: Writes  # frozen arrays, hyperparameters, schedules
 
 
-def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]) -> Fit:
-    """Check everything in a file, with its lr and options, against an optimiser."""
+def fit(optimizer: OptimizerBase, content: Container) -> Fit:
+    """Check everything in a file against an optimiser."""
     arrays, meta = Arrays(optimizer), content.meta
     if meta["rule"] != optimizer.rule.name:
         raise ValueError(
@@ -269,7 +266,7 @@ def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[
     for name, value in values_in(meta["params"]):
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
-    others = _fit_settings(optimizer, content, lr, _complete(type(optimizer), options))
+    others = _fit_settings(optimizer, content)
     arrays.check(content.arrays)
     if meta["group_of"] != arrays.groups():
         raise ValueError(
@@ -306,11 +303,10 @@ def _fit_frozen(arrays: Arrays, content: Container) -> Iterator[Callable[[], Any
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
 
 
-def _fit_settings(
-    optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]
-) -> Writes:
+def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
-    settings = parts_of(optimizer).settings
+    lr, its = options_from_json(content.meta, content.arrays)
+    options, settings = _complete(type(optimizer), its), parts_of(optimizer).settings
     changing = {*op.HYPER_NAMES, *(hyper.name for hyper in settings.rule.hypers)}
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():

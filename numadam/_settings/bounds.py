@@ -280,7 +280,8 @@ def as_numbers(xp: Any, x: Any, title: str) -> Any:
     given = xp.asarray(x)
     if given.dtype.kind in "cSU":
         raise TypeError(f"{title}: expected real numbers, got {given.dtype}.")
-    return given.astype(xp.float64)
+    with np.errstate(all="ignore"):  # of longdouble
+        return given.astype(xp.float64)
 
 
 def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) -> Any:
@@ -291,7 +292,7 @@ def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) ->
     """
     xp = np if isinstance(end, float) else array_namespace(end)
     wide = xp.asarray(end, dtype=xp.float64)
-    with np.errstate(over="ignore"):  # beyond the range of the dtype it is open
+    with np.errstate(all="ignore"):  # beyond the range of the dtype it is open, below it 0
         near = wide.astype(dtype)
         step = xp.nextafter(near, near.dtype.type(other))
     outside = near.astype(xp.float64) < wide if other > 0 else near.astype(xp.float64) > wide

@@ -294,7 +294,7 @@ class Settings:
         crossed = low > high  # no number of the dtype lies between: the nearest one is both
         if bool(xp.any(low == math.inf)) or bool(xp.any(high == -math.inf)):
             raise ValueError(f"bounds: no finite {storage} lies between {pair[0]} and {pair[1]}.")
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             near_low = xp.asarray(pair[0], dtype=xp.float64).astype(storage).astype(real)
             near_high = xp.asarray(pair[1], dtype=xp.float64).astype(storage).astype(real)
         return xp.where(crossed, near_low, low), xp.where(crossed, near_high, high)

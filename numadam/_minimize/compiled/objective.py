@@ -429,21 +429,22 @@ class ObjectiveAdapter:
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
                 f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
             ) from error
-        self._evaluate, self._fun, self._form = evaluate, fun, form
+        self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, guard
         self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
 
-    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
-        """Evaluate once more from Python, to raise the exception of the compiled call."""
+    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Evaluate from Python, as the exception of a compiled call is raised: f and gradient."""
         args = copied_value(args)
+        x.flags.writeable = self._guard is not read_only
         if self._form == RETURNS:
-            _, given = self._fun(x, *args)
-            if given.shape != x.shape:
+            f, g = self._fun(x, *args)
+            if g.shape != x.shape:
                 raise ValueError(
-                    f"fun: the gradient that it returns has shape {given.shape}, x has {x.shape}."
+                    f"fun: the gradient that it returns has shape {g.shape}, x has {x.shape}."
                 )
-        else:
-            numbers = (number,) if self._form == INDEXED else ()
-            self._fun(x, np.zeros_like(x), *numbers, *args)
+            return f, g
+        numbers, g = (number,) if self._form == INDEXED else (), np.zeros_like(x)
+        return self._fun(x, g, *numbers, *args), g
 
 
 def _advice(fun: Any, form: str, args_type: Any) -> str:

@@ -152,7 +152,7 @@ def _norms(xp: Any, x: Any, norm: float) -> np.ndarray:
     if norm == np.inf:
         return _host(top)
     scaled = (top > 0.0) & (top < np.inf)  # False for NaN
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         a = a / xp.where(scaled, top, 1.0)[:, None]
         a *= a
         # in the order of the elements, unlike NumPy's sum; CuPy's cumsum has another order, too

@@ -136,7 +136,7 @@ def test_a_history_beside_step(cp):
 
 
 def test_norms_of_a_history_stay_in_range(cp):
-    """And need no cuBLAS, which no wheel that numadam asks for brings."""
+    """And need no cuBLAS, which CuPy's wheel alone does not bring."""
     from numadam.history import norm_of
 
     assert norm_of([cp.full(4, 2.0, np.float32), cp.full(1, 3e30)]) == 3e30
