@@ -54,6 +54,33 @@ def test_without_a_console_there_is_no_bar_and_the_same_result(name, monkeypatch
     assert capsys.readouterr().out == ""
 
 
+class Gone:
+    """The stderr of a terminal that is closed after so many texts."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def write(self, text):
+        self.texts -= 1
+        if self.texts < 0:
+            raise OSError(5, "Input/output error")
+        return len(text)
+
+    def flush(self):
+        if self.texts < 0:
+            raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("texts", [0, 1, 2, 5])
+def test_a_run_outlives_its_terminal(texts, monkeypatch):
+    run = RUNS["minimize"]
+    right = run()
+    monkeypatch.setattr(sys, "stderr", Gone(texts))
+    found = run(progress=True)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found.x, right.x)
+
+
 def test_without_a_console_no_line_of_compiling_goes_elsewhere(monkeypatch, capsys):
     monkeypatch.setattr(reports, "PATIENCE", 0.0)
     monkeypatch.setenv(reports.VARIABLE, "1")
@@ -150,6 +177,28 @@ def test_differences_raise_no_error_of_their_own_and_let_those_of_fun_pass(jac):
             na.minimize(lambda x, s=slope: s * float(x[0]), x0, jac=jac, maxiter=2)
     with pytest.raises(FloatingPointError):
         na.minimize(lambda x: float(np.exp(np.float64(-800.0) * x[0])), np.ones(2), jac=jac)
+
+
+def quiet(function):
+    return np.errstate(all="ignore")(function)
+
+
+CHECKED = {
+    "quadratic": (lambda x: float(x @ x), lambda x: 2 * x),
+    "large": (lambda x: 1e300 * float(x[0]), lambda x: x * 0 + 1e308),
+    "small": (lambda x: 1e-300 * float(x[0]), lambda x: x * 1e-160),
+    "infinite": (lambda x: np.inf, lambda x: x * np.inf),
+}
+
+
+@pytest.mark.usefixtures("raising")
+@pytest.mark.parametrize("name", CHECKED)
+def test_check_grad_raises_no_error_of_its_own_arithmetic(name):
+    fun, jac = map(quiet, CHECKED[name])
+    starts = rounded("float32", 1.0, 1e-40, 3e38), rounded("float64", 1.0, 1e-300, 1e300)
+    for x0 in (*starts, np.ones(3), np.zeros(3)):
+        for bounds in (None, (0, 1)):
+            repr(na.check_grad(fun, x0, jac=jac, bounds=bounds))
 
 
 # --- Numba's switches ----------------------------------------------------------------------------

@@ -14,7 +14,6 @@ PACKAGES = {
     "cli": "the command line",
     "demos": "examples with real data",
     "bench": "speed measurements",
-    "compile_ahead": "loops compiled ahead",
     "info": "versions and machine",
     "_gradient": "check_grad",
     "_least_squares": "least_squares_many",

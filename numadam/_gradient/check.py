@@ -234,6 +234,7 @@ def _refuse_without_gradient(fun: Any, x0: Any, jac: Any) -> None:
         )
 
 
+@np.errstate(all="ignore")
 def _verdict(point: Point, prober: Prober, table: Verdicts) -> tuple[GradientStatus, str]:
     """Status and message; doubts that only all findings show are added to the table."""
     whole = point.nouns[0]

@@ -68,7 +68,7 @@ class Prober:
         self._point, self._rng = point, rng
         self.f, self.J = point.start()
         self._scale = np.concatenate([_sizes(part) for part in np.split(point.x, point.ends[:-1])])
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             step = (abs(point.x) if point.x.any() else self._scale) * point.eps ** (1 / 3)
             #: an x where all elements have moved by the first step
             self._near = np.clip(point.x + step, point.low, point.high)
@@ -78,10 +78,10 @@ class Prober:
             values = np.array([self.f, point.values(self._near)])
             is_narrow = np.isfinite(values) & (values.astype(np.float32) == values)
             steep = np.where(np.isfinite(self.J), abs(self.J), 0.0) * self._scale
+            self._negligible = _NEGLIGIBLE * np.max(steep, axis=1)
         self.eps = max(point.eps, float(np.finfo(np.float32).eps) * is_narrow.all())
         self._first = self.eps ** (1 / 3)
         self.tolerance = tolerance or max(_ALLOWED, self._first)
-        self._negligible = _NEGLIGIBLE * np.max(steep, axis=1)
         self.is_random = bool((self._jitter > 0.0).any())
 
     def gives_other_gradient(self) -> bool:
@@ -94,6 +94,7 @@ class Prober:
         away = np.max(abs(again - self.J), initial=0.0)
         return bool(np.isfinite(top) and not away <= self.eps**0.5 * top)
 
+    @np.errstate(all="ignore")
     def probes(self, elements: int | None, directions: int | None) -> list[Probe]:
         """The elements and random directions to check; elements that bounds fix are left out."""
         point, rng = self._point, self._rng
@@ -187,6 +188,7 @@ class Prober:
         return np.array([0 * f0 + h, value, error, rounding, fine, kink * near_jump, flat])
 
 
+@np.errstate(all="ignore")
 def _sizes(part: np.ndarray) -> np.ndarray:
     """Size of each element of an array: its own, where it is not far below those of the others."""
     sizes = abs(part)
@@ -286,10 +288,10 @@ class Verdicts:
             away = (abs(self.formula - self.value) - self.spread) / self.size
             self.excess = np.where(np.isfinite(self.formula), np.fmax(0.0, away), np.inf)
 
+    @np.errstate(all="ignore")
     def of_worst(self) -> dict[str, Any]:
         """Name and figures of the worst derivative, along a direction of length 1."""
-        with np.errstate(all="ignore"):
-            by_error = np.where(self.size > 0.0, np.nan_to_num(self.error / self.size), 0.0)
+        by_error = np.where(self.size > 0.0, np.nan_to_num(self.error / self.size), 0.0)
         k = int(np.lexsort((-np.arange(len(by_error)), by_error, self.excess, self.wrong))[-1])
         d, element = self.probes[k].d, self.probes[k].element
         unit = np.linalg.norm(d) if element is None else d[element]

@@ -86,7 +86,7 @@ def _asked_type(args: tuple[Any, ...]) -> Any:
 
 
 #: What arithmetic takes in place of an argument of these types, or of an array of them.
-_INSTEAD: tuple[tuple[Any, str], ...] = (
+_REAL_FORMS: tuple[tuple[Any, str], ...] = (
     ((types.List, types.ListType), "numpy.array(...)"),
     (types.NPDatetime, "(a - a[0]) / numpy.timedelta64(1, 's')"),
     (types.NPTimedelta, "a / numpy.timedelta64(1, 's')"),
@@ -101,7 +101,7 @@ def about_args(args_type: Any) -> str:
     found = ""
     for k, kind in enumerate(args_type):
         of = kind.dtype if isinstance(kind, types.Array) else kind
-        for kinds, instead in _INSTEAD:
+        for kinds, instead in _REAL_FORMS:
             if isinstance(of, kinds):
                 what = "a list" if "array" in instead else str(of).partition("(")[0]
                 found += f"args[{k}] is {what}: pass {instead} if it takes real numbers. "
@@ -405,7 +405,11 @@ class ObjectiveAdapter:
         Of ``evaluate``, which the loop calls.
     entry : callable
         ``entry(args, kernel, meta_at, record_at)``: run a kernel on these arguments.
+    writes : bool
+        Whether it is known to give a gradient: the first call of a run tells.
     """
+
+    writes = False
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
         guard = guard_of(fun)
@@ -430,6 +434,7 @@ class ObjectiveAdapter:
                 f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
             ) from error
         self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, guard
+        self.writes = form == RETURNS
         self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
