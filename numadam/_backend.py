@@ -14,8 +14,6 @@ from numadam._arrays.checks import describe
 from numadam._arrays.interop import Layout
 from numadam._arrays.sparse import clear, coalesce_for, is_sparse, plain, refuse_order, scatter
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
-from numadam._jit.process import defer_interrupts
 
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings
@@ -76,18 +74,17 @@ class SparseGradients:
     """The sparse gradients of a step, in a form that the loops read.
 
     With "lazy" the step visits only the rows of the gradient. With "dense" it reads an ordinary
-    gradient, whose buffer is kept and cleared row by row: `scattered` are the rows that are not
-    zero, by leaf. Where there are `counts`, the steps of each row of each leaf, dense gradients are
-    rows, too.
+    gradient, whose buffer is kept and cleared row by row. Where there are `counts`, the steps of
+    each row of each leaf, dense gradients are rows, too.
     """
 
     def __init__(
         self, home: str, layout: Layout, how: str | None, title: Title, counts: Leaves = ()
     ) -> None:
         self._home, self._library = home, importlib.import_module(home.lower())
-        self._layout, self._how, self._title = layout, how, title
-        self._dense: dict[int, Any] = {}
-        self.scattered: dict[int, Any] = {}
+        self._layout, self.how, self._title = layout, how, title
+        #: by leaf a buffer of zeros that no step is using
+        self._zeros: dict[int, Any] = {}
         self._counts = [one.reshape(-1) for one in counts]
 
     def rows_of(self, grads: Leaves) -> dict[int, tuple[Any, Any]]:
@@ -102,14 +99,14 @@ class SparseGradients:
         layout, name = self._layout, self._title(pl.G, leaf)
         shape, order = layout.shapes[leaf], layout.orders[leaf]
         if is_sparse(grad):
-            rows, values = coalesce_for(grad, name, self._how, layout, leaf, self._home.lower())
+            rows, values = coalesce_for(grad, name, self.how, layout, leaf, self._home.lower())
             self.check_values(values, name, leaf)
         else:  # all of its rows take a step each
             refuse_order(name, layout, leaf, self._home.lower())
             rows = self._library.arange(math.prod(shape[:1]))
             values = plain(self.checked(grad, name, leaf)).reshape(len(rows), math.prod(shape[1:]))
-        if self._how == "lazy" and order != tuple(range(len(order))):
-            ordered = in_memory(values).reshape(len(values), *shape[1:]).transpose(order)
+        if self.how == "lazy" and order != tuple(range(len(order))):
+            ordered = values.reshape(len(values), *shape[1:]).transpose(order)
             values = self._library.ascontiguousarray(ordered)
         return rows, values
 
@@ -123,23 +120,25 @@ class SparseGradients:
             raise TypeError(f"{name}: {describe(values, self._home)}")
 
     def as_dense(self, grads: Leaves, rows_of: Rows) -> list[Any]:
-        """The gradients with ordinary ones in the place of sparse ones, until `clear`."""
-        for leaf in self.scattered:  # an interrupt came before `clear`
-            del self._dense[leaf]
-        self.scattered, dense, layout = {}, list(grads), self._layout
+        """The gradients with ordinary ones in the place of sparse ones; `clear` them after use.
+
+        A buffer is out of its place meanwhile: an exception leaves none behind that is not zero,
+        and a signal handler's step has its own.
+        """
+        dense, layout = list(grads), self._layout
         for leaf, (rows, values) in rows_of.items():
-            if leaf not in self._dense:
-                self._dense[leaf] = self._library.zeros(layout.shapes[leaf], layout.dtype)
-            dense[leaf], self.scattered[leaf] = self._dense[leaf], rows
-            scatter(rows, in_memory(values), in_memory(dense[leaf]))
+            buffer = self._zeros.pop(leaf, None)
+            if buffer is None:
+                buffer = self._library.zeros(layout.shapes[leaf], layout.dtype)
+            scatter(rows, values, buffer)
+            dense[leaf] = buffer
         return dense
 
-    def clear(self) -> None:
-        """Set the dense buffers to zero again."""
-        with defer_interrupts():
-            for leaf, rows in self.scattered.items():
-                clear(rows, in_memory(self._dense[leaf]))
-            self.scattered = {}
+    def clear(self, dense: Leaves, rows_of: Rows) -> None:
+        """Set the buffers among `dense` to zero again, and put them back."""
+        for leaf, (rows, _) in rows_of.items():
+            clear(rows, dense[leaf])
+            self._zeros[leaf] = dense[leaf]
 
 
 class Backend(ABC):
@@ -171,13 +170,6 @@ class Backend(ABC):
     def check_params(params: Leaves, names: Sequence[str]) -> None:
         """Check type and dtype of all parameters, and that they lie on one device."""
 
-    @staticmethod
-    def rate_array(lr: Any, params: Leaves) -> Any:
-        """A 0-d array on the device from which every step reads lr."""
-        raise ValueError(
-            "capturable: is for CuPy parameters, whose steps a CUDA graph replays; leave it out."
-        )
-
     @property
     @abstractmethod
     def t(self) -> int:
@@ -205,19 +197,6 @@ class Backend(ABC):
     @abstractmethod
     def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
         """As `step`, for the only array: the shortest way."""
-
-    @property
-    def calls(self) -> int:
-        """Gradients that have been added up since the last step."""
-        return int(self.counters["calls"]) if self.settings.plan.accumulate else 0
-
-    @abstractmethod
-    def flush(self, lr: float) -> bool:
-        """As `step`, with the mean of the accumulated gradients."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """Discard the accumulated gradients."""
 
     @abstractmethod
     def reset(self) -> None:

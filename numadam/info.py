@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -34,7 +33,7 @@ _PREFIXES = ("NUMBA_", "NUMADAM_", "OMP_", "KMP_", "GOMP_", "OPENBLAS_", "MKL_",
 def facts() -> dict[str, str]:
     """Names and values for a bug report."""
     machine = {"CPU": f"{cpu()}, {_cores()}", "GPU": gpu()}
-    return {**_versions(), **_threads(), **_mpi(), **machine, "environment": _environment()}
+    return {**_versions(), **_threads(), **machine, "environment": _environment()}
 
 
 def run(args: object) -> int:
@@ -119,15 +118,6 @@ def llvm_cpu() -> str:
     import numba
 
     return str(numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
-
-
-def _mpi() -> dict[str, str]:
-    """The MPI that mpi4py finds, where it is installed, and the way of CuPy arrays."""
-    if importlib.util.find_spec("mpi4py") is None:
-        return {}
-    from numadam._mpi.transport import describe
-
-    return {"MPI": describe()}
 
 
 def cpu() -> str:

@@ -72,6 +72,7 @@ def strike_everywhere(
     *,
     inside: str = "",
     strike: Callable[[], None] = _raise,
+    every: int = 1,
 ) -> int:
     """Repeat ``work(make())`` with a strike at every bytecode in turn; `check` what it leaves.
 
@@ -81,13 +82,15 @@ def strike_everywhere(
         Folder or file of numadam, such as ``"/_cpu"``, whose bytecodes count.
     strike : callable
         What happens there; a signal that is deferred does not end the work.
+    every : int
+        Bytecodes from one strike to the next.
 
     Returns
     -------
     int
         How many bytecodes there were.
     """
-    for k in itertools.count():
+    for k in itertools.count(step=every):
         thing = make()
         struck = _struck_at(k, lambda thing=thing: work(thing), inside, strike)
         check(thing)

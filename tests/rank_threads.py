@@ -57,7 +57,6 @@ class ThreadRanks(Ranks):
 
     def __init__(self, group, rank):
         self.group, self.rank, self.size, self.exchanges = group, rank, group.size, 0
-        self.made = {}
 
     def gather(self, words):
         rows = np.empty((self.size, len(words)), words.dtype)

@@ -22,7 +22,6 @@ from numadam._arrays.formatting import first_sentence, parameters
 from numadam._core import hyper
 from numadam._core.options import DEFAULTS, OF_UPDATES, SharedOptions
 from numadam._minimize.arguments import not_for_many, not_for_one
-from numadam._mpi.cut import REFUSED
 from numadam._optimizer import attributes
 from numadam.nopython.functions import of_rule
 
@@ -199,7 +198,6 @@ def keywords(kinds: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "FunctionalButDecay": without(plain, ["weight_decay"]),
         "MinimizeOptions": of_scipy | without(every, not_for_one()),
         "ManyOptions": of_scipy | without(every, not_for_many()),
-        "ShardedOptions": without(every, REFUSED),
     }
 
 

@@ -7,7 +7,6 @@ runs them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +33,6 @@ def set_beta1() -> None:
     na.Adam(x).beta1 = "fast"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def shard(comm: Any) -> None:
-    """Not run: it needs ranks."""
-    na.mpi.Sharded(na.Adam, x, comm, reduce="max")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    na.mpi.Sharded(na.Adam, x, comm, transport="tcp")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    na.mpi.Sharded(na.Adam, x, comm, nonfinite="skp")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    na.mpi.Sharded(na.Adam, x, comm, sparse="lazy")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-
-
 CALLS: tuple[Callable[[], object], ...] = (
     set_lr,
     set_beta1,
@@ -54,7 +45,6 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: na.Adam(x, sparse="rows"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, count="rows"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, complex_form="both"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    lambda: na.Adam(x, state_dtype="half"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.AdaMax(x, eps_form="hat"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.RAdam(x, eps_form="norm"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -65,7 +55,6 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: na.minimize(bowl, x, jac=True, nonfinite="skip"),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     lambda: na.minimize(bowl, x, jac=True, eps_form="norms"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize(bowl, x, jac=True, ema="slow"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    lambda: na.minimize(bowl, x, jac=True, f="loc"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize(bowl, x, jac=True, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize(bowl, x, jac="4-point"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.minimize(bowl, x, jac=True, method="BFGS"),  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

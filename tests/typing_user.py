@@ -54,7 +54,7 @@ def every_class() -> dict[str, Array]:
         "adam": lambda x: na.Adam(x, lr=0.1, beta1=0.8, beta2=0.99, eps=1e-8, amsgrad=True),
         "adam in a box": lambda x: na.Adam(x, lr=0.1, bounds=(0.0, None)),
         "adam averaged": lambda x: na.Adam(x, lr=0.1, ema=0.9),
-        "adam clipped": lambda x: na.Adam(x, clip_norm=1.0, nonfinite="raise", loss_scale=8.0),
+        "adam clipped": lambda x: na.Adam(x, clip_norm=1.0, nonfinite="raise"),
         "adam of numpy": lambda x: na.Adam(x, like="numpy"),
         "adamw": lambda x: na.AdamW(x, lr=schedules.Cosine(0.1, steps=10), weight_decay=0.1),
         "nadam": lambda x: na.NAdam(x, momentum_decay=0.1),
@@ -90,11 +90,11 @@ def quiet_where_nothing_is_kept() -> None:
 def in_a_file(folder: Path) -> tuple[int, int]:
     opt = na.Adam(np.ones(3))
     opt.step(np.ones(3))
-    opt.save(folder / "run.safetensors")
-    opt.load(str(folder / "run.safetensors"))
-    later: na.Optimizer = na.load(folder / "run.safetensors", xp=np)
+    opt.save(folder / "run.npz")
+    opt.load(str(folder / "run.npz"))
+    later: na.Optimizer = na.load(folder / "run.npz", xp=np)
     try:
-        na.SGD(np.ones(3)).load(folder / "run.safetensors")
+        na.SGD(np.ones(3)).load(folder / "run.npz")
     except na.CheckpointError as error:
         text: str = str(error)
         assert "SGD" in text

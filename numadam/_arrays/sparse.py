@@ -21,8 +21,8 @@ from numadam._arrays.interop import Layout, is_cupy
 class Rows:
     """A gradient that is zero outside some rows of its parameter.
 
-    It represents zeros plus ``dense[indices[i]] += values[i]`` for each ``i``. Nothing is copied,
-    and neither array is modified.
+    It represents zeros plus ``dense[indices[i]] += values[i]`` for each ``i``. Both arrays are
+    kept as they are: a step copies the indices, and reads the values.
 
     Parameters
     ----------
@@ -90,9 +90,10 @@ def coalesce(x: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     """Validate a sparse gradient of a parameter, and convert it to ``(rows, values)``.
 
     `rows` are int64, sorted, each once, and contiguous; of CSR those with a stored entry, be it
-    zero. `values` are the gradient in these rows, of shape (k, prod(shape[1:])), C-contiguous and
-    aligned; duplicates are added up as `Rows` says. Both are memory of `x` where that has this form
-    already: only read them. Errors name what does not fit.
+    zero. They are a copy, taken before it is checked: whoever writes into the indices of `x`
+    meanwhile moves no loop out of the parameter. `values` are the gradient in these rows, of shape
+    (k, prod(shape[1:])), C-contiguous and aligned; duplicates are added up as `Rows` says. They are
+    memory of `x` where that has this form already: only read them. Errors name what does not fit.
     """
     if isinstance(x, Rows):
         return _of_rows(x, name, shape, dtype)
@@ -242,7 +243,7 @@ def _check_values(values: Any, count: int, name: str, each: str) -> None:
 
 
 def _of_rows(x: Rows, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    indices, values = x.indices, x.values
+    indices, values = x.indices.copy(), x.values
     xp = _check_rows(indices, values, f"{name}.")
     if not shape:
         raise ValueError(f"{name}: its parameter has shape (), and no rows. Pass a dense array.")

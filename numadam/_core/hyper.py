@@ -154,10 +154,9 @@ Bounds = Box | Array | Nested
 Nonfinite = Literal["propagate", "raise", "skip"]
 Sparse = Literal["lazy", "dense"]
 Count = Literal["step", "row"]
-StateDtype = Literal["bfloat16"]
 ComplexForm = Literal["parts", "modulus"]
 #: Libraries whose defaults and arithmetic are repeated: see `numadam._core.synonyms`.
-Like = Literal["torch", "keras", "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy", "quimb"]
+Like = Literal["torch", "optax", "keras", "tf1", "sklearn", "numpy"]
 
 EpsForm = Literal["paper", "hat"]
 EpsFormOfMax = Literal["norm", "denominator"]
@@ -167,11 +166,6 @@ AMSGrad = Literal["v", "vhat", "paper"]
 Differences = Literal["2-point", "3-point", "cs"]
 #: A learning rate that is searched for.
 RateSearch = Literal["auto"]
-#: Whether an objective on several ranks returns all of f, or this rank's share.
-PartOfF = Literal["global", "local"]
-
-Reduce = Literal["sum", "mean"]
-Transport = Literal["auto", "mpi", "host"]
 
 #: Outcome of `check_grad`.
 GradientStatus = Literal["right", "wrong", "unclear"]

@@ -1,7 +1,7 @@
 """Keywords for signatures: here what Python needs, in the stub the types and texts for editors.
 
-The stub has those of update functions, `minimize`, `minimize_many` and `Sharded` besides. A build
-writes it, from the options and the docstrings of the classes.
+The stub has those of update functions, `minimize` and `minimize_many` besides. A build writes it,
+from the options and the docstrings of the classes.
 """
 
 from __future__ import annotations

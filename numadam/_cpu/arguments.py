@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import math
@@ -12,7 +13,7 @@ import numpy as np
 
 from numadam._arrays.interop import Layout, address_of, aligned_zeros, few, layout_of
 from numadam._core.norms import NORM_BLOCK
-from numadam._core.plan import CHECKED, ROW_COUNTS, S0, Plan
+from numadam._core.plan import CHECKED, ROW_COUNTS, S0, G, Plan
 from numadam._core.scalars import product_width, width_of
 from numadam._cpu.parts import row_scalars_width
 from numadam._cpu.records import ABSENT, CPU_LEAF, META, SPAN, kind_of
@@ -97,7 +98,7 @@ def _template(
     meta["absent"][:, S0:] = id(ABSENT)
     dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
-    meta["part"], meta["every"] = _part_size(int(leaves["start"][n])), 1
+    meta["part"] = _part_size(int(leaves["start"][n]))
     of_state = np.flatnonzero(in_state.view(np.int64))
     if state is not None and state.firsts:
         of_state = np.append(of_state, offsets["spans"] // 8 + np.arange(2))
@@ -139,6 +140,14 @@ def _make_leaves(
     return leaves, np.array([*itertools.chain.from_iterable(entries), 0], np.int64)
 
 
+class RowsRecord(NamedTuple):
+    """META and leaves of one step of rows, and the other memory that they point at."""
+
+    meta: np.ndarray
+    leaves: np.ndarray
+    others: list[np.ndarray]
+
+
 class KernelArguments:
     """The memory that a compiled step reads and writes (see `records`), for given layouts.
 
@@ -169,6 +178,7 @@ class KernelArguments:
         words = meta.view(np.int64)
         words[:] = template.meta
         words[template.pointers] += address_of(self._memory)
+        meta["home"] = meta_at
         meta["control"], meta["products"] = address_of(control), address_of(products)
         if template.partials:
             self._partials = np.zeros(template.partials, np.int64)
@@ -177,7 +187,6 @@ class KernelArguments:
             self.leaves["subtype"][:-1] = list(map(id, subtypes))
             self._subtypes = list(subtypes)  # keeps their ids alive
         self._work: list[np.ndarray] = []
-        self._part = 0  # the size of a part, while that of a sparse step is in its place
 
     def _array(self, name: str) -> np.ndarray:
         shape, dtype, offset = self._arrays[name]
@@ -194,17 +203,30 @@ class KernelArguments:
         table[:-1, -1] = counts + 1
         return table
 
-    def set_iterations(self, sparse: Mapping[int, int]) -> None:
-        """Set how many iterations of the loop each leaf takes: its own, or as a `sparse` one."""
+    def for_rows(self, sparse: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> RowsRecord:
+        """Records for one step of these rows and their values, by leaf.
+
+        Copies: whatever comes before the step, a step of other gradients finds nothing of it.
+        """
+        meta, leaves = self.meta.copy(), self.leaves.copy()
         counts = [size * self.plan.unit for size in self.layout.sizes]
-        for leaf, count in sparse.items():
-            counts[leaf] = count
-        self.leaves["start"][1:] = list(itertools.accumulate(counts))
-        if sparse:
-            self._part = self.meta["part"][0]
-            self.meta["part"] = min(self._part, _part_size(sum(counts)))
-        elif self._part:
-            self.meta["part"], self._part = self._part, 0
+        for leaf, (rows, values) in sparse.items():
+            counts[leaf] = values.size
+            # without rows there is nothing to look up, and no address to be trusted
+            leaves["rows"][leaf] = address_of(rows) if len(rows) else 0
+            leaves["width"][leaf] = values.size // max(len(rows), 1) or 1
+            leaves["address"][leaf, G] = address_of(values)
+        leaves["start"][1:] = list(itertools.accumulate(counts))
+        meta["part"] = min(int(meta["part"][0]), _part_size(sum(counts)))
+        meta["leaves"] = address_of(leaves)
+        return RowsRecord(meta, leaves, [])
+
+    def leaves_at(self, meta_at: int) -> np.ndarray:
+        """The records of the leaves of the META at this address."""
+        at = ctypes.c_int64.from_address(meta_at + offset_of(META, "leaves")).value
+        shape, dtype, _ = self._arrays["leaves"]
+        size = math.prod(shape) * dtype.itemsize
+        return np.ndarray(shape, dtype, (ctypes.c_char * size).from_address(at))
 
     @property
     def norms(self) -> np.ndarray:
@@ -224,5 +246,6 @@ class KernelArguments:
     def add_work(self, slot: int, leaf: int) -> None:
         """Allocate the work array through which an array of other strides goes; it is kept."""
         size = self.layout.sizes[leaf] * self.plan.array_dtype(slot).itemsize
-        self._work.append(aligned_zeros(size))
-        self.leaves["work"][leaf, slot] = address_of(self._work[-1])
+        work = aligned_zeros(size)
+        self._work.append(work)
+        self.leaves["work"][leaf, slot] = address_of(work)

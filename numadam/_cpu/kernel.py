@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numba import float64, int64, prange
 
-from numadam._core.element import make_add, make_element_update
-from numadam._core.half import converts_half
+from numadam._core.element import make_element_update
 from numadam._core.plan import CHECKED, OUT, G, P, Plan
 from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import norm_kernel as norms
@@ -48,15 +47,12 @@ from numadam._cpu.validate import (
 from numadam._jit.functions import linked, release_gil, take_gil
 from numadam._jit.loops import (
     PARALLEL,
-    POOLED,
     SERIAL,
     CompiledLoop,
     callback_address,
     compiled_loop,
-    in_default_mode,
 )
 from numadam._jit.pointers import array_at, array_of, call_c4, call_c6, load64, record_at
-from numadam._jit.pool import make_spread
 
 # --- arrays whose memory order differs from the parameter's --------------------------------------
 # They are gathered into dense work arrays before a step, and what the step wrote is scattered after
@@ -209,25 +205,13 @@ def make_run(plan: Plan, wrap: Any) -> Any:
     """The innermost loop, over contiguous elements: serial, and vectorised by the compiler."""
     update = make_element_update(plan, wrap)
 
-    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+    def run(n, p, g, s0, s1, s2, out, average, low, high, rate, h, k):
         # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
         for i in range(n):
-            update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)
+            update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k)
 
     # a call would push 70 words: 0.1 us for each of many arrays
     return wrap(run, forceinline=True)
-
-
-def _make_run_of_sums(plan: Plan) -> Any:
-    """As `make_run`, over the gradients that are added to the sum of `accumulate`."""
-    add, each = make_add(plan, linked), plan.numbers // plan.unit
-
-    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
-        first = k.gradients == 1.0
-        for i in range(n * each):
-            add(i, first, g, total, k)
-
-    return linked(run, forceinline=True)
 
 
 def _make_part(plan: Plan, run: Any, out: bool) -> Any:
@@ -270,27 +254,12 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
                 r = leaf.group
                 row = array_at(row_at(meta, leaf, e), width, np.float64)
                 h, k = scalars(row, factors[0, j], factors[1, j])
-            p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
-            run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
+            p, g, s0, s1, s2, to, average, lo, hi, rate = views(leaf, i, e, n)
+            run(n, p, g, s0, s1, s2, to, average, lo, hi, rate, h, k)
             low += n
             j += low == after
 
     return linked(part)
-
-
-def _note_added(meta_at):
-    """Count a gradient in the sum."""
-    meta = record_at(meta_at, META)
-    meta.calls += 1
-
-
-def _make_spread(body: Any) -> Any:
-    """``body(q, meta_at)`` over the threads of our own; they take a function, no intrinsic."""
-
-    def one(q, meta_at):
-        body(q, meta_at)
-
-    return make_spread(linked(one))
 
 
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
@@ -301,23 +270,18 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    exact = in_default_mode
-    part = exact(_make_part(plan, make_run(plan, linked), out))
-    fill, advance = exact(make_fill(plan)), make_advance(plan)
-    accumulates, normed, by_row = plan.accumulate, plan.norm != "", plan.by_row
-    add_part = norm_part = finalize_norms = part
-    if accumulates:
-        add_part = exact(_make_part(plan, _make_run_of_sums(plan), False))
+    part = _make_part(plan, make_run(plan, linked), out)
+    fill, advance = make_fill(plan), make_advance(plan)
+    normed, by_row = plan.norm != "", plan.by_row
+    norm_part = finalize_norms = part
     if normed:
-        norm_part = exact(norms.make_norm(plan))
-        finalize_norms = exact(norms.make_finalize_norms(plan))
-    # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
-    begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
+        norm_part = norms.make_norm(plan)
+        finalize_norms = norms.make_finalize_norms(plan)
+    # a call, for Numba moves a parallel loop past an assignment to a field: it sees no array there
+    begin_norms = linked(norms.begin_norms)
 
     def make_step(form: str) -> Callable[..., Any]:
-        each, pooled = prange if form == PARALLEL else range, form == POOLED
-        bodies = (part, add_part, norm_part)
-        parts_in, sums_in, norms_in = map(_make_spread, bodies) if pooled else bodies
+        each = prange if form == PARALLEL else range
 
         # one function: Numba spreads a prange over threads only in what it compiles as parallel.
         # Inside a prange stands an address, no record: it would be copied into each thread.
@@ -326,7 +290,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             status = call_c4(meta.validator, meta_at, ids_at, grad_id, known_disjoint)
             if status != OK:
                 return status
-            if by_row and leaves_of(meta)[0].table == 0:
+            home = record_at(meta.home, META)
+            if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
@@ -336,32 +301,18 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                 begin_norms(meta_at)
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
-            if accumulates and meta.calls + 1 < meta.every and meta.flushing == 0:
-                if pooled:
-                    sums_in(meta.pool, meta.threads, parts, meta_at)
-                else:
-                    for q in each(parts):
-                        add_part(int64(q), meta_at)
-                note_added(meta_at)
-            else:
-                if normed:
-                    status = NORMS_AGAIN
-                    while status == NORMS_AGAIN:
-                        if pooled:
-                            norms_in(meta.pool, meta.threads, chunks, meta_at)
-                        else:
-                            for q in each(chunks):
-                                norm_part(int64(q), meta_at)
-                        status = finalize_norms(meta_at)
-                if status == OK:
-                    if pooled:
-                        parts_in(meta.pool, meta.threads, parts, meta_at)
-                    else:
-                        for q in each(parts):
-                            part(int64(q), meta_at)
-                    if meta.strided != 0:
-                        call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
-                    advance(meta_at)
+            if normed:
+                status = NORMS_AGAIN
+                while status == NORMS_AGAIN:
+                    for q in each(chunks):
+                        norm_part(int64(q), meta_at)
+                    status = finalize_norms(meta_at)
+            if status == OK:
+                for q in each(parts):
+                    part(int64(q), meta_at)
+                if meta.strided != 0:
+                    call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
+                advance(meta_at)
             if total >= _RELEASE_FROM:
                 take_gil(thread)
             return status
@@ -369,7 +320,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
         step.__qualname__ = f"{plan.name}.{form}.step"
         return step
 
-    return make_step(SERIAL), make_step(PARALLEL), make_step(POOLED)
+    return make_step(SERIAL), make_step(PARALLEL)
 
 
 # --- the compiled functions of the CPU -----------------------------------------------------------
@@ -404,10 +355,5 @@ def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:
 
     Those with `out` are compiled separately: few ever use them, and both together take 0.3 s more.
     """
-    if plan.dtype == np.float16 and not converts_half():
-        raise TypeError(
-            "params: float16 needs a processor that converts it (x86 with F16C, of 2012 and later, "
-            "or ARM). Use float32, or bfloat16."
-        )
     name = f"{plan.name}-out" if out else plan.name
     return compiled_loop(name, lambda: make_steps(plan, out), STEP)

@@ -45,8 +45,7 @@ def make_norm(plan: Plan) -> Any:
     gradient, ranged = make_norm_gradient(plan, linked), plan.real == np.float64
     block = norms.make_block(gradient, linked, ranged)
     scalars, scalars_of = make_scalars(plan), make_scalars_of(width_of(plan))
-    views, each = make_leaf_views(plan, False, pl.SLOTS), plan.numbers // plan.unit
-    of_value = pl.MASTER if plan.master else pl.P
+    views, each = make_leaf_views(plan, False), plan.numbers // plan.unit
 
     def norm_part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -62,8 +61,8 @@ def make_norm(plan: Plan) -> Any:
             first, iterations = leaf.first_block, leaves[j + 1].start - leaf.start
             _, k = scalars(rows[leaf.group], 1.0, 1.0)
             arrays, size = views(leaf, 0, 0, iterations), iterations * each
-            x, g, total = arrays[of_value], arrays[pl.G], arrays[pl.SUM]
-            low, high, owned = arrays[pl.LOW], arrays[pl.HIGH], arrays[pl.OWNED]
+            x, g = arrays[pl.P], arrays[pl.G]
+            low, high = arrays[pl.LOW], arrays[pl.HIGH]
             last = end if end < begins[j + 1] else begins[j + 1]
             while b < last:
                 e = (b - first) * norms.NORM_BLOCK
@@ -71,7 +70,7 @@ def make_norm(plan: Plan) -> Any:
                 if n <= 0:  # a sparse gradient has fewer blocks
                     partials[2 * b] = partials[2 * b + 1] = 0
                 else:
-                    block(e, n, x, g, total, low, high, owned, k, unit, partials, b)
+                    block(e, n, x, g, low, high, k, unit, partials, b)
                 b += 1
 
     return linked(norm_part)
@@ -140,9 +139,9 @@ def make_finalize_norms(plan: Plan) -> Any:
         if status == NOT_FINITE and meta.guard == PROPAGATE:
             return OK
         if status == NOT_FINITE and meta.guard == SKIP:
-            meta.skipped += 1
-            meta.in_a_row += 1
-            meta.calls = 0  # a mean begins anew
+            home = record_at(meta.home, META)
+            home.skipped += 1
+            home.in_a_row += 1
         return status
 
     return linked(finalize_norms)

@@ -10,12 +10,10 @@ import numpy as np
 from numadam._core.plan import CHECKED, SLOTS
 from numadam._jit.functions import linked
 from numadam._jit.pointers import (
-    load16,
     load32,
     load64,
     offset_of,
     record_at,
-    store16,
     store32,
     store64,
 )
@@ -45,6 +43,7 @@ NUMBER, POINTER = np.dtype(np.int64), np.dtype(np.int64)
 #: lie in one block, so that loading a state is one copy, from `steps` on.
 META = np.dtype(
     [
+        ("home", POINTER),  # META itself; of one that serves a step of rows, that with the counters
         ("count", NUMBER),  # leaves
         ("groups", NUMBER),  # groups, the rows of the control block
         ("part", NUMBER),  # iterations of the loop in one parallel part
@@ -53,8 +52,6 @@ META = np.dtype(
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `kind_of`
         ("item", NUMBER, CHECKED),  # bytes of an element of each checked slot
         ("validator", POINTER),  # machine code of `validate`
-        ("pool", POINTER),  # of the threads that a pooled step runs in
-        ("threads", NUMBER),  # so many of them
         ("overlap_search", POINTER),  # of `kernel.search`, 0 until many arrays need it
         ("strided_arrays", POINTER),  # of `kernel.handle`, 0 until an array needs it
         ("leaves", POINTER),
@@ -76,11 +73,8 @@ META = np.dtype(
         ("ranks", NUMBER),  # processes whose sums are added
         ("exchange", POINTER),  # fetches the sums of all processes, 0 where there is one alone
         ("products", POINTER),
-        ("every", NUMBER),  # gradients in a mean
-        ("flushing", NUMBER),  # 1 where a mean is cut short
         ("guard", NUMBER),  # policy for gradients that are not finite: PROPAGATE, RAISE or SKIP
         ("steps", NUMBER),  # steps taken
-        ("calls", NUMBER),  # gradients in the sum
         ("skipped", NUMBER),  # steps that the guard skipped
         ("in_a_row", NUMBER),  # those of them since the last step taken
     ]
@@ -228,8 +222,6 @@ def _copy_row(to, to_stride, of, of_stride, length, item):
             store32(there, load32(here))
         elif item == 8:
             store64(there, load64(here))
-        elif item == 2:
-            store16(there, load16(here))
         else:  # complex128
             store64(there, load64(here))
             store64(there + 8, load64(here + 8))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,100 +16,52 @@ from numadam._arrays.sparse import is_sparse
 from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
 from numadam._cpu import validate as va
-from numadam._cpu.arguments import KernelArguments
+from numadam._cpu.arguments import KernelArguments, RowsRecord
 from numadam._cpu.kernel import code_address, compiled_step, validator
 from numadam._cpu.records import NORM_SUM
-from numadam._jit import loops, pool
+from numadam._jit import loops
 from numadam._jit.process import cached_property, defer_interrupts
 from numadam._settings.settings import same_numbers
 
 if TYPE_CHECKING:
     from numadam._mpi.exchange import StepExchange
 
-# --- the step in threads of our own --------------------------------------------------------------
-
-
-def pooled(kernel: Any, meta: np.ndarray) -> Any:
-    """The pooled form of a step as a function like the others.
-
-    It reads at each step how many threads Numba would give the caller, starts those that are
-    missing (all of them in a forked child), and notes them in META.
-    """
-    pool.work_at()  # compiled now, not in a step
-
-    def run(*args: Any) -> int:
-        meta["pool"], meta["threads"] = pool.started(loops.count())
-        return int(kernel(*args))
-
-    return run
-
-
 # --- gradients that touch a few rows -------------------------------------------------------------
 
 
 class CpuSparseGradients(SparseGradients):
-    """Sparse gradients, put where the compiled step finds them."""
+    """Sparse gradients, in records that a compiled step reads."""
 
     def __init__(
         self, arguments: KernelArguments, how: str | None, title: Title, counts: Leaves
     ) -> None:
         super().__init__("NumPy", arguments.layout, how, title, counts)
         self._arguments = arguments
-        #: rows and values that are installed, by leaf: the arrays must stay alive
-        self.rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        #: by leaf scalars and their places
-        self._tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         layout = self._arguments.layout
         return ar.as_numpy(grad, name, layout.dtype, layout.shapes[leaf], self._title(pl.P, leaf))
 
-    @contextmanager
-    def installed(self, used: dict[int, Leaves]) -> Iterator[None]:
-        """Within this block the sparse gradients of `used` are what the step reads."""
-        parts = self.rows_of(used[pl.G])
-        with defer_interrupts():  # no other step may begin meanwhile
-            try:
-                if self._how == "lazy":
-                    self._install(parts)
-                else:
-                    used[pl.G] = self.as_dense(used[pl.G], parts)
-                yield
-            finally:
-                self._remove()
-                self.clear()
+    def record(self, parts: Rows) -> RowsRecord:
+        """The records of a step of these rows."""
+        record = self._arguments.for_rows(parts)
+        for leaf, counts in enumerate(self._counts):
+            record.others.extend(self._tabulate(record.leaves, leaf, parts[leaf][0], counts))
+        return record
 
-    def _install(self, parts: Rows) -> None:
-        leaves, counts = self._arguments.leaves, dict[int, int]()
-        for leaf, (rows, values) in parts.items():
-            self.rows[leaf] = rows, values
-            counts[leaf] = values.size
-            # without rows there is nothing to look up, and no address to be trusted
-            leaves["rows"][leaf] = address_of(rows) if len(rows) else 0
-            leaves["width"][leaf] = values.size // max(len(rows), 1) or 1
-            leaves["address"][leaf, pl.G] = address_of(values)
-            if self._counts:
-                self._install_table(leaf, rows)
-        self._arguments.set_iterations(counts)
-
-    def _install_table(self, leaf: int, rows: np.ndarray) -> None:
-        """Install memory for the scalars of rows, by the steps that each has taken before."""
-        leaves, counts = self._arguments.leaves, self._counts[leaf]
-        distinct, classes = classes_of(counts[rows])
+    def _tabulate(
+        self, leaves: np.ndarray, leaf: int, rows: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Memory for the scalars of rows, by the steps that each has taken before."""
+        taken = counts[rows]
+        name = f"state[{pl.ROW_COUNTS!r}]" + self._title(pl.P, leaf).removeprefix("params")
+        ar.refuse_counts(taken, name)  # the array is the user's to write
+        distinct, classes = classes_of(taken)
         table = self._arguments.new_row_scalars(distinct)
-        self._tables[leaf] = table, classes
         leaves["table"][leaf], leaves["distinct"][leaf] = address_of(table), len(distinct)
         leaves["classes"][leaf], leaves["marked"][leaf] = address_of(classes), len(rows)
         leaves["counts"][leaf] = address_of(counts)
-
-    def _remove(self) -> None:
-        if self.rows:
-            self._arguments.leaves["rows"][list(self.rows)] = 0
-            self.rows.clear()
-            self._arguments.set_iterations({})
-        if self._tables:
-            self._arguments.leaves["table"] = 0
-            self._tables.clear()
+        return table, classes
 
 
 def classes_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,19 +131,18 @@ def _make_fetch(
     `own` are the sums of this process. Sums of unlike units cannot be added: all processes take
     the largest and form their sums anew.
     """
-    meta, control, leaves = arguments.meta, arguments.control, arguments.leaves
+    meta, control = arguments.meta, arguments.control
     sum_up, own_at = _SUM_UP(code_address("sum_up")), address_of(own)
 
     def fetch(meta_at: int) -> int:
         try:
             sum_up(meta_at, own_at, len(own))
-            counted = meta["steps"][0], meta["calls"][0], meta["flushing"][0]
-            same = same_numbers(counted, control)
+            same = same_numbers(meta["steps"][0], control)
             rows = exchange.gather(own.view(np.int64), same)
             rows = rows.reshape(exchange.size, len(own), 3)
             units = rows[:, :, 2]
             if (units != units[0]).any():
-                leaves["exponent"][:-1] = units.max(axis=0)
+                arguments.leaves_at(meta_at)["exponent"][:-1] = units.max(axis=0)
                 return va.NORMS_AGAIN
             sums[...] = rows[:, :, :2].swapaxes(0, 1)
         except BaseException as error:  # an exception cannot pass through compiled code
@@ -251,10 +201,7 @@ class CpuStep:
     def _kernel(self, out: bool) -> Any:
         """The step that this size takes."""
         total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
-        parallel = loops.wants_parallel(total)
-        kernel = compiled_step(self.arguments.plan, out).fork_safe(parallel)
-        if parallel and loops.layer() == "workqueue":
-            kernel = pooled(kernel, self.arguments.meta)
+        kernel = compiled_step(self.arguments.plan, out).fork_safe(loops.wants_parallel(total))
         return kernel if self._exchange is None else self._exchange.wrap(kernel)
 
     @cached_property
@@ -277,9 +224,24 @@ class CpuStep:
         status = self._call_until_valid(used, call, status)
         if status in (va.OK, va.NOT_FINITE):
             return status
-        with self._sparse.installed(used):
-            self._refuse_overlapping_rows(used)
-            return self._call_until_valid(used, call)
+        parts = self._sparse.rows_of(used[pl.G])
+        if self._sparse.how == "dense":
+            used[pl.G] = dense = self._sparse.as_dense(used[pl.G], parts)
+            status = self._call_until_valid(used, call)
+            self._sparse.clear(dense, parts)
+            return status
+        self._refuse_overlapping_rows(used, parts)
+
+        def call_for_rows(ids_at: int, known_disjoint: int) -> int:
+            status = va.NEEDS_ROWS
+            while status == va.NEEDS_ROWS:  # a signal handler's step came in between
+                record = self._sparse.record(parts)
+                status = int(kernel(address_of(record.meta), ids_at, 0, known_disjoint, lr))
+            # where the norm of the next step begins
+            self.arguments.leaves["exponent"] = record.leaves["exponent"]
+            return status
+
+        return self._call_until_valid(used, call_for_rows, rows=parts)
 
     def check(self) -> None:
         """Validate the parameters alone, without a step."""
@@ -292,15 +254,17 @@ class CpuStep:
         used: dict[int, Leaves],
         call: Callable[[int, int], int],
         status: int | None = None,
+        rows: Iterable[int] = (),
     ) -> int:
         """Call, mend what was refused, and call again; the status of the last call.
 
-        That is `OK`, `NOT_FINITE`, or the refusal of a sparse gradient.
+        That is `OK`, `NOT_FINITE`, or the refusal of a sparse gradient. `rows` are the leaves whose
+        gradients the call brings itself.
         """
         known_disjoint = 0
         while True:
             if status is None:
-                status = self._call(used, call, known_disjoint)
+                status = self._call(used, call, known_disjoint, rows)
             if status == va.OK:
                 return status
             what, slot, leaf = va.unpack_status(status)
@@ -320,14 +284,18 @@ class CpuStep:
             status = None
 
     def _call(
-        self, used: Mapping[int, Leaves], call: Callable[[int, int], int], known_disjoint: int
+        self,
+        used: Mapping[int, Leaves],
+        call: Callable[[int, int], int],
+        known_disjoint: int,
+        rows: Iterable[int],
     ) -> int:
         slots = tuple(used)
         # taken from its place while in use, so that a signal handler's step has its own
         ids, ids_at = self._free.pop(slots, None) or self._new_ids()
         for slot, leaves in used.items():
             self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
-        for leaf in self._sparse.rows:
+        for leaf in rows:
             ids[pl.G, leaf] = 0
         status = call(ids_at, known_disjoint)
         self._free[slots] = ids, ids_at
@@ -349,10 +317,10 @@ class CpuStep:
             read += named.pop(pl.P)
         return [*self._bound(), *(pair for pairs in named.values() for pair in pairs)], read
 
-    def _refuse_overlapping_rows(self, used: Mapping[int, Leaves]) -> None:
-        """Raise where installed rows share an element with what is written."""
+    def _refuse_overlapping_rows(self, used: Mapping[int, Leaves], parts: Rows) -> None:
+        """Raise where rows share an element with what is written."""
         written, _ = self._named(used)
-        for leaf, arrays in self._sparse.rows.items():
+        for leaf, arrays in parts.items():
             # by their bounds, in C: 15 us less than to compare all names and arrays
             near = [one for one in written if any(np.may_share_memory(one[1], a) for a in arrays)]
             read = [(self._title(pl.G, leaf), array) for array in arrays if near]
@@ -382,9 +350,8 @@ class CpuStep:
             number = ar.number_as_array(given, shape, dtype)
             if number is not given:
                 return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
-        if what == va.BAD_TYPE:
-            title = functools.partial(self._title, slot)
-            views = as_views(arrays, "NumPy", pl.is_written(slot, used), title)
+        if what == va.BAD_TYPE and not pl.is_written(slot, used):
+            views = as_views(arrays, "NumPy", functools.partial(self._title, slot))
             if views[leaf] is not arrays[leaf]:
                 return views
         if what not in (va.BAD_TYPE, va.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):
@@ -397,7 +364,7 @@ class CpuStep:
     def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
         name, plan = self._title(slot, leaf), self.arguments.plan
         if what == va.READ_ONLY:
-            return ValueError(f"{name}: is read-only. Pass a writable array, e.g. a copy.")
+            return ValueError(ar.read_only(name))
         if what == va.SELF_OVERLAP:
             return ValueError(ar.same_memory(name))
         shape, of = self.arguments.layout.shapes[leaf], self._title(pl.P, leaf)

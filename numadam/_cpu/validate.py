@@ -34,7 +34,7 @@ EXCHANGE_FAILED = 11
 #: greatest number: of several norms it is what counts
 NORMS_AGAIN = 12
 
-#: from the step: rows with counts of their own need their scalars, which Python installs
+#: from the step: rows with counts of their own need their scalars, of the steps taken so far
 NEEDS_ROWS = 13
 
 #: Written spans up to which pairs are compared, without a search.

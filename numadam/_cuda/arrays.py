@@ -11,7 +11,6 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, as_views
 from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 
 # --- checks of single CuPy arrays and of their overlap -------------------------------------------
 # Nothing here touches the GPU. The error texts are those of `_arrays.checks`. Overlap is decided by
@@ -136,8 +135,7 @@ def copy_flat(flat: Any, array: Any, order: tuple[int, ...], into_flat: bool) ->
 
 def _ordered(array: Any, order: tuple[int, ...]) -> Any:
     """The memory of an array, its axes in this order."""
-    plain = in_memory(array)
-    return plain.transpose(order) if plain.ndim > 1 else plain
+    return array.transpose(order) if array.ndim > 1 else array
 
 
 # --- gradients that touch a few rows -------------------------------------------------------------
@@ -151,24 +149,32 @@ class CudaSparseGradients(SparseGradients):
     ) -> None:
         super().__init__("CuPy", layout, how, title, counts)
         self._device = device
+        #: of the step at hand: gradients with dense buffers among them, and the rows in these
+        self._scattered: tuple[Leaves, Rows] = (), {}
         #: whether dense gradients are rows, too
         self.by_row = bool(counts)
 
     def convert(self, used: dict[int, Leaves]) -> Rows:
         """Rows and values of lazy gradients; dense ones take their place in `used`.
 
-        Call `clear` after the step.
+        Call `finish` after the step.
         """
         rows = self.rows_of(used[pl.G])
-        if self._how == "lazy" or not rows:
+        if self.how == "lazy" or not rows:
             return rows
         used[pl.G] = self.as_dense(used[pl.G], rows)
+        self._scattered = used[pl.G], rows
         return {}
+
+    def finish(self) -> None:
+        """Clear the dense buffers of this step."""
+        scattered, self._scattered = self._scattered, ((), {})
+        self.clear(*scattered)
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         """Check a dense gradient, and return it as an array of CuPy."""
         layout = self._layout
-        (view,) = as_views([grad], "CuPy", False, lambda _: name)
+        (view,) = as_views([grad], "CuPy", lambda _: name)
         of, shape = self._title(pl.P, leaf), layout.shapes[leaf]
         check_array((name, view), of, shape, layout.dtype, self._device, written=False)
         return view

@@ -22,6 +22,7 @@ from numadam._least_squares.factors import padded
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
     EVALUATE,
+    about_args,
     address_of,
     compile_evaluation,
     copied_value,
@@ -135,13 +136,15 @@ class ResidualAdapter:
             raise TypeError(
                 f"fun: {fun.__name__}{inspect.signature(fun.py_func)} does not compile as "
                 f"{FORMS[form]} for x and r of {kinds}{', J of shape (m, n)' * form[0]} and args "
-                f"of {args_type}. x is read-only: residuals go into r. "
+                f"of {args_type}. x is read-only: residuals go into r. {about_args(args_type)}"
                 f"Numba: {str(error).strip()[:1500]}"
             ) from error
         self.address = address_of(self._evaluate, EVALUATE.args)
 
-    def call_again(self, x: np.ndarray, m: int, number: int, args: tuple[Any, ...]) -> None:
-        """Evaluate once more from Python, to raise the exception of the compiled call."""
+    def call_again(
+        self, x: np.ndarray, m: int, number: int, args: tuple[Any, ...]
+    ) -> list[np.ndarray]:
+        """Evaluate from Python, as the exception of a compiled call is raised: r, and J if any."""
         derives, numbered = self._form
         written = [np.zeros(m, self._real)]
         if derives:
@@ -149,6 +152,7 @@ class ResidualAdapter:
         numbers = (number,) if numbered else ()
         x.flags.writeable = False
         self._fun(x, *written, *numbers, *copied_value(args))
+        return written
 
 
 def adapter_for(

@@ -13,7 +13,7 @@ import numpy as np
 
 from numadam import rules
 from numadam._arrays.checks import describe, is_masked
-from numadam._arrays.interop import as_view, is_array, is_cupy, to_host, units_of
+from numadam._arrays.interop import as_view, is_array, is_cupy, is_distributed, to_host, units_of
 from numadam._core.hyper import Hyper, count
 from numadam._core.options import DEFAULTS, named_options
 from numadam._core.synonyms import run_hint
@@ -48,9 +48,9 @@ def _own_array(x: Any, name: str) -> Any:
     if is_masked(x) or units_of(x) is not None:
         raise TypeError(f"{name}: {describe(x)}")
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
-        if not hasattr(type(x), "__array__"):
+        if not hasattr(type(x), "__array__") or is_distributed(x):
             raise TypeError(f"{name}: {describe(x)}")
-        x = np.asarray(x)  # pandas, xarray, dask: x0 is copied anyway
+        x = np.asarray(x)  # pandas, xarray: x0 is copied anyway
     try:
         own = x.copy(order="C") if is_cupy(x) else np.array(x, order="C")
     except ValueError as error:  # lists of unlike lengths
@@ -169,22 +169,18 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 #: Options of an optimiser that a minimisation cannot have, and what to do instead.
 _REFUSED = {
     "maximize": "minimise -fun instead",
-    "loss_scale": "f and its gradient belong together: leave it out",
-    "accumulate": "each iteration takes one gradient; let fun form the mean",
     "nonfinite": "a run stops at a gradient that is not finite, with status 3",
     "max_skips": "a run stops at a gradient that is not finite, with status 3",
     "sparse": "gradients are dense here; use the optimiser's step",
     "count": "gradients are dense here; use the optimiser's step",
-    "master": "x is float32 or float64 here",
-    "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
-#: Arguments of `minimize` that many problems cannot have.
-_ONLY_OF_ONE = {
-    "comm": "problems are independent: give each rank some of them, such as x0[comm.rank::"
+#: What to do instead of `comm`, in `minimize` and in `minimize_many`.
+_OF_RANKS = (
+    "on the ranks of MPI call the step of an optimiser, such as na.Adam(block, comm=comm)",
+    "problems are independent: give each rank some of them, such as x0[comm.rank::"
     "comm.size], and gather the results",
-    "f": "each problem has an f of its own",
-}
+)
 
 #: Arguments of SciPy that are accepted where they are empty, and why they are refused otherwise.
 _EMPTY = {
@@ -204,7 +200,7 @@ _TOL = Hyper("tol")
 
 
 def not_for_one() -> set[str]:
-    """Options of optimisers that are no further keywords of `minimize`; two are arguments of it."""
+    """Options of optimisers that are no further keywords of `minimize`; `bounds` is its own."""
     return {*_REFUSED, "bounds", "comm"}
 
 
@@ -227,8 +223,7 @@ def takes_names_of_scipy(function: Run) -> Run:
         shows = given.pop("disp", False)
         _refuse_foreign(given, names)
         result: Any = function(*args, **given)
-        comm = given.get("comm")
-        if shows and (comm is None or comm.rank == 0):
+        if shows:
             many = isinstance(result, ManyResult)
             print(
                 result
@@ -267,7 +262,8 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_foreign(given: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Refuse what is no argument of a minimisation, where its name says what was meant."""
-    for name, instead in (_REFUSED | _ONLY_OF_ONE).items():
+    of_ranks = _OF_RANKS["callback" not in names]
+    for name, instead in (_REFUSED | {"comm": of_ranks}).items():
         if name in given and name not in names:
             raise ValueError(f"{name}: not for a minimisation: {instead}.")
     for name in given:

@@ -16,8 +16,14 @@ from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Active, Tree
-from numadam._checkpoint.container import Container, check_writable, read, write
-from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.container import (
+    CheckpointError,
+    Container,
+    about_file,
+    check_writable,
+    read,
+    write,
+)
 from numadam._checkpoint.tree import (
     Structure,
     equal,
@@ -30,7 +36,7 @@ from numadam._core.options import DEFAULTS, own_copy
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.objective import is_compiled
-from numadam._minimize.stopping import BAD_G, CALLBACK, RUNNING, Tolerances
+from numadam._minimize.stopping import BAD_G, CALLBACK, Tolerances
 from numadam._optimizer.optimizer import Optimizer
 
 # --- the state of a result -----------------------------------------------------------------------
@@ -46,7 +52,7 @@ class Best(NamedTuple):
 
 
 #: Entries of a saved run besides those of the optimiser's state.
-_OF_THE_RUN = (*Best._fields, "x_last", "first_grad_norm", "norm")
+_OF_THE_RUN = (*Best._fields, "x_last", "first_grad_norm", "first_gradient", "norm")
 
 
 def save_state(
@@ -55,11 +61,12 @@ def save_state(
     best: Best | None,
     first: float,
     norm: float,
+    firsts: Any,
 ) -> dict[str, Any]:
     """Add to `saved`, the state of the optimiser, what else belongs to a run.
 
     No entry may be an array that somebody else writes to. `first` is the norm of the first
-    projected gradient, NaN where none was formed.
+    projected gradient, NaN where none was formed, and `firsts` its components.
     """
     if best is not None:
         saved["x"], saved["fun"], saved["grad_norm"] = best.x, best.fun, best.grad_norm
@@ -67,7 +74,7 @@ def save_state(
             saved["jac"] = best.jac
     saved["x_last"] = x_last
     if math.isfinite(first):
-        saved["first_grad_norm"], saved["norm"] = first, norm
+        saved["first_grad_norm"], saved["norm"], saved["first_gradient"] = first, norm, firsts
     return saved
 
 
@@ -113,6 +120,16 @@ def first_of(saved: Any, tolerances: Tolerances) -> float:
     return float(saved["first_grad_norm"])
 
 
+def load_first_gradient(saved: Any, tree: Active, firsts: Sequence[Any]) -> None:
+    """Copy the first gradient of a saved run into `firsts`, where it has one."""
+    if "first_grad_norm" not in saved or "first_gradient" not in saved:
+        return
+    leaves = tree.flatten(saved["first_gradient"], "state['first_gradient']")
+    _check_alike("first_gradient", leaves, firsts)
+    for own, leaf in zip(firsts, leaves, strict=True):
+        own[...] = leaf
+
+
 def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
     """Load a saved run; returns a copy of its best iterate, unless that violates the bounds."""
     optimizer.state = {key: value for key, value in saved.items() if key not in _OF_THE_RUN}
@@ -152,23 +169,45 @@ def check_objective(
 
     `saved` and `now` are f at the same x, of one problem or of each. Their difference is compared
     with f, and with `change`: how much f would change with all of x, by the first gradient. For f
-    may be 0 at the minimum, and is rounded as the terms that cancel there. `where` names the
-    iterate; ``{k}`` in it is the number of the problem.
+    may be 0 at the minimum, and is rounded as the terms that cancel there; or large, and nearly all
+    of it a constant. `where` names the iterate; ``{k}`` in it is the number of the problem.
     `path` is the file that has `saved`; None for the `state` of a result.
     """
     real = np.finfo(dtype)
     saved, now, change = map(np.atleast_1d, (saved, now, change))
+    rounded, size = _ROUNDED[real.bits // 8], abs(saved)
     noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(change, posinf=0.0)
+    noise += rounded * np.fmin(size, change) + rounded**2 * np.nan_to_num(size, posinf=0.0)
+    alike = np.isclose(now, saved, 0.0, noise, equal_nan=True)
+    if not alike.all():
+        k = int(np.argmin(alike))
+        _refuse_other(path, "f", saved[k], now[k], where.format(k=k))
+
+
+def check_gradient(
+    saved: np.ndarray, now: np.ndarray, first: Any, where: str, path: Path | None
+) -> None:
+    """As `check_objective`, of gradients at the same x; `first` is the norm of the first one.
+
+    ``{k}`` in `where` is the number of the problem, the first index.
+    """
+    real = np.finfo(saved.dtype)
+    noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(np.asarray(first), posinf=0.0)
+    noise = noise.reshape(noise.shape + (1,) * (saved.ndim - noise.ndim))
     alike = np.isclose(now, saved, _ROUNDED[real.bits // 8], noise, equal_nan=True)
-    if alike.all():
-        return
-    k = int(np.argmin(alike))
+    if not alike.all():
+        at = tuple(map(int, np.unravel_index(np.argmin(alike), alike.shape)))
+        name = f"the gradient at {list(at)}" if at else "the gradient"
+        _refuse_other(path, name, saved[at], now[at], where.format(k=at[0] if at else 0))
+
+
+def _refuse_other(path: Path | None, name: str, saved: Any, now: Any, where: str) -> None:
     error, run, new = ValueError, "state: its run", 'delete its entries "x" and "first_grad_norm"'
     if path is not None:
         error, run, new = CheckpointError, f"fun: the run of {str(path)!r}", "delete the file"
     raise error(
-        f"{run} has f={saved[k]:.9g} {where.format(k=k)}, got {now[k]:.9g} there: fun or args have "
-        f"changed. To minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
+        f"{run} has {name}={saved:.9g} {where}, got {now:.9g} there: fun or args have changed. To "
+        f"minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
     )
 
 
@@ -181,28 +220,16 @@ _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
 _X0_VALUES = "the values of x0"
-_COUNT: Any = (int,), 0, 2**53
-_ANY: Any = (float,), None, None
-_FLAG: Any = (bool,), False, True
-#: Numbers of a run by name: their types, the least and the largest; None: any, NaN too.
-_RANGES: dict[str, Any] = {
-    **dict.fromkeys(("done", "begin", "nfev", "njev"), _COUNT),
-    **dict.fromkeys(("resumed", "tested", "later"), _FLAG),
-    **dict.fromkeys(("grad_norm", "best_grad_norm", "first_grad_norm", "f_before", "lr"), _ANY),
-    "f": ((float, type(None)), None, None),
-    "lowest": ((float,), -math.inf, math.inf),
-    "code": ((int,), RUNNING, CALLBACK),
-}
 
 
 def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse numbers that no run has: a checksum does not say who has made it.
+    """Refuse counts and codes that no run has: a checksum does not say who has made a file.
 
-    Arrays are checked by who takes them, but for those that count and number.
+    All else is checked by who takes it.
     """
-    for name in numbers.keys() & _RANGES.keys():
-        value, (kinds, low, high) = numbers[name], _RANGES[name]
-        if type(value) not in kinds or (low is not None and not low <= value <= high):
+    for name in ("done", "begin", "nfev", "njev", "code"):
+        value, high = numbers.get(name, 0), CALLBACK if name == "code" else 2**53
+        if type(value) is not int or not 0 <= value <= high:
             raise ValueError(f"{name} is {value!r:.80}, which no run has.")
     done = numbers["done"]
     t = numbers.get("begin", 0) + done
@@ -214,8 +241,6 @@ def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
         numbered = ranges.get(name, np.zeros(0))
         if not ((numbered >= 0) & (numbered <= high)).all():
             raise ValueError(f"{name} has numbers outside of 0 to {high}.")
-    if "nit" in ranges and (ranges["nit"][ranges["codes"] == RUNNING] != done).any():
-        raise ValueError(f"nit of a problem that runs is not {done}.")
 
 
 class RunState(NamedTuple):
@@ -323,11 +348,6 @@ class Checkpoint:
         self._plateaus: list[Any] = []
         self._written, self._seconds = time.monotonic(), 0.0
 
-    @property
-    def exists(self) -> bool:
-        """Whether there is a run to go on from."""
-        return self.path.exists()
-
     def _check_place(self) -> None:
         """Refuse a path that cannot be written to, before a run of hours finds out."""
         folder = Path(os.path.realpath(self.path)).parent
@@ -336,19 +356,10 @@ class Checkpoint:
                 f"checkpoint: there is no folder {str(folder)!r}; make it first."
             )
         try:
-            self._check_writable()
+            check_writable(self.path)
         except OSError as error:
             text = f"checkpoint: {error.strerror}"
             raise OSError(error.errno, text, str(self.path)) from error
-
-    def _check_writable(self) -> None:
-        check_writable(self.path)
-
-    def _read(self) -> Container:
-        return read(self.path, self._kind)
-
-    def _put(self, content: Container) -> None:
-        write(self.path, content)
 
     def define(self, task: Task, **entries: Any) -> None:
         """Set what defines the run besides `lr` and options, and compare it with the file.
@@ -356,7 +367,7 @@ class Checkpoint:
         Of functions only the kind can be compared. Where the run begins with the `state` of another
         one, x0 means nothing.
         """
-        if task.state is not None and self.exists:
+        if task.state is not None and self.path.exists():
             raise ValueError(
                 f"state: the run goes on from the file that is there, {str(self.path)!r}. Leave "
                 "out `state`, or pass another path."
@@ -375,9 +386,9 @@ class Checkpoint:
             **entries,
             "check_every": task.check_every,
         }
-        if not self.exists:
+        if not self.path.exists():
             return
-        self._found = found = self._read()
+        self._found = found = read(self.path, self._kind)
         theirs = found.meta.get("run")
         if not isinstance(theirs, dict):
             raise CheckpointError(f"{self.path}: does not say which run it is of.")
@@ -454,7 +465,7 @@ class Checkpoint:
         """Write the run as it is, so many iterations after its start."""
         begin, extra = time.monotonic(), dict[str, np.ndarray]()
         meta = {"run": self._run, "rule": self._rule(extra), "at": {"done": done, **numbers}}
-        self._put(Container(self._kind, meta, {**arrays, **extra}))
+        write(self.path, Container(self._kind, meta, {**arrays, **extra}))
         self._written = time.monotonic()
         self._seconds = self._written - begin
         self._plan_next(done)
@@ -463,7 +474,7 @@ class Checkpoint:
         """Write the run that an exception has ended; a file that fails is a note on it."""
         try:
             self.write(*run_state)
-        except Exception as failed:  # that of another rank, too
+        except Exception as failed:
             error.add_note(f"numadam: {str(self.path)!r} could not be written: {failed}")
 
 
@@ -482,8 +493,7 @@ def read_checkpoint(path: Any, every: Any, kind: str) -> Checkpoint | None:
 class Task(NamedTuple):
     """The arguments of `minimize` or of `minimize_many`, validated.
 
-    `rates` are the problems' own step sizes. The fields after it are for one problem; `shares` says
-    whether each of several processes has a share of f.
+    `rates` are the problems' own step sizes. The fields after it are for one problem.
     """
 
     fun: Any
@@ -504,4 +514,3 @@ class Task(NamedTuple):
     every: int = 0
     state: Any = None
     callback: Any = None
-    shares: bool = False

@@ -5,7 +5,7 @@ Everything here was evaluated by the run. It is read once, after the last iterat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from numadam._arrays.tree import Tree
 from numadam._minimize.result import Result
 from numadam._minimize.stopping import BAD_F, BAD_G, GTOL, MAXITER, STATUS
 from numadam._settings.groups import is_plain
-
-Add = Callable[[tuple[int, int]], Iterable[int]]
 
 #: Iterations, or lines of the history, below which a run is too short to say anything.
 _FEW = 20
@@ -32,13 +30,10 @@ _CHANCE = 0.25
 _ARRIVED = 1e-6
 
 
-def with_hint(
-    result: Result, x0: Any, lr: Any, state: Any, bounded: bool, add: Add | None = None
-) -> Result:
+def with_hint(result: Result, x0: Any, lr: Any, state: Any, bounded: bool) -> Result:
     """The result of a run; its message says what kept it from a minimum, where that shows.
 
-    `x0`, `lr`, `state` are as the user gave them. `bounded`: all of x is here and has bounds.
-    ``add(counts)``: the sums of these counts over all processes, where x is a block of each.
+    `x0`, `lr`, `state` are as the user gave them. `bounded`: x has bounds.
     """
     if result["status"] in (STATUS[BAD_F], STATUS[BAD_G]) and result["nit"] == 0:
         what = "f" if result["status"] == STATUS[BAD_F] else "The gradient"
@@ -56,7 +51,7 @@ def with_hint(
                 "elements, and the gradient holds it there."
             )
     if result["status"] == STATUS[MAXITER]:
-        hint = _hint(result, x0, lr, state is not None, add)
+        hint = _hint(result, x0, lr, state is not None)
         if hint:
             result.message += f" {hint}"
     return result
@@ -69,7 +64,7 @@ def _not_finite(x0: Any) -> str:
     return "" if whole else ", which holds NaN or infinite numbers"
 
 
-def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> str:
+def _hint(result: Result, x0: Any, lr: Any, resumed: bool) -> str:
     """A sentence, or "" where nothing shows; x0 is not the start of a run that was resumed.
 
     A good run passes few tests, each of a few NumPy calls: 1000 compiled iterations take 80 us.
@@ -88,7 +83,7 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> s
                 f"f rose in {rising:.0%} of the iterations, from {f[0]:.4g} to {f[-1]:.4g}: check "
                 "the sign of the gradient (numadam.check_grad), or try a smaller lr."
             )
-    if not resumed and result["nit"] >= _FEW and _goes_straight(result, x0, lr, add):
+    if not resumed and result["nit"] >= _FEW and _goes_straight(result, x0, lr):
         return (
             "Most elements of x moved one way, by the full lr in nearly every iteration: try a "
             "larger lr, or more iterations."
@@ -118,13 +113,12 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool, add: Add | None) -> s
     return ""
 
 
-def _goes_straight(result: Result, x0: Any, lr: Any, add: Add | None) -> bool:
+def _goes_straight(result: Result, x0: Any, lr: Any) -> bool:
     """Whether most elements that moved are as far from x0 as steps of full length can bring them.
 
     Adam's step has the length lr where the gradient stays the same.
     """
-    counts = _straight_and_moved(result, x0, lr)
-    straight, moved = counts if add is None else add(counts)
+    straight, moved = _straight_and_moved(result, x0, lr)
     return straight > 0 and 2 * straight > moved
 
 

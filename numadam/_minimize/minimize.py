@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from numadam._core.hyper import Differences, PartOfF, RateSearch, check_choice, check_switch, count
+from numadam._core.hyper import Differences, RateSearch, check_switch, count
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import (
     check_maxiter,
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from numadam._core.hyper import Bounds, Nested, Rate
     from numadam._core.keywords import MinimizeOptions as Options
     from numadam._core.keywords import RuleName
-    from numadam._mpi.ranks import Decomposition
     from numadam._optimizer.optimizer import Optimizer
 
 
@@ -82,21 +80,6 @@ def run_compiled(task: Task) -> Result:
     return result
 
 
-def check_for_ranks(task: Task, compiled: bool) -> None:
-    """Refuse what several processes cannot do together."""
-    if compiled:
-        raise TypeError(
-            "fun: is compiled, and such a run has no Python in which ranks could meet. Pass "
-            "fun.py_func, or a function in Python that calls it."
-        )
-    if not callable(task.jac) and task.jac is not True:
-        raise ValueError(
-            "jac: finite differences would call fun once for each number of a block, and blocks "
-            "differ in length. Let fun return the gradient of its block (jac=True), or pass a "
-            "function."
-        )
-
-
 # --- minimize ------------------------------------------------------------------------------------
 
 
@@ -125,8 +108,6 @@ def minimize(
     checkpoint_every: int | None = None,
     checkpoint_check: bool = True,
     progress: bool = False,
-    comm: Any = None,
-    f: PartOfF = "global",
     **options: Unpack[Options],
 ) -> Result:
     r"""Minimise a function of arrays by Adam or another rule, as `scipy.optimize.minimize` does.
@@ -219,9 +200,8 @@ def minimize(
         File of the run. If it exists the run continues from it, otherwise it starts at x0: the
         same call again, after a kill or a crash, ends with the same bits as an uninterrupted run.
         The file has to belong to the same run: x0, rule, options, schedules, stop tests and f are
-        compared. Schedules that are your own functions raise an error. With `comm` it is a folder
-        with a file of each rank, and the same number of ranks has to continue. `message` says that
-        a file was used.
+        compared. Schedules that are your own functions raise an error. `message` says that a file
+        was used.
     checkpoint_every : int, optional
         Write the file every this many iterations. Default: by time, every 10 s or less often, so
         that writing takes at most 5 % of the time. The file is also written at the end, and if
@@ -232,15 +212,7 @@ def minimize(
         changed, and an error is raised. The evaluation is not counted in `nfev`. Pass False if
         `fun` is random.
     progress : bool, default False
-        Show a bar with f and the gradient; with `comm` on rank 0.
-    comm : communicator of mpi4py, or numadam.mpi.Decomposition, optional
-        Minimise over blocks: x0 is the block of this rank, and so are x and the gradient in `fun`,
-        which may communicate. Collective: all ranks pass the same arguments and stop at the same
-        iterate; `x`, `jac` and `state` of the result belong to the block, all else to the whole
-        problem. See Notes.
-    f : {"global", "local"}, optional
-        With `comm`: `fun` returns the whole f on every rank ("global", the default; that of rank 0
-        is used), or its share ("local"); the shares are added in the order of the ranks.
+        Show a bar with f and the gradient.
     **options
         Of the rule: `beta1`, `eps`, `amsgrad`, `weight_decay`, `clip_norm`, `ema`, ... (see
         `numadam.Adam` and `numadam.Optimizer`). SciPy's `options`, `tol` (sets `gtol`) and
@@ -268,8 +240,6 @@ def minimize(
     OSError
         The file cannot be written or read.
 
-    RankError
-        With `comm`: another rank failed.
 
     Notes
     -----
@@ -278,18 +248,11 @@ def minimize(
     `numadam.schedules.Cosine`.
 
     The default of lr is not that of the rule's class, which is made for networks and many more
-    steps: in 10,000 iterations 0.01 reaches 100 units of x, and Adam's 0.001 reaches 10.
+    steps: in 10,000 iterations 0.01 reaches 100 units of x, and Adam's 0.001 reaches 10. And
+    `weight_decay` is 0 unless given, for AdamW too: with a decay x does not end at a minimum.
 
     The gradient of a complex x is ``df/dRe(x) + 1j * df/dIm(x)``, the direction of steepest
     ascent. JAX returns its conjugate.
-
-    With `comm`, norms and stops are those of the whole x; ghost cells of a `Decomposition` do not
-    count in them. Ranks synchronise once at each tested iterate, and once more for callbacks,
-    which are called with f on each rank that has one. If `fun`, `jac`, `callback` or a schedule
-    raises on one rank, that error is raised there, and `RankError` on the others, with
-    `numadam_result`. The others notice it at the next iteration that `check_every` tests. If they
-    wait for that rank in `fun`, the program ends after 5 s, or three times the longest iteration.
-    Finite differences and a compiled `fun` raise an error.
 
     References
     ----------
@@ -297,53 +260,38 @@ def minimize(
     """
     searched = None
     if isinstance(lr, str):
-        apart = {"state": state, "checkpoint": checkpoint, "comm": comm}
-        check_search(lr, check_maxiter(maxiter), **apart)
-    with _on_all_ranks(comm) as block:
-        if track_best not in (None, True, False):
-            raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
-        maxiter = check_maxiter(maxiter)
-        file = None
-        if block is None:
-            file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
-        check_choice("f", f, PartOfF)
-        if f == "local" and block is None:
-            raise ValueError("f: 'local' goes with comm=..., which was not given.")
-        x = own_copy(x0)
-        if state is not None:
-            x = start_of(state, x)
-        task = Task(
-            fun=fun,
-            x=x,
-            args=read_args(args, is_compiled(fun)),
-            jac=jac,
-            rule=rule_class(rule),
-            lr=lr,
-            options={"bounds": read_bounds(bounds, x), **options},
-            tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
-            maxiter=maxiter,
-            track_best=None if track_best is None else bool(track_best),
-            check_every=None if check_every is None else count("check_every", check_every, 1),
-            every=every_for(history, maxiter),
-            state=state,
-            callback=callback,
-            progress=progress,
-            checkpoint=file,
-            checkpoint_check=check_switch("checkpoint_check", checkpoint_check),
-            shares=f == "local",
-        )
-        if file is not None:
-            file.define(task, track_best=task.track_best)
-        compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
-        if is_compiled(fun) and not compiled:
-            check_plain(fun, task.args)
-        if block is not None:
-            check_for_ranks(task, compiled)
-    if block is not None:
-        from numadam._minimize.ranks import minimize_on_ranks, sums_over
-
-        found = minimize_on_ranks(task, block, checkpoint, checkpoint_every)
-        return with_hint(found, x0, lr, state, False, sums_over(block))
+        check_search(lr, check_maxiter(maxiter), state=state, checkpoint=checkpoint)
+    if track_best not in (None, True, False):
+        raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
+    maxiter = check_maxiter(maxiter)
+    file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
+    x = own_copy(x0)
+    if state is not None:
+        x = start_of(state, x)
+    task = Task(
+        fun=fun,
+        x=x,
+        args=read_args(args, is_compiled(fun)),
+        jac=jac,
+        rule=rule_class(rule),
+        lr=lr,
+        options={"bounds": read_bounds(bounds, x), "weight_decay": 0.0, **options},
+        tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
+        maxiter=maxiter,
+        track_best=None if track_best is None else bool(track_best),
+        check_every=None if check_every is None else count("check_every", check_every, 1),
+        every=every_for(history, maxiter),
+        state=state,
+        callback=callback,
+        progress=progress,
+        checkpoint=file,
+        checkpoint_check=check_switch("checkpoint_check", checkpoint_check),
+    )
+    if file is not None:
+        file.define(task, track_best=task.track_best)
+    compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
+    if is_compiled(fun) and not compiled:
+        check_plain(fun, task.args)
     if isinstance(lr, str):
         if callback is not None:
             takes_result(callback)  # before the search, it refuses what cannot be called
@@ -357,15 +305,6 @@ def minimize(
     result = (run_compiled if compiled else run_in_python)(task)
     result = with_hint(result, x0, lr, state, bounds is not None)
     return result if searched is None else searched.written_into(result)
-
-
-def _on_all_ranks(comm: Any) -> AbstractContextManager[Decomposition | None]:
-    """The block of this rank; an exception in the context is one on all ranks."""
-    if comm is None:
-        return nullcontext()
-    from numadam._minimize.ranks import on_all_ranks
-
-    return on_all_ranks(comm)
 
 
 # --- the method for SciPy ------------------------------------------------------------------------

@@ -100,14 +100,14 @@ def minimize_many(
         `gtol` is not given) is relative to its own first gradient.
     check_every : int, optional
         Run the stop tests of an objective in Python every this many iterations: default 1, on a
-        GPU 20.
+        GPU 20. A compiled one is tested at every iteration.
     checkpoint, checkpoint_every, checkpoint_check
         As in `minimize`, with all problems in one file. It is written between two calls of the
         compiled loop, or of an objective in Python; after an exception the last file remains.
     progress : bool, default False
         Show a bar of the iterations, and how many problems still run.
     **options
-        Of the rule, as in `minimize`.
+        Of the rule, as in `minimize`: `weight_decay` is 0 unless given.
 
     Returns
     -------
@@ -154,14 +154,12 @@ def minimize_many(
         jac=jac,
         lr=lr,
         rates=rates,
-        options={"bounds": limits, **options},
+        options={"bounds": limits, "weight_decay": 0.0, **options},
         tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
         maxiter=check_maxiter(maxiter),
         progress=progress,
         rule=rule_class(rule),
-        check_every=None
-        if check_every is None or compiled
-        else count("check_every", check_every, 1),
+        check_every=None if check_every is None else count("check_every", check_every, 1),
         checkpoint=file,
         checkpoint_check=check_switch("checkpoint_check", checkpoint_check),
     )

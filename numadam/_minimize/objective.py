@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 import numpy as np
 from scipy.optimize._numdiff import approx_derivative
 
-from numadam._arrays.checks import describe, is_masked, refuse_more_than_numbers
+from numadam._arrays.checks import describe, in_dtype, is_masked, refuse_more_than_numbers
 from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
 from numadam._core.hyper import Differences
@@ -62,6 +62,7 @@ def make_copier(x: Any) -> Callable[[], Any]:
 
 _DIFFERENCES = get_args(Differences)
 _GRADIENT = "fun: its gradient"
+_LISTED = " args is a list, which fun gets as one argument; for one argument each pass a tuple."
 
 
 def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
@@ -112,7 +113,7 @@ def cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
         raise TypeError(f"{name}: {describe(array)}")
     if array.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}.")
-    return array.astype(dtype, order="C", copy=False)
+    return in_dtype(array, dtype)
 
 
 def split_pair(given: Any, hint: str = "") -> tuple[Any, Any]:
@@ -216,7 +217,7 @@ class Objective:
         return self._number(f), self._gradient(g, _GRADIENT)
 
     def _separately(self, need_f: bool) -> tuple[Any, Any]:
-        f = Objective.value(self) if need_f else None  # where there are ranks, that of the block
+        f = self.value() if need_f else None
         self.njev += 1
         g = self._jac(self._copied(), *self._args)
         return f, self._gradient(g, "jac: the gradient")
@@ -245,6 +246,8 @@ class Objective:
             hint = " Pass jac=True if fun returns (f, gradient)." if both else ""
             if self._jac is True and array.size > 1:
                 hint = " With jac=True fun returns (f, gradient), in this order."
+            if array.size > 1 and [type(one) for one in self._args] == [list]:
+                hint = _LISTED
             raise TypeError(f"fun: f has to be one real number, got {type(f).__name__}{of}.{hint}")
         return float(array.reshape(()))
 
@@ -277,7 +280,10 @@ class Objective:
             g = np.asarray(g)
         if g.shape != shape and not (g.size == self._leaves[k].size == 1):
             same = " Use .reshape(x.shape)." if g.size == math.prod(shape) else ""
-            raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.{same}")
+            listed = _LISTED if [type(one) for one in self._args] == [list] else ""
+            raise ValueError(
+                f"{name} has shape {g.shape}, expected {shape} like x.{listed or same}"
+            )
         return cast(g, dtype, name).reshape(shape)
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:
@@ -289,15 +295,20 @@ class Objective:
         if not np.isfinite(f):
             g[:] = np.nan
         elif free.any():
+            of_user = np.geterr()  # of fun, not of the arithmetic around it
 
             def part(y: np.ndarray) -> Any:
                 whole = flat.astype(y.dtype)
                 whole[free] = y
-                return self._at(whole)
+                with np.errstate(**of_user):
+                    return self._at(whole)
 
             ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))
-            g[free] = approx_derivative(part, flat[free], method=self._method, f0=f, bounds=ends)
-        return float(f), self._tree.unflatten(self._shaped(g.astype(self._dtype)))
+            with np.errstate(all="ignore"):
+                g[free] = approx_derivative(
+                    part, flat[free], method=self._method, f0=f, bounds=ends
+                )
+        return float(f), self._tree.unflatten(self._shaped(in_dtype(g, self._dtype)))
 
     def _shaped(self, flat: np.ndarray) -> list[np.ndarray]:
         """The parts of a flat array, in the shapes of the leaves."""

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from numadam._mpi.ranks import Decomposition, RankError, Ranks, digest, first_unlike, ranks
+from numadam._mpi.ranks import RankError, Ranks, digest, first_unlike
 from numadam._settings.settings import Settings, names_of_same
 
 # --- exchange of ranks in a step that forms a norm -----------------------------------------------
@@ -90,8 +90,8 @@ _OF_BLOCK = ("bounds", "comm")
 class Construction:
     """One optimiser that all ranks make together; `title` is the name of its class."""
 
-    def __init__(self, comm: Decomposition, title: str) -> None:
-        self._ranks, self._what = ranks(comm), f"making {title}"
+    def __init__(self, ranks: Ranks, title: str) -> None:
+        self._ranks, self._what = ranks, f"making {title}"
         self._agreed = False
 
     def join(self, settings: Settings, names: Sequence[str]) -> None:
@@ -104,40 +104,29 @@ class Construction:
         """Go on where all ranks have come so far, with the same of everything. Collective."""
         self._agreed = True
         self._ranks.agree(None, self._what)
-        # the same number for every optimiser: ranks gather rows of one length
-        self._compare(
-            {
-                "rule": settings.rule.key,
-                "library of params": home,
-                "number of arrays": str(len(names)),
-                "names of params": ", ".join(names),
-                "dtype": settings.plan.dtype.name,
-                "options": ", ".join(settings.options),
-            }
+        remedy = (
+            "Make the optimiser with the same structure, dtypes and options on all ranks; only "
+            "shapes may differ."
         )
+        # the same number for every optimiser
+        texts = {
+            "rule": settings.rule.key,
+            "library of params": home,
+            "number of arrays": str(len(names)),
+            "names of params": ", ".join(names),
+            "dtype": settings.plan.dtype.name,
+            "options": ", ".join(settings.options),
+        }
+        self._ranks.compare(texts, remedy)
         options = {"lr": settings.lr, **settings.options}
-        self._compare({k: _described(options[k]) for k in options if k not in _OF_BLOCK})
+        texts = {name: _described(options[name]) for name in options if name not in _OF_BLOCK}
+        self._ranks.compare(texts, remedy)
 
     def fail(self, error: BaseException) -> None:
         """Raise an error of this rank, after the other ranks are told, where they wait for it."""
         if not self._agreed:
             self._agreed = True
             self._ranks.agree(error, self._what)
-
-    def _compare(self, texts: Mapping[str, str]) -> None:
-        # a name may have surrogates
-        words = [digest(text.encode(errors="backslashreplace")) for text in texts.values()]
-        rows = self._ranks.gather(np.array(words, np.int64))
-        differ = first_unlike(rows)
-        if differ is None:
-            return
-        column, rank = differ
-        name = list(texts)[column]
-        shown = self._ranks.texts(texts[name])
-        raise RankError(
-            f"{name}: is {shown[0]} on rank 0 and {shown[rank]} on rank {rank}. Make the optimiser "
-            "with the same structure, dtypes and options on all ranks; only shapes may differ."
-        )
 
 
 def _described(value: Any) -> str:

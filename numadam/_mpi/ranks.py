@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, Self
 
 import numpy as np
-
-from numadam._core.options import COLUMN, own_copy
-from numadam._core.parts import Parts
 
 # --- the error of a rank that cannot go on because of another one --------------------------------
 
@@ -53,8 +50,15 @@ _MESSAGE = 512
 _key: int | None = None
 
 
-class _OfProcess:
-    """An object that belongs to this process: a copy is the same one."""
+class Ranks:
+    """The ranks of a communicator, as `ranks_of` returns them: the option `comm` of an optimiser.
+
+    `comm` is a duplicate of the user's, whose messages meet no other ones. A copy is the same
+    object.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.rank, self.size = comm, int(comm.rank), int(comm.size)
 
     def __copy__(self) -> Self:
         return self
@@ -64,32 +68,9 @@ class _OfProcess:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "comm: a communicator cannot be pickled. Write a checkpoint, opt.save(folder), or "
+            "comm: a communicator cannot be pickled. Write a checkpoint, opt.save(path), or "
             "pickle params and opt.state.copy()."
         )
-
-
-class Ranks(_OfProcess):
-    """The ranks of a communicator, as `ranks_of` returns them.
-
-    `comm` is a duplicate of the user's, whose messages meet no other ones. `made` has what was made
-    of the communicator, by what it was made for.
-    """
-
-    def __init__(self, comm: Any) -> None:
-        self.comm, self.rank, self.size = comm, int(comm.rank), int(comm.size)
-        self.made: dict[Any, Any] = {}
-        self._closing: list[Callable[[], None]] = []
-
-    def on_close(self, close: Callable[[], None]) -> None:
-        """Call this, on all ranks, before the communicator is freed."""
-        self._closing.append(close)
-
-    def close(self) -> None:
-        """Free the communicator, and what was made of it. Collective."""
-        for close in self._closing:
-            close()
-        self.comm.Free()
 
     def gather(self, words: np.ndarray) -> np.ndarray:
         """The words of every rank, a row for each: as many int64 or float64 of each. Collective."""
@@ -136,14 +117,33 @@ class Ranks(_OfProcess):
     def all_or_none(self, what: str) -> Iterator[None]:
         """Raise an exception of the block on its rank, and `RankError` on all others. Collective.
 
-        `what` is as in `agree`.
+        `what` is as in `agree`. The block may take any time.
         """
         error: BaseException | None = None
         try:
             yield
-        except BaseException as caught:
+        except BaseException as caught:  # an interrupt, too, ends all of them
             error = caught
-        self.agree(error, what)
+        # a rank that has failed waits here for those that work on; in `agree` it would not
+        if self.gather(np.array([error is not None], np.int64)).any():
+            self.agree(error, what)
+
+    def compare(self, texts: Mapping[str, str], remedy: str) -> None:
+        """Refuse texts that differ between ranks, with their name. Collective.
+
+        As many on all ranks, which gather rows of one length.
+        """
+        # a name may have surrogates
+        words = [digest(text.encode(errors="backslashreplace")) for text in texts.values()]
+        differ = first_unlike(self.gather(np.array(words, np.int64)))
+        if differ is None:
+            return
+        column, rank = differ
+        name = list(texts)[column]
+        shown = self.texts(texts[name])
+        raise RankError(
+            f"{name}: is {shown[0]} on rank 0 and {shown[rank]} on rank {rank}. {remedy}"
+        )
 
     def tell(self, error: BaseException | None, failed: np.ndarray, what: str) -> NoReturn:
         """Raise the error of this rank, or `RankError` with the message of the first that failed.
@@ -208,13 +208,15 @@ def ranks_of(comm: Any) -> Ranks:
 
     The duplicate is an attribute of the communicator, and is freed with it.
     """
+    if isinstance(comm, Ranks):
+        return comm
     module = sys.modules.get("mpi4py.MPI")  # whoever has a communicator has loaded it
     if module is not None and isinstance(comm, module.Comm) and comm == module.COMM_NULL:
         raise ValueError("comm: is COMM_NULL: this process is not in it. Leave it out here.")
     if module is None or not isinstance(comm, module.Intracomm):
         raise TypeError(
-            "comm: expected a communicator of mpi4py, such as MPI.COMM_WORLD, or a "
-            f"numadam.mpi.Decomposition, got {type(comm).__name__}."
+            "comm: expected a communicator of mpi4py, such as MPI.COMM_WORLD, got "
+            f"{type(comm).__name__}."
         )
     key = _attribute(module)
     known: dict[type[Any], Ranks] | None = comm.Get_attr(key)
@@ -238,162 +240,7 @@ def _attribute(module: Any) -> int:
             if comm in (module.COMM_WORLD, module.COMM_SELF):
                 return
             for ranks in known.values():
-                ranks.close()
+                ranks.comm.Free()
 
         _key = module.Comm.Create_keyval(delete_fn=free)
     return _key
-
-
-# --- the part of a big problem that one rank owns ------------------------------------------------
-
-
-class Decomposition(_OfProcess):
-    r"""A big problem in blocks, of which each rank owns one: the option `comm` of an optimiser.
-
-    The parameters of each rank are its block. `clip_norm`, `clip_array_norm` and `nonfinite` are
-    those of the whole arrays. Without `owned` and `offset`, pass the communicator itself.
-
-    Collective: all ranks of `comm` call it.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        A private duplicate is made at its first use, and is freed together with it.
-    owned : bool array, or nesting of bool arrays as that of the parameters, optional
-        False at ghost cells, of the shape of the block. They are stepped like all others, but are
-        left out of norms and of the check for NaN.
-    offset : tuple of int, or nesting of such tuples, optional
-        Place of the block's first element in the whole array. Checkpoints need it, to be read by
-        another number of ranks.
-
-    Attributes
-    ----------
-    rank, ranks : int
-        Number of this process, and of all processes.
-    owned, offset
-        As they were passed; an array is copied.
-
-    Raises
-    ------
-    TypeError
-        If `comm` is not a communicator of mpi4py.
-
-    Notes
-    -----
-    Two ranks, a vector of ten elements, and a ghost cell at the cut::
-
-        comm = MPI.COMM_WORLD
-        local, owned = np.zeros(6), np.ones(6, bool)
-        owned[-1 if comm.rank == 0 else 0] = False
-        opt = na.Adam(local, comm=na.mpi.Decomposition(comm, owned), clip_norm=1.0)
-    """
-
-    __module__ = "numadam.mpi"
-
-    def __init__(self, comm: Any, owned: Any = None, offset: Any = None) -> None:
-        self._ranks = ranks_of(comm)
-        self._comm = comm
-        self.owned: Any = own_copy(owned)
-        self.offset: Any = offset
-
-    @property
-    def comm(self) -> Any:
-        """The communicator, as it was passed."""
-        return self._comm
-
-    @property
-    def rank(self) -> int:
-        """The number of this process."""
-        return self._ranks.rank
-
-    @property
-    def ranks(self) -> int:
-        """The number of processes."""
-        return self._ranks.size
-
-    def __repr__(self) -> str:
-        """The rank, and what else was passed."""
-        more = [name for name in ("owned", "offset") if getattr(self, name) is not None]
-        return f"rank {self.rank} of {self.ranks}{''.join(f', {name}' for name in more)}"
-
-
-def decomposition(comm: Any) -> Decomposition:
-    """The option `comm` as a `Decomposition`."""
-    return comm if isinstance(comm, Decomposition) else Decomposition(comm)
-
-
-def ranks(comm: Decomposition) -> Ranks:
-    """The ranks of a decomposition."""
-    return comm._ranks  # noqa: SLF001  # this module's own class
-
-
-# --- the meeting of all ranks before they step parameters that all of them hold ------------------
-# Who may touch what, and when. Within a node p and the gradient windows are shared memory, and a
-# rank reads the windows of its neighbours; between nodes all goes through messages:
-#
-# 1. Before a step each rank writes its own gradient, and nobody else reads it.
-# 2. A step begins with an exchange of a few words among all ranks. It tells whether all of them
-#    can go on, and it is the barrier: when it is done, all gradients are written. A rank that
-#    refuses its arguments says so here, and nobody writes anything.
-# 3. Each rank reads the gradients of its piece from all ranks, and writes p, m, v of its piece.
-#    Its piece of p goes out to the same piece of p on the other nodes.
-# 4. A barrier of the node ends the step: p is complete on this node, and no one reads the
-#    gradients any more. Now each rank may read p, and overwrite its own gradient.
-#
-# Between steps a rank that writes shared parameters writes them for its neighbours, too.
-
-#: Words of a rank: whether it refuses, steps taken, gradients added up, a digest of the rest.
-_WORDS = 4
-
-
-def agree(
-    ranks: Ranks,
-    parts: Parts,
-    what: str,
-    error: BaseException | None,
-    rate: float,
-    sync: Callable[[], None],
-) -> None:
-    """Go on where all ranks can, with the same numbers; else raise `RankError`. Collective.
-
-    A rank that cannot go on passes its `error`, which it raises. `parts` are those of the optimiser
-    of this rank's part, `what` is the call, for messages, and `rate` the learning rate of this
-    step. `sync` makes stores visible to the ranks of this node, and theirs to this rank.
-    """
-    if ranks.size == 1:
-        if error is not None:
-            raise error
-        return
-    backend = parts.backend
-    numbers = _digest_of(parts.settings.control, rate)
-    rows = np.zeros((ranks.size, _WORDS), np.int64)
-    rows[ranks.rank, 1:] = backend.t, backend.calls, numbers
-    sync()
-    ranks.exchange(rows, error, what)
-    sync()
-    differ = first_unlike(rows)
-    if differ is None:
-        return
-    _, rank = differ
-    _, t, calls, _ = rows[0].tolist()
-    _, its_t, its_calls, _ = rows[rank].tolist()
-    if calls != its_calls and t == its_t:
-        raise RankError(
-            f"{what}: rank {rank} has added up {its_calls} gradients so far, rank 0 {calls}. "
-            "Call discard on all ranks alike."
-        )
-    raise RankError(
-        f"{what}: t, lr or a hyperparameter of rank {rank} is not that of rank 0 (t is {its_t} and "
-        f"{t}). Set them on all ranks alike, and make schedules functions of t alone."
-    )
-
-
-def _digest_of(control: np.ndarray, rate: float) -> int:
-    """A digest of lr and of the control block, but for bounds: each rank has those of its slices.
-
-    Rows that differ in bounds alone are one.
-    """
-    rows = control.copy()
-    rows[:, COLUMN.low : COLUMN.high + 1] = 0.0
-    same = sorted({row.tobytes() for row in rows})
-    return digest(np.float64(rate).tobytes().join([b"", *same]))

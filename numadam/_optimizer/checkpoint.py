@@ -5,9 +5,9 @@ What is written stands beside what compares and what reads it: an entry of the f
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +16,7 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy
 from numadam._arrays.tree import some
-from numadam._checkpoint.container import Container, is_folder, read, write
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import Container, about_file, read, write
 from numadam._checkpoint.tree import (
     Structure,
     equal,
@@ -30,7 +29,6 @@ from numadam._checkpoint.tree import (
     values_in,
 )
 from numadam._core import options as op
-from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
@@ -41,8 +39,6 @@ from numadam._version import __version__
 from numadam.schedules import ReduceOnPlateau
 
 KIND = "optimizer"
-#: Options about the device and the processes of a run: a load keeps its own.
-_OF_PROCESS = ("capturable", "comm")
 
 
 class Checkpointed(OptimizerBase):
@@ -51,7 +47,7 @@ class Checkpointed(OptimizerBase):
     def save(self, path: str | os.PathLike[Any]) -> None:
         """Write parameters, state, counters and all options of the current step to a file.
 
-        The file is safetensors, with plain names (``p/w``, ``m/w``), a format version and a
+        The file is an `.npz`, which `numpy.load` opens, with plain names (``p/w``, ``m/w``) and a
         checksum of every array. It is written next to `path` and then renamed: after a crash or
         with a full disk the old file remains. `numadam.load` makes a new optimiser from it, `load`
         reads it into an existing one; both continue with the same bits.
@@ -59,8 +55,8 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file; an existing one is replaced. With `comm` a folder, the same on all ranks, on
-            a file system that they share; it is created if needed.
+            The file; an existing one is replaced. With `comm` each rank has its own, which is
+            called by its number and that of all ranks: ``run.0-of-4.npz``.
 
         Raises
         ------
@@ -68,13 +64,15 @@ class Checkpointed(OptimizerBase):
             If an option is the user's own function; schedules of `numadam.schedules` can be saved.
             No file is changed then.
         OSError
-            If the file cannot be written; with `comm` `numadam.mpi.RankError` on the other ranks,
-            and the folder keeps its last checkpoint.
+            If the file cannot be written.
+        numadam.mpi.RankError
+            With `comm`, if another rank raises an error, or if t, lr or an option is not the same
+            on all ranks. All ranks keep their last files then.
 
         Notes
         -----
-        With `comm` collective: each rank writes its block, then the whole folder is the new
-        checkpoint at once. Any number of ranks can load it, if blocks have an `offset`.
+        With `comm` collective. The files become those of the new step when all ranks have written
+        theirs. Wherever the program ends, `load` finds the last step that all ranks have saved.
 
         Steps of other threads wait until the file is complete. To step meanwhile, save a copy:
         ``threading.Thread(target=copy.deepcopy(opt).save, args=(path,)).start()``.
@@ -87,23 +85,25 @@ class Checkpointed(OptimizerBase):
         >>> import numpy as np
         >>> import numadam as na
         >>> opt = na.Adam({"w": np.ones(2)}, lr=0.1)
-        >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+        >>> path = Path(tempfile.mkdtemp()) / "run.npz"
         >>> opt.save(path)
         >>> opt.step({"w": np.ones(2)})
         >>> opt.load(path)
         >>> opt.t, opt.params["w"]
         (0, array([1., 1.]))
         """
-        settings = parts_of(self).settings
-        comm = settings.options.get("comm")
+        comm = parts_of(self).settings.options.get("comm")
         with self._lock:
             if comm is None:
-                self._refuse_new_params()
-                write(path, content_of(self, settings.lr, settings.options))
+                write(path, self._content())
                 return
-            from numadam._optimizer import shards
+            from numadam._mpi import files
 
-            shards.save(self, path, *shards.of_blocks(self, comm), self._refuse_new_params)
+            files.save(comm, path, KIND, self._content)
+
+    def _content(self) -> Container:
+        self._refuse_new_params()
+        return content_of(self)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Load a file that `save` wrote; parameters are written in place.
@@ -118,14 +118,14 @@ class Checkpointed(OptimizerBase):
         Parameters
         ----------
         path : str or path-like
-            The file; one of a CPU can be loaded on a GPU, and the other way round. Or a folder of
-            several ranks, which any number of ranks can load; with `comm` collective: all ranks
-            load it or none.
+            The file; one of a CPU can be loaded on a GPU, and the other way round. With `comm`
+            collective: each rank loads its own file, all of them or none, on as many ranks.
 
         Raises
         ------
         numadam.CheckpointError
-            If the file is damaged, or does not fit this optimiser; the message says what.
+            If the file is damaged, or does not fit this optimiser; the message says what. With
+            `comm` also if the files of the ranks are not of one save.
         OSError
             If it cannot be read.
 
@@ -138,22 +138,19 @@ class Checkpointed(OptimizerBase):
         See `save`.
         """
         comm = parts_of(self).settings.options.get("comm")
-        if comm is not None or is_folder(path):
-            from numadam._optimizer import shards
+        if comm is None:
+            content, together = read(path, KIND), nullcontext()
+        else:
+            from numadam._mpi import files
 
-            with self._lock:
-                shards.load(self, path, *shards.of_blocks(self, comm), self._refuse_unusable)
-            return
-        content = read(path, KIND)
+            content, together = files.load(comm, path, KIND), comm.all_or_none("load")
         with self._lock:
-            self._refuse_unusable()
-            with about_file(path):
-                found = fit(self, content, *options_from_json(content.meta, content.arrays))
+            with together:
+                self._refuse_new_params()
+                self._backend.check()
+                with about_file(path):
+                    found = fit(self, content)
             self._backend.load(*found)
-
-    def _refuse_unusable(self) -> None:
-        self._refuse_new_params()
-        self._backend.check()
 
 
 class Arrays:
@@ -215,12 +212,11 @@ class Arrays:
         return check_state(self.parts, entries)
 
 
-def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) -> Container:
-    """All that goes on, as it is now, with lr and options in this form.
-
-    On the CPU the arrays themselves.
-    """
+def content_of(optimizer: OptimizerBase) -> Container:
+    """All that goes on, as it is now; on the CPU the arrays themselves."""
     own, kind = Arrays(optimizer), type(optimizer)
+    settings = own.parts.settings
+    options = {name: value for name, value in settings.options.items() if name != "comm"}
     arrays = {name: host_array(leaf) for name, leaf in own.named.items()}
     title = kind.__name__
     if not kind.__module__.startswith("numadam."):
@@ -231,10 +227,10 @@ def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) ->
         "rule": kind.rule.name,
         **kind.rule.written_formula,
         "params": own.structure.json,
-        "decays": own.parts.settings.plan.decay != "",
+        "decays": settings.plan.decay != "",
         "group_of": own.groups(),
         "counters": {name: value.tolist() for name, value in own.parts.backend.counters.items()},
-        **options_to_json(lr, {k: v for k, v in options.items() if k != "comm"}, arrays),
+        **options_to_json(settings.lr, options, arrays),
     }
     return Container(KIND, meta, arrays)
 
@@ -248,8 +244,8 @@ class Fit(NamedTuple):
     others: Writes  # frozen arrays, hyperparameters, schedules
 
 
-def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]) -> Fit:
-    """Check everything in a file, with its lr and options, against an optimiser."""
+def fit(optimizer: OptimizerBase, content: Container) -> Fit:
+    """Check everything in a file against an optimiser."""
     arrays, meta = Arrays(optimizer), content.meta
     if meta["rule"] != optimizer.rule.name:
         raise ValueError(
@@ -266,7 +262,7 @@ def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[
     for name, value in values_in(meta["params"]):
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
-    others = _fit_settings(optimizer, content, lr, _complete(type(optimizer), options))
+    others = _fit_settings(optimizer, content)
     arrays.check(content.arrays)
     if meta["group_of"] != arrays.groups():
         raise ValueError(
@@ -284,7 +280,7 @@ def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
     import cupy
 
     with array.device:
-        here = cupy.asarray(values.view(memory_dtype(values.dtype))).view(values.dtype)
+        here = cupy.asarray(values)
 
     def write() -> None:
         with array.device:
@@ -303,16 +299,15 @@ def _fit_frozen(arrays: Arrays, content: Container) -> Iterator[Callable[[], Any
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
 
 
-def _fit_settings(
-    optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]
-) -> Writes:
+def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
-    settings = parts_of(optimizer).settings
+    lr, its = options_from_json(content.meta, content.arrays)
+    options, settings = _complete(type(optimizer), its), parts_of(optimizer).settings
     changing = {*op.HYPER_NAMES, *(hyper.name for hyper in settings.rule.hypers)}
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)
-        if new is now or name in _OF_PROCESS:
+        if new is now or name == "comm":  # a load keeps its own
             continue
         if name not in changing:
             raise ValueError(
@@ -325,7 +320,7 @@ def _fit_settings(
             "weight_decay: only one of the two optimisers, that of the file and this one, was made "
             "with a decay. Make this one with the options of the file, or use numadam.load."
         )
-    rate, on_gpu = plateaus.match(settings.lr, lr, "lr"), settings.rate_array
+    rate = plateaus.match(settings.lr, lr, "lr")
     writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
     if rate is not settings.lr:
         if not (is_plain(settings.lr) and is_plain(lr)):
@@ -333,10 +328,7 @@ def _fit_settings(
                 "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make "
                 "it with those of the file, or use numadam.load."
             )
-        if on_gpu is None:
-            changed.set_lr(LR.check_or_schedule(rate))
-        else:
-            writes.append(partial(operator.setitem, on_gpu, ..., LR.check(lr)))
+        changed.set_lr(LR.check_or_schedule(rate))
     return [*settings.writes_from(changed), *writes]
 
 
@@ -376,15 +368,13 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
     lr, its = options_from_json(content.meta, content.arrays)
     options = _complete(kind, its)
-    if xp is np:
-        options["capturable"] = False  # for steps on a GPU
 
     def make_array(name: str, axes: Any) -> Any:
         array = content.arrays[name]
         if xp is np and options["bounds"] is not None:
             array = array.copy()  # the constructor moves it into the bounds
         elif xp is not np:
-            array = xp.asarray(array.view(memory_dtype(array.dtype))).view(array.dtype)
+            array = xp.asarray(array)
         return laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)

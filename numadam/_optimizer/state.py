@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from numadam._arrays import formatting
-from numadam._arrays.checks import refuse_negative
+from numadam._arrays.checks import refuse_counts, refuse_negative
 from numadam._arrays.interop import to_host
 from numadam._backend import Backend
 from numadam._core.parts import Parts, parts_of
@@ -81,6 +81,11 @@ class State(MutableMapping[str, Any]):
                 f"state: expected a mapping such as opt.state, got {type(saved).__name__}."
             )
         parts = parts_of(self._optimizer)
+        if _is_live(parts, saved):
+            raise ValueError(
+                "state: is this optimiser's own, and has changed with it: nothing would be "
+                "restored. Keep opt.state.copy(), or opt.snapshot() for opt.restore."
+            )
         with parts.lock:
             parts.backend.load(*check_state(parts, saved))
 
@@ -103,6 +108,21 @@ class State(MutableMapping[str, Any]):
         counters = [(name, str(value.tolist())) for name, value in backend.counters.items()]
         arrays = [(name, formatting.outline(leaves)) for name, leaves in backend.state.items()]
         return formatting.table(f"State of {type(self._optimizer).__name__}", [*counters, *arrays])
+
+
+def _is_live(parts: Parts, saved: Mapping[str, Any]) -> bool:
+    """Whether all entries are views of the state that they are to be loaded into."""
+    tree, _, backend, _ = parts
+    if isinstance(saved, State):
+        return parts_of(saved._optimizer).backend is backend  # noqa: SLF001  # this module's own class
+    if not backend.is_host or any(saved.get(k) is not own for k, own in backend.counters.items()):
+        return False
+    pairs = [
+        pair
+        for name, views in backend.state.items()
+        for pair in zip(tree.flatten(saved.get(name), name), views, strict=True)
+    ]
+    return all(isinstance(a, np.ndarray) and np.may_share_memory(a, b) for a, b in pairs if b.size)
 
 
 def check_state(
@@ -131,19 +151,11 @@ def _checked(
             leaves = parts.tree.flatten(value, title)
             arrays[name] = parts.backend.check_arrays(title, leaves, name)
             if name == ROW_COUNTS:
-                _refuse_counts(title, arrays[name])
+                for array, where in zip(arrays[name], parts.tree.names(title), strict=True):
+                    refuse_counts(to_host(array), where)
             if name in parts.settings.rule.nonnegative:
                 refuse_negative(arrays[name], parts.tree.names(title))
     return counters, arrays
-
-
-def _refuse_counts(title: str, arrays: list[Any]) -> None:
-    """Refuse numbers of steps that rows cannot have taken."""
-    for array in map(to_host, arrays):
-        if wrong := array[(array < 0) | (array >= 2**53)].tolist():
-            raise ValueError(
-                f"{title}: expected whole numbers of steps >= 0 and < 2**53, got {wrong[0]}."
-            )
 
 
 def _counter(name: str, value: Any, now: Any) -> Any:

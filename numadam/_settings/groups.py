@@ -1,4 +1,4 @@
-"""Options of single arrays: learning rates, groups, the mask of elements that count in norms."""
+"""Options of single arrays: learning rates and groups."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 
-from numadam._arrays.checks import bad_shape, refuse_more_than_numbers
-from numadam._arrays.interop import as_view, is_array, to_host
-from numadam._arrays.tree import Active, Tree
+from numadam._arrays.checks import refuse_more_than_numbers
+from numadam._arrays.tree import Tree
 from numadam._core import options as op
 from numadam._core.hyper import LR, check_switch
 from numadam._core.rule import RuleSpec
@@ -130,25 +128,3 @@ def group_overrides(
                 "assign opt.state of these arrays instead."
             )
     return overrides
-
-
-# --- elements that count in norms ----------------------------------------------------------------
-
-
-def leaf_masks(
-    owned: Any, tree: Tree | Active, leaves: Sequence[Any], names: Sequence[str]
-) -> list[np.ndarray]:
-    """The masks of all leaves, on the host."""
-    masks, titles = tree.flatten(owned, "owned"), tree.names("owned")
-    on_host = []
-    for mask, title, leaf, name in zip(masks, titles, leaves, names, strict=True):
-        view = as_view(mask)
-        if not is_array(view) or view.dtype != np.dtype(bool):
-            got = f"{view.dtype} array" if is_array(view) else type(mask).__name__
-            raise TypeError(
-                f"{title}: expected an array of bool, True where {name} counts, got {got}."
-            )
-        if view.shape != leaf.shape:
-            raise ValueError(bad_shape(title, view.shape, leaf.shape, name))
-        on_host.append(to_host(view))
-    return on_host

@@ -22,15 +22,13 @@ from numba.extending import intrinsic, overload, register_jitable
 from numba.np.numpy_support import as_dtype
 
 from numadam._core import options as op
-from numadam._core.element import make_element, whole_step
-from numadam._core.half import put
+from numadam._core.element import make_element, put, whole_step
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import make_loop_scalars, make_power, tiny
 from numadam._core.synonyms import option_hint
 from numadam._jit.cache import source_stamp
 from numadam._jit.functions import cast, jit_once
-from numadam._jit.loops import DEFAULT, UNCHANGED, mode_setter
 from numadam._version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,15 +57,9 @@ class _Compiled(CPUDispatcher):  # type: ignore[misc]  # Numba has no types
             if len(rest) != count:
                 self._refuse_unknown(given)
                 rest = None  # an argument that is given twice: Numba says so
-        set_mode = mode_setter()
-        before = set_mode(DEFAULT)
-        try:
-            if rest is None:
-                return _call(self, *args, **given)
-            return _call(self, *args, *rest.values())
-        finally:
-            if before != UNCHANGED:
-                set_mode(before)
+        if rest is None:
+            return _call(self, *args, **given)
+        return _call(self, *args, *rest.values())
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         names = inspect.signature(self.py_func).parameters
@@ -335,7 +327,7 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
         c, row = hypers(*(numbers + switches)), shared(*(before + (decay,) + after))
         q = product_class(*(products + powers(numbers, np.float64(t))))
         h = of_rule(c, q, rate, np.float64(t))
-        return plain(h) + (of_loop(row, rate, 1.0, 1.0, 0.0).lost,)
+        return plain(h) + (of_loop(row, rate, 1.0, 0.0).lost,)
 
     return wrap(scalars)
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._checkpoint.container import is_folder, read
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import about_file, read
 from numadam._optimizer.checkpoint import KIND, new_optimizer
 from numadam.rules import classes
 
@@ -23,7 +22,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     Parameters
     ----------
     path : str or path-like
-        The file, of a CPU or a GPU; or a folder of several ranks, whose parts become whole arrays.
+        The file, of a CPU or a GPU; of an optimiser with `comm`, that of one rank.
     xp : module, optional
         Library of the new arrays: NumPy, or with ``xp=cupy`` CuPy on the current GPU.
 
@@ -38,7 +37,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     CheckpointError
         If the file is damaged or newer than this numadam; if its class, or a container of its
         parameters, is not one of numadam or Python (then make the optimiser, and call
-        ``opt.load(path)``); or if the ranks of a folder gave no `offset` of their blocks.
+        ``opt.load(path)``).
     OSError
         If it cannot be read.
 
@@ -55,7 +54,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     >>> x = np.array([3.0, -2.0])
     >>> opt = na.AdamW(x, lr=na.schedules.Cosine(0.1, steps=100))
     >>> opt.step(2 * x)
-    >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+    >>> path = Path(tempfile.mkdtemp()) / "run.npz"
     >>> opt.save(path)
     >>> later = na.load(path)
     >>> later.t, later.lr
@@ -68,12 +67,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     xp = np if xp is None else xp
     if xp is not np and xp is not sys.modules.get("cupy"):
         raise TypeError(f"xp: expected the module numpy or cupy, got {xp!r}.")
-    if is_folder(path):
-        from numadam._optimizer.shards import read_whole
-
-        content = read_whole(path)
-    else:
-        content = read(path, KIND)
+    content = read(path, KIND)
     with about_file(path):
         kind = classes().get(content.meta["class"])
         if kind is None:

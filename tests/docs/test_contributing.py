@@ -85,7 +85,7 @@ def test_five_files_make_an_option(checkout: Path) -> None:
         (checkout / path).write_text(text, encoding="utf-8")
     assert run_commands(OPTION, checkout) > 60
     stub = (checkout / "numadam" / "_core" / "keywords.pyi").read_text(encoding="utf-8")
-    assert stub.count("    warmup: int | None\n") == 5  # optimisers, minimize, Sharded
+    assert stub.count("    warmup: int | None\n") == 4  # optimisers, minimize
 
 
 def test_it_names_what_is_there() -> None:

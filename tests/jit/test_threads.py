@@ -1,4 +1,4 @@
-"""Threads: of the caller, of Numba with each of its layers, and our own under workqueue."""
+"""Threads: of the caller, and of Numba with each of its layers."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from tests.processes import FORKED, PREAMBLE, ROOT, STORM, python
+from tests.processes import PREAMBLE, ROOT, STORM, python
 
 
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
@@ -122,12 +122,11 @@ def test_lists_and_headers_that_another_thread_changes(warm: str) -> None:
     assert python(code, NUMBA_CACHE_DIR=warm) == "60 0.0 True"
 
 
-# --- threads of our own, under workqueue: forks, the end of a process, callers -------------------
+# --- large steps: callers, signals, the end of a process -----------------------------------------
 
-#: Large enough for the pool, with a gradient that never changes: any part that ran twice or not
+#: Large enough for threads, with a gradient that never changes: any part that ran twice or not
 #: at all shows in the spread of m.
 LARGE = """
-from numadam._jit import loops, pool
 N = 1_000_000
 G = np.ones(N, "f4")
 def large():
@@ -141,61 +140,14 @@ def whole(opt):
     return all(np.ptp(opt.state[k]) == 0 and opt.state[k][0] == twin.state[k][0] for k in "mv")
 """
 
-forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+def run(warm: str, *codes: str) -> str:
+    """What a program prints, with its loops in the cache."""
+    source = "".join(map(textwrap.dedent, (LARGE, *codes)))
+    return python(source, NUMBA_CACHE_DIR=warm, NUMBA_NUM_THREADS="2")
 
 
-@pytest.fixture(scope="module")
-def pooled(warm: str) -> dict[str, str]:
-    """Settings of a process that steps in the pool, with its loops in the cache."""
-    settings = {"NUMBA_CACHE_DIR": warm, "NUMBA_THREADING_LAYER": "workqueue"}
-    settings["NUMBA_NUM_THREADS"] = str(max(2, os.cpu_count() or 1))
-    python(LARGE + "large().step(G)", **settings)
-    return settings
-
-
-def run(settings: dict[str, str], *codes: str) -> str:
-    """What a program prints that steps in the pool."""
-    return python("".join(map(textwrap.dedent, (LARGE, *codes))), **settings)
-
-
-def test_starts_at_first_use_and_sleeps_between_steps(pooled: dict[str, str]) -> None:
-    code = """
-    import _thread, time
-    small = na.Adam(np.ones(1000, "f4"))
-    small.step(np.ones(1000, "f4"))
-    opt = large()
-    before = pool._pool
-    opt.step(G)
-    until = time.monotonic() + 60  # a step waits for no thread, and a busy system starts it late
-    while not _thread._count() and time.monotonic() < until:
-        time.sleep(0.01)
-    print(before, pool._pool.threads == loops.count(), _thread._count() > 0)
-    for _ in range(20):
-        opt.step(G)
-    before = time.process_time()
-    time.sleep(0.5)
-    print(time.process_time() - before < 0.1, whole(opt))
-    """
-    assert run(pooled, code).splitlines() == ["None True True", "True True"]
-
-
-def test_steps_go_on_where_no_thread_can_be_started(pooled: dict[str, str]) -> None:
-    """Nor is one started where Numba has one thread."""
-    code = """
-    def start(*args):
-        raise RuntimeError("can't start new thread")
-    pool.start_new_thread = start
-    opt = large()
-    opt.step(G)
-    print(pool._pool.threads, whole(opt))
-    """
-    assert run(pooled, code) == "1 True"
-    code = "import _thread; opt = large(); opt.step(G); print(_thread._count(), whole(opt))"
-    assert run(pooled | {"NUMBA_NUM_THREADS": "1"}, code) == "0 True"
-
-
-def test_many_threads_step_at_once(pooled: dict[str, str]) -> None:
-    """One has the pool, the others step alone meanwhile."""
+def test_many_threads_step_at_once(warm: str) -> None:
     code = """
     from concurrent.futures import ThreadPoolExecutor
     opts = [large() for _ in range(4)]
@@ -206,54 +158,12 @@ def test_many_threads_step_at_once(pooled: dict[str, str]) -> None:
     with ThreadPoolExecutor(4) as callers:
         print(set(callers.map(work, opts)))
     """
-    assert run(pooled, code) == "{True}"
-
-
-@forking
-def test_child_of_a_fork_starts_its_own(pooled: dict[str, str]) -> None:
-    code = """
-    opt = large()
-    opt.step(G)
-    def child():
-        before = pool._pool
-        opt.step(G)
-        return f"{before} {pool._pool.threads == loops.count()} {opt.t} {whole(opt)}"
-    print(in_child(child), in_child(lambda: in_child(child)), whole(opt), opt.t)
-    """
-    assert run(pooled, FORKED, code) == "None True 2 True None True 2 True True 1"
-
-
-@forking
-def test_fork_while_other_threads_use_the_pool(pooled: dict[str, str]) -> None:
-    """Also in the functional API, whose steps a fork does not wait for: its arrays are torn."""
-    code = """
-    import threading
-    opt, stop = large(), threading.Event()
-    p, m, v = np.zeros(N, "f4"), np.zeros(N, "f4"), np.zeros(N, "f4")
-    def method():
-        while not stop.is_set():
-            opt.step(G)
-    def function():
-        while not stop.is_set():
-            na.adam_update(p, G, m, v, 1)
-    callers = [threading.Thread(target=f) for f in (method, function)]
-    [t.start() for t in callers]
-    def child():
-        fresh = large()
-        for _ in range(3):
-            fresh.step(G); opt.step(G)
-        na.adam_update(p, G, m, v, 1)
-        return f"{whole(opt)} {whole(fresh)}"
-    found = {in_child(child) for _ in range(10)}
-    stop.set(); [t.join() for t in callers]
-    print(found, whole(opt))
-    """
-    assert run(pooled, FORKED, code) == "{'True True'} True"
+    assert run(warm, code) == "{True}"
 
 
 @pytest.mark.parametrize("ends", ["", "1/0"])
-def test_process_ends_while_a_daemon_steps(ends: str, pooled: dict[str, str]) -> None:
-    """The end waits for no step and no thread of the pool, and does not crash."""
+def test_process_ends_while_a_daemon_steps(ends: str, warm: str) -> None:
+    """The end waits for no step, and does not crash."""
     code = """
     import threading, time
     opt = large()
@@ -266,7 +176,7 @@ def test_process_ends_while_a_daemon_steps(ends: str, pooled: dict[str, str]) ->
     print("end", flush=True)
     """
     source = PREAMBLE + LARGE + textwrap.dedent(code) + ends
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **pooled}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": warm}
     done = subprocess.run(
         [sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=60
     )
@@ -274,59 +184,27 @@ def test_process_ends_while_a_daemon_steps(ends: str, pooled: dict[str, str]) ->
     assert done.stdout == "end\n"
 
 
-def test_a_step_at_exit(pooled: dict[str, str]) -> None:
-    """Python starts no thread by then: the step runs alone."""
+def test_a_step_at_exit(warm: str) -> None:
     code = """
     import atexit
     opt = large()
     atexit.register(lambda: print(opt.step(G), opt.t, whole(opt)))
     """
-    assert run(pooled, code).endswith("1 True")
+    assert run(warm, code).endswith("1 True")
 
 
-def test_asynchronous_exceptions_leave_whole_steps(pooled: dict[str, str]) -> None:
+def test_asynchronous_exceptions_leave_whole_steps(warm: str) -> None:
     code = """
     opt = large()
     opt.step(G)
     storm(lambda: opt.step(G), 100)
     print(opt.t > 0, whole(opt))
     """
-    assert run(pooled, STORM, code) == "True True"
-
-
-def test_asynchronous_exceptions_while_threads_start(pooled: dict[str, str]) -> None:
-    """Python may deliver such an exception to the thread that starts: no step waits for it."""
-    code = """
-    import ctypes, threading
-    class Strike(Exception): pass
-    main, inside, lock, stop = threading.get_ident(), [], threading.Lock(), threading.Event()
-    def strike():
-        while not stop.wait(0.00003):
-            with lock:
-                if inside:  # one strike for each entry: none meets the handler below
-                    inside.clear()
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                        ctypes.c_ulong(main), ctypes.py_object(Strike))
-    opt, thread = large(), threading.Thread(target=strike)
-    thread.start()
-    for _ in range(100):
-        try:
-            pool._in_child()  # as a forked child begins: no thread is started yet
-            inside.append(True)
-            opt.step(G)
-            with lock:
-                inside.clear()
-        except Strike:
-            pass
-    stop.set(); thread.join()
-    print(opt.t > 0, whole(opt))
-    """
-    assert run(pooled, code) == "True True"
+    assert run(warm, STORM, code) == "True True"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no interval timer on Windows")
-def test_signal_handlers_that_step_and_raise(pooled: dict[str, str]) -> None:
-    """Also while the threads are started."""
+def test_signal_handlers_that_step_and_raise(warm: str) -> None:
     code = """
     import signal
     class Strike(Exception): pass
@@ -348,4 +226,4 @@ def test_signal_handlers_that_step_and_raise(pooled: dict[str, str]) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(opt.t > 0, other.t > 0, whole(opt), whole(other))
     """
-    assert run(pooled, code) == "True True True True"
+    assert run(warm, code) == "True True True True"

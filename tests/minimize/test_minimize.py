@@ -347,3 +347,20 @@ def test_an_exception_that_takes_no_attribute_comes_through():
 
     with pytest.raises(Frozen, match="so"):
         na.minimize(failing(1, Frozen("so")), np.ones(1), jac=True)
+
+
+def test_no_decay_pulls_x_from_the_minimum_unless_it_is_asked_for():
+    """AdamW's decay of 0.01: a run took all its iterations, and ended beside the minimum."""
+
+    def fun(x):
+        return ((x - 3) ** 2).sum(axis=-1), 2 * (x - 3)
+
+    for options in ({"rule": "adamw"}, {"rule": na.AdamW, "like": "keras"}):
+        one = na.minimize(fun, np.full(2, 9.0), jac=True, lr=0.1, **options)
+        many = na.minimize_many(fun, np.full((3, 2), 9.0), jac=True, lr=0.1, **options)
+        assert one.success
+        assert many.success.all()
+        np.testing.assert_allclose([one.x, *many.x], 3.0, atol=1e-4)
+    decays = na.minimize(fun, np.zeros(2), jac=True, lr=0.1, rule="adamw", weight_decay=1.0)
+    assert not decays.success
+    assert abs(decays.x - 3).min() > 0.01

@@ -13,6 +13,7 @@ import pytest
 
 import numadam as na
 from numadam._minimize import arguments
+from numadam._minimize.compiled.objective import type_of_args
 from numadam._minimize.stopping import GTOL_REL, Tolerances
 from tests.minimize.objectives import python_rosen, rosen, square
 from tests.trees import Pair, tree_map
@@ -79,6 +80,15 @@ def reads_a_list(x, g, data):
     return g[0] ** 2
 
 
+def away_from(x, a):
+    """Numbers of the shape of x, where args are a tuple."""
+    return np.sum((x - a) ** 2), 2 * (x - a)
+
+
+def gaps(x, a):
+    return x - a
+
+
 def two(x, f):
     """No signature of a callback."""
 
@@ -99,7 +109,7 @@ REFUSED = [
     ((square, np.zeros(2)), {"jac": True, "state": {"t": 1}}, ValueError, "state"),
     ((square, np.zeros(2)), {"jac": True, "check_every": 0}, ValueError, "check_every"),
     ((square, np.zeros(2)), {"jac": True, "maximize": True}, ValueError, "minimise -fun"),
-    ((square, np.zeros(2)), {"jac": True, "accumulate": 2}, ValueError, "accumulate"),
+    ((square, np.zeros(2)), {"jac": True, "comm": 0}, ValueError, r"comm: .*na\.Adam\(block, comm"),
     ((square, np.zeros(2)), {"jac": True, "nonfinite": "skip"}, ValueError, "status 3"),
     ((square, np.zeros(2)), {"jac": True, "beta3": 0.5}, TypeError, "beta3"),
     ((square, np.zeros(3)), {"jac": True, "bounds": 5}, TypeError, "bounds: expected"),
@@ -146,6 +156,8 @@ REFUSED = [
         TypeError,
         r"callback\(x\).*two\(x, f\)",
     ),
+    ((away_from, np.ones(2), [np.ones(2)]), {"jac": True}, ValueError, r"\(1, 2\).*args is a list"),
+    ((gaps, np.ones(2), [np.ones(2)]), {}, TypeError, r"shape \(1, 2\).*args is a list"),
     ((reads_a_list, np.ones(1), ([[1.0]],)), {}, TypeError, r"reads_a_list\(x, g, data\).*array"),
     ((height_alone, np.ones(1)), {"jac": True}, TypeError, r"has to return \(f, gradient\)"),
 ]
@@ -289,6 +301,7 @@ MANY = [
     ((rosen, np.zeros((3, 2))), {"track_best": True}, TypeError, "track_best: .*numadam.minimize"),
     ((rosen, np.zeros((2, 2))), {"lr": [0.1, FALLING]}, TypeError, r"lr\[1\]: .* all problems"),
     ((forgets_g, np.zeros((3, 2)), (np.ones(3),)), {}, TypeError, "never reads g"),
+    ((rosen, np.zeros((3, 2))), {"check_every": 0}, ValueError, "check_every"),
     ((rosen, np.zeros((3, 2))), {"atol": 1e-3}, TypeError, "atol: .*gtol=..., ftol=... or xtol="),
     ((not_compiled, np.zeros((3, 2)), (1,)), {"jac": True}, TypeError, "numba.njit"),
     ((not_compiled_either, np.zeros((3, 2)), (1,)), {}, TypeError, "numba.njit"),
@@ -523,3 +536,145 @@ def test_a_quantity_without_a_unit_is_an_array():
     opt = na.SGD(np.ones(2), lr=1.0)
     opt.step(np.ones(2).view(Quantity))
     np.testing.assert_array_equal(opt.params, 0.0)
+
+
+class Distributed:
+    """An array of Dask or cuPyNumeric: a copy would compute it, or gather it from machines."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("it was gathered")
+
+    __array_interface__ = property(__array__)
+
+
+@pytest.mark.parametrize("module", ["dask.array.core", "cupynumeric._array.array"])
+def test_distributed_arrays_are_gathered_by_the_user(module):
+    x = type("ndarray", (Distributed,), {"__module__": module})()
+    for name, call in {
+        "x0": lambda: na.minimize(square, x, jac=True),
+        r"x0\['a'\]": lambda: na.minimize(square, {"a": x}, jac=True),
+        "x0 ": lambda: na.minimize_many(square, x, jac=True),
+        " x0": lambda: na.least_squares_many(ignores_too, x, m=1),
+        "params": lambda: na.SGD(x),
+        "grads": lambda: na.SGD(np.ones(3)).step(x),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name.strip()}: .*\. Use numpy\.asarray\(x\)"):
+            call()
+
+
+# --- arrays in args of a compiled function -------------------------------------------------------
+
+
+@numba.njit
+def ignores(x, g, d):
+    g[0] = 2 * x[0]
+    return x[0] ** 2
+
+
+@numba.njit
+def ignores_too(x, r, d):
+    r[0] = x[0]
+
+
+@numba.njit
+def reads_all(x, g, flags, waves, days, words, points, halves):
+    number = waves[1].real if flags[0] else 0.0
+    if days[1] > days[0] and words[0] == "ab":
+        number += points[1]["a"] + halves[0]
+    g[0] = 2 * (x[0] - number)
+    return (x[0] - number) ** 2
+
+
+@numba.njit
+def subtracts(x, g, d):
+    g[0] = 2 * (x[0] - d[0])
+    return (x[0] - d[0]) ** 2
+
+
+@numba.njit
+def subtracts_too(x, r, d):
+    r[0] = x[0] - d[0]
+
+
+def calls_with(arg, fun=ignores, residuals=ignores_too):
+    """The three functions with an argument: a call of each."""
+    one, rows = np.ones(1), np.ones((2, 1))
+    return (
+        lambda: na.minimize(fun, one, (arg,)),
+        lambda: na.minimize_many(fun, rows, (arg,)),
+        lambda: na.least_squares_many(residuals, rows, (arg,), m=1),
+    )
+
+
+#: By the character of a dtype; all others work.
+REMEDIES = {
+    "e": r"got float16, .*a\.astype\(numpy\.float32\)",
+    "g": r"a\.astype\(numpy\.float64\)",
+    "G": r"a\.astype\(numpy\.complex128\)",
+    "O": r"got object, .*a\.astype\(numpy\.float64\)",
+    "V": r"got void32, .*a\.view\(numpy\.uint8\)",
+}
+SIZED = {"S": "S2", "U": "U2", "V": "V4", "M": "M8[s]", "m": "m8[s]"}
+
+
+@pytest.mark.parametrize("char", np.typecodes["All"])
+def test_every_dtype_of_numpy_works_in_args_or_is_refused_with_the_remedy(char):
+    dtype = np.dtype(SIZED.get(char, char))
+    array, says = np.zeros(2, dtype), REMEDIES.get(char)
+    if says is None:
+        assert numba.types.Array is type(type_of_args((array,))[0])
+    for arg in (array, array[:1].reshape(()), (1.0, array), [array], array[0]):
+        if says and not (char == "O" and arg is array[0]):
+            for call in calls_with(arg):
+                with pytest.raises(TypeError, match=rf"^args\[0\]: .*{says}"):
+                    call()
+    foreign = dtype.newbyteorder()
+    if foreign != dtype and says is None:
+        for call in calls_with(np.zeros(2, foreign)):
+            with pytest.raises(TypeError, match=r"^args\[0\]: .*byte order.*newbyteorder"):
+                call()
+
+
+@pytest.mark.parametrize(
+    ("arg", "says"),
+    [
+        (np.zeros(2, [("a", "f8"), ("b", "f2")]), r"field a\['b'\] of float16.*a\['b'\]\.astype"),
+        (np.zeros(2, [("a", [("b", "g")])]), r"a\['a'\]\['b'\]\.astype\(numpy\.float64\)"),
+        (np.zeros(2, [("a", "O", (3,))]), r"field a\['a'\] of object"),
+        (np.zeros(2, [("a", "f8"), ("b", ">f8")]), "byte order"),
+        (np.array(["ab", "c"], np.dtypes.StringDType()), r"a\.astype\('U'\)"),
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), r"masked array.* x\.filled\(0\) or x\.data"),
+        ((1.0, np.ma.masked), "masked array"),
+        (astropys([1.0, 2.0]), r"unit, m, would be lost: pass x\.value"),
+        ((1, pints([1.0, 2.0])), r"metre, would be lost: pass x\.magnitude"),
+        (2**64, "1844674407.* beyond the range of int64. Pass a float"),
+    ],
+)
+def test_args_that_no_compiled_function_takes_are_named(arg, says):
+    for call in calls_with(arg):
+        with pytest.raises(TypeError, match=rf"^args\[0\]: .*{says}"):
+            call()
+
+
+def test_args_of_other_dtypes_reach_the_function():
+    args = (
+        np.array([True]), np.array([1j, 3 + 4j], np.complex64),
+        np.array(["2020-01-01", "2020-01-03"], "M8[D]"), np.array(["ab"]),
+        np.array([(0, 1), (2, 3)], [("a", "f8"), ("b", "i4")]).view(np.recarray),
+        np.array([0.5], np.float32),
+    )  # fmt: skip
+    res = na.minimize(reads_all, np.zeros(1), args, lr=0.3)
+    assert res.success
+    assert res.x[0] == pytest.approx(5.5, abs=1e-4)
+
+
+def test_a_field_of_records_may_be_called_unit():
+    records = np.zeros(2, [("unit", "f8")]).view(np.recarray)
+    assert type_of_args((records,))
+
+
+def test_code_that_does_not_compile_names_arguments_that_are_no_real_numbers():
+    calls = calls_with(np.zeros(1, "M8[s]"), subtracts, subtracts_too)
+    for call in (calls[0], calls[2]):
+        with pytest.raises(TypeError, match=r"args\[0\] is datetime64\[s\]: pass \(a - a\[0\]\) /"):
+            call()

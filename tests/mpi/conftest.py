@@ -188,11 +188,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def patient_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that has failed waits for others that still compile what it has not begun."""
-    from numadam._minimize import ranks as of_runs
     from numadam._mpi import ranks
 
-    for module in (ranks, of_runs):
-        monkeypatch.setattr(module, "LEFT_ALONE", COMPILING)
+    monkeypatch.setattr(ranks, "LEFT_ALONE", COMPILING)
 
 
 @pytest.fixture

@@ -133,7 +133,6 @@ def test_state_of_another_optimiser_and_of_itself():
     a, b = na.Adam([np.ones(3), np.ones(2)]), na.Adam([np.ones(3), np.ones(2)])
     a.step([np.full(3, 2.0), np.full(2, 3.0)])
     b.state = a.state
-    b.state = b.state
     assert b.t == 1
     assert_leaves(b.state["m"], tree_leaves(a.state["m"]))
     a.state["m"] = a.state["v"]
@@ -211,3 +210,28 @@ def test_products_of_betas_that_cannot_be_are_refused(value):
     ):
         opt.state["beta1_product"] = value
     assert_unchanged(before, snapshot(opt, opt.params))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(na.Adam, {"ema": 0.9}), (na.SGD, {}), (na.NAdam, {})]
+)
+@pytest.mark.parametrize("keep", [lambda opt: opt.state, lambda opt: dict(opt.state)])
+def test_a_state_that_has_changed_with_its_optimiser_restores_nothing(kind, options, keep):
+    opt = kind([np.ones(3), np.zeros((0, 2))], **options)
+    gradients = [np.full(3, 2.0), np.zeros((0, 2))]
+    opt.step(gradients)
+    live, kept = keep(opt), opt.state.copy()
+    opt.step(gradients)
+    for assign in (lambda: setattr(opt, "state", live), lambda: opt.state.update(live)):
+        with pytest.raises(
+            ValueError, match=r"^state: is this optimiser's own.*opt\.state\.copy\(\)"
+        ):
+            assign()
+    assert opt.t == 2
+    opt.state = {**live, "t": 5}  # one entry is another
+    assert opt.t == 5
+    opt.state = kept
+    assert opt.t == 1
+    for name in kept:
+        if name != "t" and isinstance(kept[name], list):
+            np.testing.assert_array_equal(opt.state[name][0], kept[name][0])

@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numadam._arrays.checks import name_dtype
+from numadam._arrays.checks import describe, refuse_uncompilable
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit.cache import compile_cached
 from numadam._jit.objectives import SNAPSHOT, Snapshot, compile_portable, portable, snapshot
@@ -72,20 +72,40 @@ def _key_of(arg: Any) -> Any:
 
 def _asked_type(args: tuple[Any, ...]) -> Any:
     for k, arg in enumerate(args):
+        refuse_uncompilable(arg, f"args[{k}]")
         try:
             typeof(arg)
         except (ValueError, NumbaError) as error:
-            for array in arg if isinstance(arg, tuple) else (arg,):
-                if isinstance(array, np.ndarray) and not array.dtype.isnative:  # of a FITS file
-                    raise TypeError(
-                        f"args[{k}]: expected the byte order of this machine, got "
-                        f"{name_dtype(array.dtype)}. Pass a.astype(a.dtype.newbyteorder('='))."
-                    ) from error
+            if hasattr(type(arg), "__array__"):  # of another library
+                raise TypeError(f"args[{k}]: {describe(arg, 'NumPy')}") from error
             raise TypeError(
                 f"args[{k}]: Numba has no type for {type(arg).__name__}, so a compiled fun cannot "
                 "take it. Pass numbers, arrays or tuples of them."
             ) from error
     return typeof(args)
+
+
+#: What arithmetic takes in place of an argument of these types, or of an array of them.
+_REAL_FORMS: tuple[tuple[Any, str], ...] = (
+    ((types.List, types.ListType), "numpy.array(...)"),
+    (types.NPDatetime, "(a - a[0]) / numpy.timedelta64(1, 's')"),
+    (types.NPTimedelta, "a / numpy.timedelta64(1, 's')"),
+    (types.Complex, "a.real and a.imag"),
+    ((types.CharSeq, types.UnicodeCharSeq), "a.astype(numpy.float64)"),
+    (types.Record, "a field, such as a['name']"),
+)
+
+
+def about_args(args_type: Any) -> str:
+    """Sentences on arguments that are no real numbers, for code that does not compile; or ""."""
+    found = ""
+    for k, kind in enumerate(args_type):
+        of = kind.dtype if isinstance(kind, types.Array) else kind
+        for kinds, instead in _REAL_FORMS:
+            if isinstance(of, kinds):
+                what = "a list" if "array" in instead else str(of).partition("(")[0]
+                found += f"args[{k}] is {what}: pass {instead} if it takes real numbers. "
+    return found
 
 
 # --- calls through addresses ---------------------------------------------------------------------
@@ -385,7 +405,11 @@ class ObjectiveAdapter:
         Of ``evaluate``, which the loop calls.
     entry : callable
         ``entry(args, kernel, meta_at, record_at)``: run a kernel on these arguments.
+    writes : bool
+        Whether it is known to give a gradient: the first call of a run tells.
     """
+
+    writes = False
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
         guard = guard_of(fun)
@@ -409,28 +433,29 @@ class ObjectiveAdapter:
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
                 f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
             ) from error
-        self._evaluate, self._fun, self._form = evaluate, fun, form
+        self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, guard
+        self.writes = form == RETURNS
         self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
 
-    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
-        """Evaluate once more from Python, to raise the exception of the compiled call."""
+    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Evaluate from Python, as the exception of a compiled call is raised: f and gradient."""
         args = copied_value(args)
+        x.flags.writeable = self._guard is not read_only
         if self._form == RETURNS:
-            _, given = self._fun(x, *args)
-            if given.shape != x.shape:
+            f, g = self._fun(x, *args)
+            if g.shape != x.shape:
                 raise ValueError(
-                    f"fun: the gradient that it returns has shape {given.shape}, x has {x.shape}."
+                    f"fun: the gradient that it returns has shape {g.shape}, x has {x.shape}."
                 )
-        else:
-            numbers = (number,) if self._form == INDEXED else ()
-            self._fun(x, np.zeros_like(x), *numbers, *args)
+            return f, g
+        numbers, g = (number,) if self._form == INDEXED else (), np.zeros_like(x)
+        return self._fun(x, g, *numbers, *args), g
 
 
 def _advice(fun: Any, form: str, args_type: Any) -> str:
     """Sentences on the likely reasons why an objective does not compile."""
     found = f"It is {fun.__name__}{inspect.signature(fun.py_func)}. "
-    if any(isinstance(kind, (types.List, types.ListType)) for kind in args_type):
-        found += "Pass numpy.array(...) in args in place of a list. "
+    found += about_args(args_type)
     if form == RETURNS and not isinstance(_last_returned(fun), types.BaseTuple):
         found += "With jac=True it has to return (f, gradient). "
     return found

@@ -43,7 +43,6 @@ from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_leaf_views, make_products_of
 from numadam._cpu.records import META
 from numadam._jit.functions import linked
-from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize.compiled.kernel import make_clip
 from numadam._minimize.compiled.objective import call7
@@ -66,7 +65,7 @@ def make_fill_steps(plan: Plan, wrap: Any) -> Any:
             for c in range(len(columns)):
                 control[columns[c]] = changes[it, c]
             find_products(products[it], control, float(t + 1 + it))
-            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it), 1.0)
+            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it))
             for i in range(count):
                 products[it + 1, i] = products[it, i]
             advance_row(products[it + 1])
@@ -126,7 +125,7 @@ def make_own_scalars(plan: Plan, wrap: Any) -> Any:
         lr = array_at(batch.own_lr, batch.problems, np.float64)[problem]
         products = array_at(batch.products, (it + 1, count), np.float64)
         t = float(meta.steps + 1 + begin + it)
-        fill_row(out, control, products[it], lr, t, 1.0)
+        fill_row(out, control, products[it], lr, t)
 
     return wrap(own_scalars)
 
@@ -188,7 +187,7 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
     Its results are written to the place of its number, and the problem at `last` moves to its
     position.
     """
-    slots = tuple(slot for slot in range(pl.STEPPED) if plan.has(slot))
+    slots = tuple(slot for slot in range(pl.SLOTS) if plan.has(slot))
     item = tuple(plan.stride(slot) * plan.unit // 4 for slot in slots)
     kept = tuple({pl.P: 0, pl.AVERAGE: 3}.get(slot, -1) for slot in slots)
     item_x, copy, count = item[0], wrap(_copy_words), len(slots)
@@ -202,12 +201,14 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
         rows = array_at(batch.rows, 4, np.int64)
         here = position // lanes * n * lanes + position % lanes
         there = last // lanes * n * lanes + last % lanes
-        for s in range(count + 2):
+        for s in range(count + 3):
             words, row, first = item_x, s - count + 1, batch.best
             if s < count:
                 words, row, first = item[s], kept[s], at[slots[s]]
-            elif s > count:
+            elif s == count + 1:
                 first = batch.best_g
+            elif s > count:
+                row, first = -1, batch.firsts
             step, mine, other = words * lanes, first + 4 * words * here, first + 4 * words * there
             if row >= 0:
                 copy(rows[row] + 4 * words * n * problem, words, mine, step, n, words)
@@ -353,7 +354,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
             stopped = np.int64(0)
             for place in range(first, first + live, lanes):
                 count = min(lanes, first + live - place)
-                stopped |= test_packet(d, leaf, ends, tolerances, place, count, number > 0)
+                stopped |= test_packet(d, leaf, ends, tolerances, place, count, number)
             if stopped != 0:
                 live = retire_block(meta, batch, first, live, number)
             it += 1
@@ -371,10 +372,10 @@ def make_kernels(
     Serial, and parallel over blocks.
     """
     wrap = linked
-    tabulate = in_default_mode(make_tabulate(plan, wrap))
-    block = in_default_mode(_make_block(plan, lanes, own_lr, norm, wrap))
+    tabulate = make_tabulate(plan, wrap)
+    block = _make_block(plan, lanes, own_lr, norm, wrap)
     # a call, for Numba may move a parallel loop past what only reads fields
-    advance, goes_on = in_default_mode(make_advance_batch(plan, wrap)), wrap(_goes_on)
+    advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
 
     def make_kernel(each: Any) -> Kernel:
         def kernel(meta_at, batch_at, args_at):

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import addressof
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
-from numba import float64, int64
+from numba import boolean, float64, int64
 
 from numadam._arrays.interop import address_of
 from numadam._core import plan as pl
 from numadam._cpu.records import NDARRAY, NUMBER, POINTER
 from numadam._jit.functions import linked
-from numadam._jit.loops import compiled_loop, in_default_mode
-from numadam._jit.pointers import absent, array_at, record_at, struct_of, view_of
+from numadam._jit.loops import compiled_loop
+from numadam._jit.pointers import absent, record_at, struct_of, view_of
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, check_convergence
 
 # --- state of the tests, and those of NumPy arrays ------------------------------------------------
 
 
-#: Address of `TESTED`, object of g, f -> the test that holds. A record instead of twelve numbers
-#: spares a call 0.1 us.
-_ITERATE = int64(int64, int64, float64)
+#: Address of `TESTED`, object of g, f, whether it is early -> the test that holds. A record instead
+#: of twelve numbers spares a call 0.1 us.
+_ITERATE = int64(int64, int64, float64, boolean)
 #: One array whose iterates are tested.
 TESTED = np.dtype(
     [
         ("x", POINTER),
         ("before", POINTER),  # x before the last step, 0 where no test asks for it
+        ("firsts", POINTER),  # the first gradient of each number, see `share_of_own`
         ("numbers", NUMBER),  # real numbers of x
         ("low", POINTER),  # bounds of each element
         ("high", POINTER),
-        ("owned", POINTER),  # whether each number counts, 0 where all do
         ("lo", np.float64),  # bounds of all elements
         ("hi", np.float64),
         ("gtol", np.float64),
@@ -52,52 +52,48 @@ TESTED = np.dtype(
 _Tested = struct_of(TESTED)
 
 
-def _make_test(name: str, real: np.dtype[Any], box: str, norm: float, masked: bool) -> Any:
+def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
     """Run the stop tests on one array; its record gets the numbers that they compare."""
-    test, make_box = st.make_test(norm, linked, masked), st.make_ends(box, real, linked)
+    test, make_box = st.make_test(norm, linked), st.make_ends(box, real, linked)
     view = view_of(real)
     end_view = view if box == "array" else absent
 
-    def test_iterate(tested_at, g_object, f):
+    def test_iterate(tested_at, g_object, f, early):
         its = record_at(tested_at, TESTED)
         n, sizes = its.numbers, its.sizes
-        x = view(its.x, n)
-        if masked:
-            at = x, array_at(its.owned, n, np.bool_)
-        else:
-            at = x
-        g, before = view(record_at(g_object, NDARRAY).data, n), view(its.before, n)
+        x, before, firsts = view(its.x, n), view(its.before, n), view(its.firsts, n)
+        g = view(record_at(g_object, NDARRAY).data, n)
         low, high, ends = end_view(its.low, n), end_view(its.high, n), make_box(its.lo, its.hi)
-        found = test(its, n, at, g, low, high, ends, before, f, its.later != 0)
+        found = test(its, n, x, g, low, high, ends, before, firsts, f, its.later != 0, early)
         code, sizes[0], sizes[1], sizes[2] = found
         its.later = 1
         return code
 
-    exact = in_default_mode(linked(test_iterate))
+    inner = linked(test_iterate)
 
-    def exact_test(tested_at, g_object, f):
-        return exact(tested_at, g_object, f)
+    def run(tested_at, g_object, f, early):
+        return inner(tested_at, g_object, f, early)
 
-    exact_test.__qualname__ = f"{name}.test_iterate"
-    return exact_test
+    run.__qualname__ = f"{name}.test_iterate"
+    return run
 
 
 @functools.cache
-def _compiled(real: np.dtype[Any], box: str, norm: float, masked: bool = False) -> Any:
-    name = f"stop-tests-{real.name}-{box}-{norm:g}{'-owned' * masked}"
-    loop = _make_test(name, real, box, norm, masked)
+def _compiled(real: np.dtype[Any], box: str, norm: float) -> Any:
+    name = f"stop-tests-{real.name}-{box}-{norm:g}"
+    loop = _make_test(name, real, box, norm)
     return compiled_loop(name, lambda: (loop, loop), _ITERATE).direct(parallel=False)
 
 
 def joined(norms: Sequence[float], norm: float) -> float:
-    """The norm of several arrays, or blocks of one, from their own; NaN where one is."""
+    """The norm of several arrays from their own; NaN where one is."""
     if any(map(math.isnan, norms)):
         return math.nan
     return max(norms, default=0.0) if norm == math.inf else math.hypot(*norms)
 
 
 class StopTests:
-    """State of the stop tests that is kept in Python: of several arrays, a GPU's, several ranks.
+    """State of the stop tests that is kept in Python: of several arrays, or a GPU's.
 
     Attributes
     ----------
@@ -105,12 +101,16 @@ class StopTests:
         Norms of the projected gradient, of the move and of x at the last test.
     before : list of arrays
         x before the last step, where a test asks for it.
+    firsts : list of arrays
+        The first gradient of each component, see `share_of_own`; real and imaginary parts have
+        one each.
     """
 
-    def __init__(self, tolerances: Tolerances, first: float) -> None:
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
+        self._x, self._settings = backend.params, backend.settings
+        self.firsts = [array_namespace(leaf).zeros_like(leaf) for leaf in self._x]
         self.sizes: Any = [0.0, 0.0, 0.0]
         self.before: list[Any] = []
-        self._joined = False
         #: whether the state is kept by the compiled tests of one array
         self._in_record = False
         self._tolerances, self._first = tolerances, first
@@ -127,65 +127,67 @@ class StopTests:
         its = self._tolerances
         self._limits = (st.gradient_limit(its.gtol, its.gtol_rel, first), its.ftol, its.xtol)
 
-    def test(self, grads: Sequence[Any], f: float) -> int:
-        """The test that holds at the next iterate."""
-        return self._check(f, self.sizes if self._joined else self.measure(grads))
+    def test(self, grads: Sequence[Any], f: float, early: bool) -> int:
+        """The test that holds at the next iterate; it is `early` at the first two."""
+        its, sizes = self._tolerances, self.measure(grads)
+        if not self._later:
+            if math.isnan(self._first):
+                self._first, early = sizes[0], True
+            limit = st.gradient_limit(its.gtol, its.gtol_rel, self._first)
+            self._limits = (limit, its.ftol, its.xtol)
+        if early and sizes[0] <= self._first:
+            for own, part in self._parts(grads):
+                own[...] = array_namespace(part).maximum(own, abs(part))
+        limits = self._limits
+        if its.gtol < sizes[0] <= limits[0] and self._remains(grads):
+            limits = its.limits
+        code: int = check_convergence(f, self._f_before, *sizes, self._later, limits)
+        self.sizes[0], self._later, self._f_before = sizes[0], True, f
+        return code
+
+    def _parts(self, grads: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """The first and the present projected gradient, of real and imaginary parts apart."""
+        for x, g, box, own in zip(self._x, grads, self._boxes, self.firsts, strict=True):
+            d = projected(array_namespace(x), x, g, box)
+            if d.dtype.kind == "c":
+                yield from ((own.real, d.real), (own.imag, d.imag))
+            else:
+                yield own, d
+
+    @functools.cached_property
+    def _boxes(self) -> Any:
+        """The bounds of each array, or None."""
+        return self._settings.leaf_boxes() or [None] * len(self._x)
+
+    def _remains(self, grads: Sequence[Any]) -> bool:
+        """Whether a component is more than its share of its first gradient."""
+        share = np.float64(st.share_of_own(self._tolerances.gtol_rel))
+        return any(
+            bool(((abs(part) > share * own) & (own > 0)).any()) for own, part in self._parts(grads)
+        )
 
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
         raise NotImplementedError
 
-    def join_ranks(self) -> None:
-        """From now on test the norms that `join` sets: those of the blocks of all ranks."""
-        self._joined, self._in_record = True, False
-        self.__dict__.pop("test", None)  # that of one array
-
-    def join(self, rows: Sequence[Sequence[float]]) -> None:
-        """Take norms of blocks, a row each, in the order of ranks."""
-        for k, column in enumerate(zip(*rows, strict=True)):
-            self.sizes[k] = joined(column, self._tolerances.norm)
-
-    def _check(self, f: float, sizes: Sequence[float]) -> int:
-        """The test that holds; `sizes` are the norms of gradient, move and x."""
-        if not self._later:
-            if math.isnan(self._first):
-                self._first = sizes[0]
-            its = self._tolerances
-            limit = st.gradient_limit(its.gtol, its.gtol_rel, self._first)
-            self._limits = (limit, its.ftol, its.xtol)
-        code: int = check_convergence(f, self._f_before, *sizes, self._later, self._limits)
-        self.sizes[0], self._later, self._f_before = sizes[0], True, f
-        return code
-
 
 class HostStopTests(StopTests):
     """Stop tests of NumPy parameters."""
 
-    def __init__(
-        self,
-        backend: Any,
-        tolerances: Tolerances,
-        first: float,
-        owned: Sequence[np.ndarray] | None = None,
-    ) -> None:
-        """`owned`: masks of the arrays; False where an element does not count."""
-        super().__init__(tolerances, first)
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
+        super().__init__(backend, tolerances, first)
         plan, settings = backend.settings.plan, backend.settings
-        self._x = backend.params
         if tolerances.xtol > 0.0:
             self.before = [np.empty_like(leaf) for leaf in self._x]
-        self._call = _compiled(plan.real, plan.bounds, tolerances.norm, owned is not None)
-        # one entry for each real number
-        self._owned = [np.repeat(mask.reshape(-1), plan.numbers) for mask in owned or ()]
+        self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
         self._tested = []
         for j, leaf in enumerate(self._x):
             numbers = leaf.size * plan.numbers
             its = _Tested(x=address_of(leaf), numbers=numbers, first=first)
             its.gtol, its.ftol, its.xtol, its.gtol_rel, _ = tolerances
+            its.firsts = address_of(self.firsts[j])
             if self.before:
                 its.before = address_of(self.before[j])
-            if self._owned:
-                its.owned = address_of(self._owned[j])
             if plan.bounds == "array":
                 its.low, its.high = backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]]
             elif plan.bounds == "scalar":
@@ -196,7 +198,7 @@ class HostStopTests(StopTests):
             self.sizes = self._tested[0].sizes
             call, tested_at = self._call, addressof(self._tested[0])
             # a method would cost 1 us a test
-            self.test = lambda grads, f: call(tested_at, id(grads[0]), f)  # type: ignore[method-assign]
+            self.test = lambda grads, f, early: call(tested_at, id(grads[0]), f, early)  # type: ignore[method-assign]
 
     @property
     def state(self) -> tuple[float, float, bool]:
@@ -223,7 +225,7 @@ class HostStopTests(StopTests):
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
         for its, g in zip(self._tested, grads, strict=True):
-            self._call(addressof(its), id(g), 0.0)
+            self._call(addressof(its), id(g), 0.0, False)
         columns = zip(*(its.sizes for its in self._tested), strict=True)
         return [joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
 
@@ -234,19 +236,10 @@ class HostStopTests(StopTests):
 class DeviceStopTests(StopTests):
     """Stop tests of CuPy parameters: a few launches, and one wait for the GPU."""
 
-    def __init__(
-        self,
-        backend: Any,
-        tolerances: Tolerances,
-        first: float,
-        owned: Sequence[Any] | None = None,
-    ) -> None:
-        """`owned`: masks of the arrays; False where an element does not count."""
-        super().__init__(tolerances, first)
-        self._x, self._owned = backend.params, owned or [None] * len(backend.params)
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
+        super().__init__(backend, tolerances, first)
         self._moves = tolerances.xtol > 0.0
         self._norm = _top if tolerances.norm == math.inf else _euclidean
-        self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
@@ -262,15 +255,16 @@ class DeviceStopTests(StopTests):
         """Norms of the projected gradient, of the last move, and of x."""
         columns: list[list[Any]] = [[], [], []]
         for j, (x, g, box) in enumerate(zip(self._x, grads, self._boxes, strict=True)):
-            xp, mask = array_namespace(x), self._owned[j]
-            columns[0].append(self._norm(xp, _masked(xp, projected(xp, x, g, box), mask)))
+            xp = array_namespace(x)
+            columns[0].append(self._norm(xp, projected(xp, x, g, box)))
             if self.before:
-                columns[1].append(self._norm(xp, _masked(xp, x - self.before[j], mask)))
-                columns[2].append(self._norm(xp, _masked(xp, x, mask)))
+                columns[1].append(self._norm(xp, x - self.before[j]))
+                columns[2].append(self._norm(xp, x))
         norm = self._tolerances.norm
         return [joined([float(value) for value in column], norm) for column in columns]
 
 
+@np.errstate(all="ignore")  # x - low may be beyond the range
 def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
     """The projected gradient of an array, as `stopping.projected`; `box` is None or its bounds."""
     if box is None:
@@ -278,11 +272,6 @@ def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
     low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
     d = xp.where(g > x - low, x - low, g)
     return xp.where(d < x - high, x - high, d)
-
-
-def _masked(xp: Any, x: Any, mask: Any) -> Any:
-    """The array, 0 where its elements do not count."""
-    return x if mask is None else xp.where(mask, x, xp.zeros_like(x))
 
 
 def _top(xp: Any, x: Any) -> Any:
@@ -294,6 +283,7 @@ def _top(xp: Any, x: Any) -> Any:
     return xp.max(xp.abs(x))
 
 
+@np.errstate(all="ignore")
 def _euclidean(xp: Any, x: Any) -> Any:
     """The 2-norm, divided by the largest element as in `stopping.make_norm`."""
     top = _top(xp, x)
