@@ -1,7 +1,7 @@
 """Cases of the suite in one process, as a table with targets:
 
     python asv_benchmarks/run.py                          # all that has a target on the CPU
-    python asv_benchmarks/run.py options                  # files of the suite: gpu, mpi, ...
+    python asv_benchmarks/run.py options                  # files of the suite: gpu, ...
     python asv_benchmarks/run.py --case torch-1M          # one case; may be repeated
     python asv_benchmarks/run.py gpu --json gpu.json      # the figures to a file, too
 
@@ -22,7 +22,7 @@ from benchmarks.common import LARGE, Unavailable
 from numadam.bench import measure, seconds_text
 
 #: Files of the suite that have cases, the first ones with targets of the CPU.
-TARGETS, OTHERS = ("step", "start", "minimize"), ("options", "mpi", "gpu")
+TARGETS, OTHERS = ("step", "start", "minimize"), ("options", "gpu")
 _HEADS = ("case", "ours", "theirs", "value", "target", "met", "busy", "what")
 _WIDTHS = (20, 8, 8, 8, 7, 4, 4, 0)
 

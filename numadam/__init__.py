@@ -22,7 +22,7 @@ _HOMES = {
     for name in (kind, function_name(file))
 }
 _HOMES |= {"Optimizer": "numadam._optimizer.optimizer", "Rows": "numadam._arrays.sparse"}
-_HOMES |= {"CheckpointError": "numadam._checkpoint.storage", "load": "numadam.rules._load"}
+_HOMES |= {"CheckpointError": "numadam._checkpoint.container", "load": "numadam.rules._load"}
 _HOMES |= {"rule": "numadam.rules._define", "check_rule": "numadam._minimize.rule_check"}
 _HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {

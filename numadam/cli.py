@@ -73,7 +73,7 @@ Not compiled: your own objective, which the first call compiles, and
 anything that runs on a GPU.
 """
 _INFO = """\
-Versions, threading layer, cache folder, CPU, GPU and MPI. Please paste the
+Versions, threading layer, cache folder, CPU and GPU. Please paste the
 lines into a bug report.
 """
 
@@ -157,7 +157,7 @@ _COMMANDS = {
         allow_abbrev=False,
         misused=(TypeError, ValueError, ImportError),  # an option that a rule does not take
     ),
-    "info": _Command("numadam.info", "versions, threads, cache folder, CPU, GPU, MPI", _INFO),
+    "info": _Command("numadam.info", "versions, threads, cache folder, CPU, GPU", _INFO),
 }
 
 

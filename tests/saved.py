@@ -11,7 +11,7 @@ import numadam as na
 def loaded(opt, **options):
     """A new optimiser from a file of this one."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run.safetensors"
+        path = Path(folder) / "run.npz"
         opt.save(path)
         return na.load(path, **options)
 
@@ -19,7 +19,7 @@ def loaded(opt, **options):
 def load_into(other, opt):
     """The other optimiser, with all of a file of this one."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run.safetensors"
+        path = Path(folder) / "run.npz"
         opt.save(path)
         other.load(path)
     return other

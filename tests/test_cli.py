@@ -91,16 +91,6 @@ def test_a_layer_that_numba_does_not_know_is_one_sentence():
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_info_names_the_mpi_of_mpi4py(monkeypatch, there):
-    """In a line of its own, and none where there is no mpi4py."""
-    from numadam._mpi import transport
-
-    monkeypatch.setattr(transport, "describe", lambda: "MPICH 5")
-    monkeypatch.setattr(info.importlib.util, "find_spec", lambda name: there or None)
-    assert info.facts().get("MPI") == ("MPICH 5" if there else None)
-
-
 def test_no_bar_is_shown_where_nobody_watches(tmp_path, capsys):
     path = tmp_path / "x.png"
     assert main(["demo", "decays", "--side", "16", "--output", str(path)]) == 0

@@ -14,7 +14,7 @@ PROGRAMS = Path(__file__).parents[2] / "asv_benchmarks"
 
 
 def tables(name: str) -> str:
-    """Tables of a program, processors or scale, as Markdown."""
+    """Tables of a program, such as processors, as Markdown."""
     if str(PROGRAMS) not in sys.path:
         sys.path.append(str(PROGRAMS))
     program = importlib.import_module(name)

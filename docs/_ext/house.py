@@ -19,7 +19,7 @@ PACKAGES = {
     "_least_squares": "least_squares_many",
     "_minimize": "minimize, minimize_many",
     "nopython": "rules for your own compiled code",
-    "mpi": "several ranks, public",
+    "mpi": "the error of other ranks",
     "rules": "one file a rule: formula, class, function",
     "_optimizer": "optimiser objects; dispatch on the array's type",
     "_mpi": "communication between ranks",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -12,9 +11,12 @@ import numadam
 from numadam import nopython, schedules
 from numadam._core.options import DEFAULTS
 
-HOMES = {"numadam": numadam, "numadam.schedules": schedules, "numadam.nopython": nopython}
-if importlib.util.find_spec("mpi4py"):  # without it there are the names, and nothing behind them
-    HOMES["numadam.mpi"] = numadam.mpi
+HOMES = {
+    "numadam": numadam,
+    "numadam.schedules": schedules,
+    "numadam.nopython": nopython,
+    "numadam.mpi": numadam.mpi,
+}
 #: A line of a numpydoc section "Parameters": names, then a type.
 _PARAMETER = re.compile(r"^(\S.*?)(?: : .*)?$", re.MULTILINE)
 

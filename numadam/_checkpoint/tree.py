@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numadam import schedules
 from numadam._arrays.checks import memory_order
 from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
-from numadam._checkpoint.header import name_fault
+from numadam._checkpoint.container import name_fault
 from numadam._core.half import as_storage, memory_dtype
 from numadam._settings.bounds import Box, as_numbers
 from numadam.schedules import ReduceOnPlateau
@@ -180,9 +179,7 @@ class _Encoder:
 
 def _decode(value: Any, arrays: Mapping[str, np.ndarray], made: list[Any]) -> Any:
     if isinstance(value, list):
-        items = [_decode(item, arrays, made) for item in value]
-        # no copy of plain ones: a stranger may have nested so many that they fill the memory
-        return value if all(map(operator.is_, items, value)) else items
+        return [_decode(item, arrays, made) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()

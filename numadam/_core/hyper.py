@@ -167,10 +167,6 @@ AMSGrad = Literal["v", "vhat", "paper"]
 Differences = Literal["2-point", "3-point", "cs"]
 #: A learning rate that is searched for.
 RateSearch = Literal["auto"]
-#: Whether an objective on several ranks returns all of f, or this rank's share.
-
-Reduce = Literal["sum", "mean"]
-Transport = Literal["auto", "mpi", "host"]
 
 #: Outcome of `check_grad`.
 GradientStatus = Literal["right", "wrong", "unclear"]

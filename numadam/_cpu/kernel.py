@@ -52,7 +52,6 @@ from numadam._jit.loops import (
     CompiledLoop,
     callback_address,
     compiled_loop,
-    in_default_mode,
 )
 from numadam._jit.pointers import array_at, array_of, call_c4, call_c6, load64, record_at
 
@@ -290,16 +289,15 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    exact = in_default_mode
-    part = exact(_make_part(plan, make_run(plan, linked), out))
-    fill, advance = exact(make_fill(plan)), make_advance(plan)
+    part = _make_part(plan, make_run(plan, linked), out)
+    fill, advance = make_fill(plan), make_advance(plan)
     accumulates, normed, by_row = plan.accumulate, plan.norm != "", plan.by_row
     add_part = norm_part = finalize_norms = part
     if accumulates:
-        add_part = exact(_make_part(plan, _make_run_of_sums(plan), False))
+        add_part = _make_part(plan, _make_run_of_sums(plan), False)
     if normed:
-        norm_part = exact(norms.make_norm(plan))
-        finalize_norms = exact(norms.make_finalize_norms(plan))
+        norm_part = norms.make_norm(plan)
+        finalize_norms = norms.make_finalize_norms(plan)
     # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
     begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
 

@@ -32,7 +32,7 @@ from numadam._cuda.compiler import compiled
 from numadam._cuda.kernel import COUNTERS, control_width, make_prepare
 from numadam._cuda.launch import Launch, is_capturing
 from numadam._jit.functions import jit_once
-from numadam._jit.loops import compiled_loop, in_default_mode
+from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import array_at
 
 # --- copies to the GPU ---------------------------------------------------------------------------
@@ -226,15 +226,8 @@ def _fill_or_advance(plan: Plan) -> Any:
                     advance_row(q[r])
             return 0
 
-        exact = in_default_mode(jit_once(call))
-
-        def exact_call(  # type: ignore[no-untyped-def]  # Numba types it
-            what, values, control, products, groups, group, lr, t, n, flushing, counts
-        ):
-            return exact(what, values, control, products, groups, group, lr, t, n, flushing, counts)
-
-        exact_call.__qualname__ = f"{name}.call"
-        return exact_call, exact_call
+        call.__qualname__ = f"{name}.call"
+        return call, call
 
     i8 = int64
     signature = int64(i8, i8, i8, i8, i8, i8, float64, i8, i8, i8, i8)

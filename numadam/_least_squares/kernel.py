@@ -16,7 +16,6 @@ import numpy as np
 from numba import int64, prange
 
 from numadam._jit.functions import linked
-from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._least_squares.factors import (
     bend,
@@ -295,12 +294,12 @@ def make_kernels(real: Any, name: str) -> tuple[Callable[..., Any], Callable[...
                 array_at(s.raised, w + 1, np.int64)[w] = i
                 break
 
-    work_in_mode = in_default_mode(linked(work))
+    fit_share = linked(work)
 
     def make_kernel(each: Any) -> Callable[..., Any]:
         def kernel(meta_at, state_at, args_at):
             for w in each(record_at(state_at, FITS).workers):
-                work_in_mode(int64(w), state_at, args_at)
+                fit_share(int64(w), state_at, args_at)
             return 0
 
         kernel.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.kernel"

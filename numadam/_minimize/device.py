@@ -37,7 +37,7 @@ from numadam._core.scalars import (
 )
 from numadam._cuda.kernel import device_jit, step_slots
 from numadam._jit.functions import linked
-from numadam._jit.loops import compiled_loop, in_default_mode
+from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.objective import RETURNS, form_of, make_rest
@@ -251,7 +251,7 @@ def _tabulate(plan: Plan) -> Any:
     name = f"{plan.name}-rows"
 
     def make() -> Any:
-        fill_steps = in_default_mode(make_fill_steps(plan, linked))
+        fill_steps = make_fill_steps(plan, linked)
 
         def fill(rows, products, control, rates, columns, changes, t):
             fill_steps(rows, products, control, rates, columns, changes, t)

@@ -217,7 +217,7 @@ class Objective:
         return self._number(f), self._gradient(g, _GRADIENT)
 
     def _separately(self, need_f: bool) -> tuple[Any, Any]:
-        f = Objective.value(self) if need_f else None  # where there are ranks, that of the block
+        f = self.value() if need_f else None
         self.njev += 1
         g = self._jac(self._copied(), *self._args)
         return f, self._gradient(g, "jac: the gradient")

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._checkpoint import container
-from numadam._checkpoint.container import Container
-from numadam._checkpoint.storage import CheckpointError, about_file
+from numadam._checkpoint.container import CheckpointError, Container, about_file
 from numadam._mpi.ranks import Ranks
 
 #: Entry of a file's `meta`: the number of its rank, that of all ranks, and that of the save.
@@ -104,22 +103,10 @@ def _end_renames(ranks: Ranks, new: Path, file: Path, kind: str) -> None:
 
 
 def _alike(meta: dict[str, Any]) -> dict[str, str]:
-    """What has to be the same on all ranks, by the user's names of it: all but bounds."""
+    """Values that have to be the same on all ranks, by the user's names: all but bounds."""
     options = {name: value for name, value in meta["options"].items() if name != "bounds"}
     found = {**meta["counters"], "lr": meta["lr"], **options, "schedules": meta["schedules"]}
     return {name: json.dumps(value) for name, value in found.items()}
-
-
-def _complete_renames(ranks: Ranks, file: Path, new: Path, kind: str) -> None:
-    """End what a killed save has begun: else the next one would overwrite a part of it."""
-    found = []
-    for one in (new, file):
-        with suppress(OSError, CheckpointError):
-            found.append(_read(ranks, one, kind))
-    last = _last_save(ranks, found)
-    with ranks.all_or_none("save"):
-        if last is not None and len(found) > 1 and last is found[0]:
-            new.replace(file)
 
 
 def load(ranks: Ranks, path: str | os.PathLike[Any], kind: str) -> Container:
@@ -127,8 +114,17 @@ def load(ranks: Ranks, path: str | os.PathLike[Any], kind: str) -> Container:
     with ranks.all_or_none("load"):
         names = _names(ranks, path)
         found = [_read(ranks, name, kind) for name in names if name.exists()]
-        if not found:
-            raise FileNotFoundError(f"{names[1]}: does not exist.{_other_sizes(names[1])}")
+        others = _other_sizes(names[1])
+    whole = bool(found) and found[-1].path == names[1]
+    rows = ranks.gather(np.array([len(found), whole], np.int64))
+    if not rows[:, 0].all():
+        rank = int(rows[:, 0].argmin())
+        if rows[:, 1].any():  # then all had one
+            raise CheckpointError(
+                f"{os.fsdecode(path)}: the file of rank {rank} of {ranks.size} is missing. Copy "
+                "all files of one save together."
+            )
+        raise FileNotFoundError(f"{names[1]}: there is no save of {ranks.size} ranks.{others}")
     last = _last_save(ranks, found)
     if last is not None:
         return last.content

@@ -17,8 +17,7 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy
 from numadam._arrays.tree import some
-from numadam._checkpoint.container import Container, read, write
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import Container, about_file, read, write
 from numadam._checkpoint.tree import (
     Structure,
     equal,
@@ -52,7 +51,7 @@ class Checkpointed(OptimizerBase):
     def save(self, path: str | os.PathLike[Any]) -> None:
         """Write parameters, state, counters and all options of the current step to a file.
 
-        The file is safetensors, with plain names (``p/w``, ``m/w``), a format version and a
+        The file is an `.npz`, which `numpy.load` opens, with plain names (``p/w``, ``m/w``) and a
         checksum of every array. It is written next to `path` and then renamed: after a crash or
         with a full disk the old file remains. `numadam.load` makes a new optimiser from it, `load`
         reads it into an existing one; both continue with the same bits.
@@ -61,7 +60,7 @@ class Checkpointed(OptimizerBase):
         ----------
         path : str or path-like
             The file; an existing one is replaced. With `comm` each rank has its own, which is
-            called by its number and that of all ranks: ``run.0-of-4.safetensors``.
+            called by its number and that of all ranks: ``run.0-of-4.npz``.
 
         Raises
         ------
@@ -90,7 +89,7 @@ class Checkpointed(OptimizerBase):
         >>> import numpy as np
         >>> import numadam as na
         >>> opt = na.Adam({"w": np.ones(2)}, lr=0.1)
-        >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+        >>> path = Path(tempfile.mkdtemp()) / "run.npz"
         >>> opt.save(path)
         >>> opt.step({"w": np.ones(2)})
         >>> opt.load(path)

@@ -30,7 +30,6 @@ from numadam._core.scalars import make_loop_scalars, make_power, tiny
 from numadam._core.synonyms import option_hint
 from numadam._jit.cache import source_stamp
 from numadam._jit.functions import cast, jit_once
-from numadam._jit.loops import DEFAULT, UNCHANGED, mode_setter
 from numadam._version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,15 +58,9 @@ class _Compiled(CPUDispatcher):  # type: ignore[misc]  # Numba has no types
             if len(rest) != count:
                 self._refuse_unknown(given)
                 rest = None  # an argument that is given twice: Numba says so
-        set_mode = mode_setter()
-        before = set_mode(DEFAULT)
-        try:
-            if rest is None:
-                return _call(self, *args, **given)
-            return _call(self, *args, *rest.values())
-        finally:
-            if before != UNCHANGED:
-                set_mode(before)
+        if rest is None:
+            return _call(self, *args, **given)
+        return _call(self, *args, *rest.values())
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         names = inspect.signature(self.py_func).parameters

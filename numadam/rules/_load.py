@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numadam._checkpoint.container import read
-from numadam._checkpoint.storage import about_file
+from numadam._checkpoint.container import about_file, read
 from numadam._optimizer.checkpoint import KIND, new_optimizer
 from numadam.rules import classes
 
@@ -55,7 +54,7 @@ def load(path: str | os.PathLike[Any], *, xp: Any = None) -> Optimizer:
     >>> x = np.array([3.0, -2.0])
     >>> opt = na.AdamW(x, lr=na.schedules.Cosine(0.1, steps=100))
     >>> opt.step(2 * x)
-    >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+    >>> path = Path(tempfile.mkdtemp()) / "run.npz"
     >>> opt.save(path)
     >>> later = na.load(path)
     >>> later.t, later.lr

@@ -20,9 +20,8 @@ common, step, start, options, minimize, gpu, cuda_code = (
 )
 run, machine = load("run"), load("machine")
 CASES = run.cases_of((*run.TARGETS, *run.OTHERS))
-#: Cases of processes that compile for seconds, of several ranks (`test_bench_mpi.py`), one that
-#: builds for a minute, and those of a GPU.
-NOT_HERE = re.compile("first-step|workqueue|many-first|mpi|deepspeed|import|right|gpu")
+#: Cases of processes that compile for seconds, one that builds for a minute, and those of a GPU.
+NOT_HERE = re.compile("first-step|workqueue|many-first|deepspeed|import|right|gpu")
 #: Rules and options that differ by a row of a table: three are measured, the others are made.
 MADE = options.ByBytes.cases.keys() - {"clip-norm-10M", "accumulate-10M", "accumulate-add-10M"}
 

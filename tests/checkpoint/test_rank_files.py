@@ -128,11 +128,24 @@ def test_files_of_two_saves_are_refused_on_all_ranks(tmp_path):
         assert "not of one save: their t are 2, 5" in str(error)
 
 
+def test_a_file_that_is_missing_is_told_from_a_program_that_has_saved_nothing(tmp_path):
+    """The first is refused; the second begins anew, whatever its first save has left."""
+    save(tmp_path / NAME, 1)
+    first, second = (tmp_path / f"run.{rank}-of-2.npz" for rank in range(2))
+    shutil.move(second, tmp_path / "elsewhere")
+    for error in refused(tmp_path / NAME):
+        assert type(error) is na.CheckpointError
+        assert "the file of rank 1 of 2 is missing" in str(error)
+    first.replace(tmp_path / "run.0-of-2.new.npz")  # killed before rank 1 had written its own
+    for error in refused(tmp_path / NAME):
+        assert type(error) is FileNotFoundError
+
+
 def test_another_number_of_ranks_is_refused_on_all(tmp_path):
     save(tmp_path / NAME, 1, 3)
     for error in refused(tmp_path / NAME):
         assert type(error) is FileNotFoundError
-        assert "-of-2.npz: does not exist. There are files of 3 ranks: start as many" in str(error)
+        assert "there is no save of 2 ranks. There are files of 3 ranks: start" in str(error)
     for rank in range(2):
         shutil.copy(tmp_path / f"run.{rank}-of-3.npz", tmp_path / f"run.{rank}-of-2.npz")
     for error in refused(tmp_path / NAME):

@@ -14,7 +14,7 @@ from scipy.optimize import Bounds
 
 from numadam import schedules
 from numadam._arrays.tree import Tree
-from numadam._checkpoint.header import name_fault
+from numadam._checkpoint.container import name_fault
 from numadam._checkpoint.tree import (
     Structure,
     equal,

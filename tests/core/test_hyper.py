@@ -18,9 +18,9 @@ from numadam._core.hyper import (
     EPS,
     LR,
     AMSGrad,
+    EpsForm,
     Hyper,
     Like,
-    Reduce,
     Sparse,
     at_start,
     check_choice,
@@ -168,15 +168,15 @@ def test_choices_are_written_in_one_file():
 
 
 def test_the_text_names_the_option_its_choices_and_what_it_got():
-    with pytest.raises(ValueError, match=r"^reduce: expected 'sum' or 'mean', got 'max'\.$"):
-        check_choice("reduce", "max", Reduce)
+    with pytest.raises(ValueError, match=r"^eps_form: expected 'paper' or 'hat', got 'max'\.$"):
+        check_choice("eps_form", "max", EpsForm)
     text = mismatch("amsgrad", 1, AMSGrad, (True, False))
     assert text == "amsgrad: expected True, False, 'v', 'vhat' or 'paper', got 1."
 
 
-@pytest.mark.parametrize("value", [None, 1, ["sum"], b"sum", "SUM"])
+@pytest.mark.parametrize("value", [None, 1, ["hat"], b"hat", "HAT"])
 def test_only_the_texts_are_taken(value):
-    assert mismatch("reduce", value, Reduce)
+    assert mismatch("eps_form", value, EpsForm)
 
 
 def test_values_besides_texts_are_taken_by_identity():

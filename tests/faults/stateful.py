@@ -268,13 +268,13 @@ class AnyCalls(RuleBasedStateMachine):
 
     @rule()
     def save(self):
-        self.opt.save(Path(self.folder.name) / "run.safetensors")
+        self.opt.save(Path(self.folder.name) / "run.npz")
         self.file = copy.deepcopy(self.model)
 
     @precondition(lambda self: self.file is not None)
     @rule(new=st.booleans())
     def load(self, new):
-        path = Path(self.folder.name) / "run.safetensors"
+        path = Path(self.folder.name) / "run.npz"
         if new:
             self.opt, self.snap = na.load(path), None  # a snapshot is of one optimiser
             self.params = self.opt.params
@@ -286,9 +286,9 @@ class AnyCalls(RuleBasedStateMachine):
     @rule(place=st.integers(0, 10**6), flipped=st.integers(1, 255))
     def refused_load(self, place, flipped):
         """One changed byte, anywhere in the file."""
-        content = bytearray((Path(self.folder.name) / "run.safetensors").read_bytes())
+        content = bytearray((Path(self.folder.name) / "run.npz").read_bytes())
         content[place % len(content)] ^= flipped
-        path = Path(self.folder.name) / "damaged.safetensors"
+        path = Path(self.folder.name) / "damaged.npz"
         path.write_bytes(content)
         before = snapshot(self.opt, self.params)
         with pytest.raises(na.CheckpointError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import shutil
 
 import numba
 import numpy as np
@@ -14,12 +13,10 @@ from scipy.optimize import Bounds
 
 import numadam as na
 from numadam._checkpoint.container import read
-from numadam._checkpoint.header import VERSION
 from numadam._minimize import checkpoint
 from numadam._minimize.compiled import problem
 from numadam._minimize.lanes import batch
 from tests.interrupts import interrupted_after
-from tests.minimize import version_files
 from tests.minimize.compared import assert_same_problems, assert_same_run, why
 from tests.minimize.interrupted import Cut, compiled_run, cut_at, pieces
 from tests.minimize.objectives import (
@@ -334,20 +331,6 @@ def test_files_are_written_as_often_as_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_SHARE", np.inf)
     run(python_rosen, **options)
     assert written == [*range(20), 20]
-
-
-@pytest.mark.parametrize("version", range(1, VERSION + 1))
-@pytest.mark.parametrize("name", version_files.RUNS)
-def test_files_of_every_version_go_on(name, version, tmp_path):
-    make, _ = version_files.RUNS[name]
-    path = tmp_path / "a.run"
-    shutil.copy(version_files.path_of(name, version), path)
-    res, whole = make(checkpoint=path), make()
-    if name == "many":
-        assert 0 < (whole.nit < 500).sum() < 30
-        assert_same_problems(res, whole)
-    else:
-        assert_all_same(res, whole)
 
 
 # --- many problems -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.processes import python
 
 ROOT = Path(numadam.__file__).parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "own-solver.md").read_text(encoding="utf-8")
-FIT, GPU, _, _, CACHED = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+FIT, GPU, _, CACHED = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 USER = """
 import sys
 import numpy as np

@@ -28,7 +28,7 @@ Pair = namedtuple("Pair", "weight bias")
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "run.safetensors"
+    return tmp_path / "run.npz"
 
 
 def falling(taken):
@@ -334,7 +334,7 @@ def changed(node, at, value):
 @pytest.fixture(scope="module")
 def forged(tmp_path_factory):
     """A path, an optimiser, and the content of its file."""
-    path = tmp_path_factory.mktemp("forged") / "run.safetensors"
+    path = tmp_path_factory.mktemp("forged") / "run.npz"
     opt = trained(lr=na.schedules.ReduceOnPlateau(0.1), clip_norm=1.0, groups={"b": {"eps": 1e-3}})
     opt.save(path)
     return path, opt, read(path, "optimizer")

@@ -39,7 +39,6 @@ from numadam._cpu.parts import (
 )
 from numadam._cpu.records import META, NUMBER, POINTER
 from numadam._jit.functions import linked
-from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at, view_of
 from numadam._minimize.compiled.objective import call7
 from numadam._minimize.stopping import RAISED, RUNNING, make_ends, make_test
@@ -267,10 +266,10 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
         d.code, d.done, d.at_start = code, number, 0
         return 0
 
-    exact = in_default_mode(wrap(kernel))  # the objective, too
+    inner = wrap(kernel)
 
-    def exact_kernel(meta_at, single_at, args_at):
-        return exact(meta_at, single_at, args_at)
+    def run(meta_at, single_at, args_at):
+        return inner(meta_at, single_at, args_at)
 
-    exact_kernel.__qualname__ = f"{name}.kernel"
-    return exact_kernel
+    run.__qualname__ = f"{name}.kernel"
+    return run

@@ -43,7 +43,6 @@ from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_leaf_views, make_products_of
 from numadam._cpu.records import META
 from numadam._jit.functions import linked
-from numadam._jit.loops import in_default_mode
 from numadam._jit.pointers import array_at, record_at
 from numadam._minimize.compiled.kernel import make_clip
 from numadam._minimize.compiled.objective import call7
@@ -371,10 +370,10 @@ def make_kernels(
     Serial, and parallel over blocks.
     """
     wrap = linked
-    tabulate = in_default_mode(make_tabulate(plan, wrap))
-    block = in_default_mode(_make_block(plan, lanes, own_lr, norm, wrap))
+    tabulate = make_tabulate(plan, wrap)
+    block = _make_block(plan, lanes, own_lr, norm, wrap)
     # a call, for Numba may move a parallel loop past what only reads fields
-    advance, goes_on = in_default_mode(make_advance_batch(plan, wrap)), wrap(_goes_on)
+    advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
 
     def make_kernel(each: Any) -> Kernel:
         def kernel(meta_at, batch_at, args_at):

@@ -16,7 +16,7 @@ from numadam._arrays.interop import address_of
 from numadam._core import plan as pl
 from numadam._cpu.records import NDARRAY, NUMBER, POINTER
 from numadam._jit.functions import linked
-from numadam._jit.loops import compiled_loop, in_default_mode
+from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import absent, record_at, struct_of, view_of
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances, check_convergence
@@ -68,13 +68,13 @@ def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
         its.later = 1
         return code
 
-    exact = in_default_mode(linked(test_iterate))
+    inner = linked(test_iterate)
 
-    def exact_test(tested_at, g_object, f):
-        return exact(tested_at, g_object, f)
+    def run(tested_at, g_object, f):
+        return inner(tested_at, g_object, f)
 
-    exact_test.__qualname__ = f"{name}.test_iterate"
-    return exact_test
+    run.__qualname__ = f"{name}.test_iterate"
+    return run
 
 
 @functools.cache

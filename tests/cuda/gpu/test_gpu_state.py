@@ -241,7 +241,7 @@ def test_the_file_of_a_gpu_is_that_of_a_cpu(cp, case, tmp_path):
     gpu = make()
     for k in range(1, 4):
         gpu.step(tree_map(cp.asarray, arrays(k, dtype)))
-    paths = [tmp_path / f"{k}.safetensors" for k in range(4)]
+    paths = [tmp_path / f"{k}.npz" for k in range(4)]
     gpu.save(paths[0])
     cpu = na.load(paths[0])
     assert type(cpu.params["w"]) is np.ndarray
@@ -263,7 +263,7 @@ def test_the_file_of_a_gpu_is_that_of_a_cpu(cp, case, tmp_path):
 
 
 def test_lr_on_the_gpu(cp, tmp_path):
-    path = tmp_path / "run.safetensors"
+    path = tmp_path / "run.npz"
     opt = na.Adam(cp.ones(3), lr=0.25, capturable=True)
     opt.step(cp.ones(3))
     opt.save(path)
