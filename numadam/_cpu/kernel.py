@@ -13,9 +13,10 @@ from numba import float64, int64, prange
 from numadam._core.element import make_add, make_element_update
 from numadam._core.half import converts_half
 from numadam._core.plan import CHECKED, OUT, G, P, Plan
-from numadam._core.scalars import make_scalars, width_of
+from numadam._core.scalars import is_due, make_scalars, width_of
 from numadam._cpu import norm_kernel as norms
 from numadam._cpu import records as abi
+from numadam._cpu.denormals import make_settle, settle_address
 from numadam._cpu.parts import (
     factors_of,
     find_leaf,
@@ -26,6 +27,7 @@ from numadam._cpu.parts import (
     make_prefetch,
     make_row_at,
     make_scalars_of,
+    make_step_of,
     part_of,
 )
 from numadam._cpu.records import META, NDARRAY
@@ -34,6 +36,7 @@ from numadam._cpu.validate import (
     BEFORE_STEP,
     CHECK,
     NEEDS_ROWS,
+    NEEDS_SETTLE,
     NEEDS_WORK,
     NORMS_AGAIN,
     OK,
@@ -227,8 +230,8 @@ def _make_run_of_sums(plan: Plan) -> Any:
     return linked(run, forceinline=True)
 
 
-def _make_part(plan: Plan, run: Any, out: bool) -> Any:
-    """``part(q, meta_at)``: `run` over the iterations of part q.
+def _make_part(plan: Plan, run: Any, settle: Any, out: bool) -> Any:
+    """``part(q, meta_at)``: `run` over the iterations of part q, and `settle` behind it.
 
     All that `run` needs is read from memory into locals of this one function: for all that the
     compiler knows, the stores of `run` may change what lies behind an address, and one load of it
@@ -239,6 +242,7 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
     scalars_of, views = make_scalars_of(width), make_leaf_views(plan, out)
     prefetch = make_prefetch(plan)
     each, row_at = plan.norm == "array" or plan.by_row, make_row_at(plan)
+    step_of = make_step_of(plan)
 
     def part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -269,10 +273,15 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
                 h, k = scalars(row, factors[0, j], factors[1, j])
             p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
             run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
+            settle(meta, leaf, i, n, step_of(meta, leaf, e))
             low += n
             j += low == after
 
     return linked(part)
+
+
+def _leave(meta, leaf, i, n, t):
+    """Nothing: no array but the sum has changed."""
 
 
 def _note_added(meta_at):
@@ -289,12 +298,12 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    part = _make_part(plan, make_run(plan, linked), out)
+    part = _make_part(plan, make_run(plan, linked), make_settle(plan, out), out)
     fill, advance = make_fill(plan), make_advance(plan)
     accumulates, normed, by_row = plan.accumulate, plan.norm != "", plan.by_row
     add_part = norm_part = finalize_norms = part
     if accumulates:
-        add_part = _make_part(plan, _make_run_of_sums(plan), False)
+        add_part = _make_part(plan, _make_run_of_sums(plan), linked(_leave), False)
     if normed:
         norm_part = norms.make_norm(plan)
         finalize_norms = norms.make_finalize_norms(plan)
@@ -314,6 +323,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             home = record_at(meta.home, META)
             if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
+            if meta.settle == 0 and is_due(home.steps + 1):
+                return NEEDS_SETTLE
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
             parts = (total + size - 1) // size
@@ -365,6 +376,8 @@ _C_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
 @functools.cache
 def code_address(field: str) -> int:
     """The address of one of `_C_FUNCTIONS`; compiled or loaded at the first call."""
+    if field == "settle":
+        return settle_address()
     name, function, signature = _C_FUNCTIONS[field]
     return callback_address(function, signature, name, "_cpu", _nrt=False)
 
