@@ -79,13 +79,14 @@ def make_settle(plan: Plan, out: bool = False) -> Any:
     small that it shows there stays as it is, and so do all arrays of presets that repeat a library.
     """
     control_of, names = make_control_of(plan), [hyper.name for hyper in plan.rule.hypers]
-    # the square root of v is added to eps: v below tiny changes less than 1e-3 of the sum
+    eps, root = (
+        op.RULE + names.index(name) if name in names else -1 for name in ("eps", "eps_root")
+    )
+    # the square root of v is added to eps: one below `small` is less than a thousandth of the sum
     size, small = plan.real.itemsize, tiny(plan.real)
-    least = {"eps": 2.0**10 * small**0.5, "eps_root": 2.0**20 * small}
-    places = [op.RULE + names.index(name) for name in least if name in names]
-    limits = tuple(least[name] for name in least if name in names)
-    columns, flush, low, high = tuple(places), op.COLUMN.flush, op.COLUMN.low, op.COLUMN.high
-    shown, by_element = len(columns), plan.bounds == "array"
+    least, least_root = 2.0**10 * small**0.5, 2.0**20 * small
+    flush, low, high = op.COLUMN.flush, op.COLUMN.low, op.COLUMN.high
+    by_element = plan.bounds == "array"
     strides = tuple(0 if out and s == pl.P else resting_bytes(plan, s) for s in range(pl.SLOTS))
 
     def settle(meta, leaf, i, n, t):
@@ -94,9 +95,9 @@ def make_settle(plan: Plan, out: bool = False) -> Any:
         row = control_of(meta)[leaf.group]
         if row[flush] == 0.0:
             return
-        hidden = shown == 0
-        for c in range(shown):
-            hidden = hidden or row[columns[c]] >= limits[c]
+        hidden = eps < 0 and root < 0
+        hidden = hidden or (eps >= 0 and row[eps] >= least)
+        hidden = hidden or (root >= 0 and row[root] >= least_root)
         for slot in range(len(strides)):
             stride = strides[slot]
             if stride != 0 and (hidden or slot == pl.P or slot == pl.AVERAGE):
