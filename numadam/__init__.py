@@ -27,8 +27,8 @@ _HOMES |= {"rule": "numadam.rules._define", "check_rule": "numadam._minimize.rul
 _HOMES["CacheWarning"] = "numadam._jit.reports"
 _HOMES |= {
     "History": "numadam.history",
-    "check_grad": "numadam._minimize.gradient.check",
-    "GradientCheck": "numadam._minimize.gradient.check",
+    "check_grad": "numadam._gradient.check",
+    "GradientCheck": "numadam._gradient.check",
     "minimize": "numadam._minimize.minimize",
     "minimize_many": "numadam._minimize.minimize_many",
     "least_squares_many": "numadam._least_squares.least_squares_many",
@@ -48,7 +48,11 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"numadam.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'numadam' has no attribute {name!r}")
+        hint = ""
+        if not name.startswith("__"):  # which tools ask for
+            schedules = import_module("numadam.schedules").__all__
+            hint = import_module("numadam._core.synonyms").public_hint(name, __all__, schedules)
+        raise AttributeError(f"module 'numadam' has no attribute {name!r}.{hint}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

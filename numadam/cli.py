@@ -1,4 +1,4 @@
-"""``python -m numadam demo|bench|compile|info``. Loads numba only for the command that needs it."""
+"""``python -m numadam demo|bench|info``. Loads numba only for the command that needs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ examples:
   python -m numadam demo            learn handwritten digits, with a picture
   python -m numadam demo --list     one more: decays
   python -m numadam bench --help    the speed of a step on this machine
-  python -m numadam compile --help  compile ahead, for an image or CI
   python -m numadam info            what to put into a bug report
 """
 _DEMO = """\
@@ -53,24 +52,6 @@ The column "busy" shows how much of the machine other programs used
 meanwhile. Above 5 %, measure again. Above 50 % nothing is measured unless
 --force is given.
 More: docs/explanation/speed.md
-"""
-_COMPILE = """\
-Any keyword of the rules is an option: --clip-norm 1.0, --amsgrad,
---like keras, --bounds=-1,1. "--lr array" and "--bounds array" stand for a
-number for each element, "--beta1 schedule" for a callable. The compiled
-code is the same for other values of lr, clips and bounds; only 0 and None
-change it. Groups need what their options need.
-
-examples:
-  python -m numadam compile                   Adam in float64, all sizes
-  python -m numadam compile --minimize --bounds=0,None --serial
-  python -m numadam compile --rule adamw --weight-decay 0.01 \\
-      --dtype float32 --clip-norm 1
-  python -m numadam compile --many --folder /opt/loops
-      with NUMBA_CACHE_DIR=/opt/loops later
-
-Not compiled: your own objective, which the first call compiles, and
-anything that runs on a GPU.
 """
 _INFO = """\
 Versions, threading layer, cache folder, CPU and GPU. Please paste the
@@ -129,9 +110,6 @@ class _Command(NamedTuple):
     epilog: str | None = None
     #: whether its module has ``add_arguments(parser)``: too many options for a line of usage
     has_options: bool = False
-    allow_abbrev: bool = True
-    #: errors with which it says that its options do not go together
-    misused: tuple[type[Exception], ...] = ()
 
 
 _COMMANDS = {
@@ -147,15 +125,6 @@ _COMMANDS = {
         "Measure the speed of a step: ratios of two sides, timed in turns.",
         _BENCH,
         has_options=True,
-    ),
-    "compile": _Command(
-        "numadam.compile_ahead",
-        "compile ahead: for a container image, or for CI",
-        "Compile loops into a folder that later processes load them from.",
-        _COMPILE,
-        has_options=True,
-        allow_abbrev=False,
-        misused=(TypeError, ValueError, ImportError),  # an option that a rule does not take
     ),
     "info": _Command("numadam.info", "versions, threads, cache folder, CPU, GPU", _INFO),
 }
@@ -177,7 +146,6 @@ def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentPa
             description=row.description,
             epilog=row.epilog,
             usage="%(prog)s [options]" if row.has_options else None,
-            allow_abbrev=row.allow_abbrev,
         )
         if name == "demo":
             _add_demos(below, demo)
@@ -239,8 +207,6 @@ def _run(words: list[str]) -> int:
     try:
         run = _demo if args.command == "demo" else import_module(row.module).run
         return int(run(args))
-    except row.misused as error:
-        return _fail(args.command, error, USAGE_ERROR)
     except BrokenPipeError:  # `| head`: no error of ours
         raise
     except (OSError, RuntimeError) as error:  # a folder that cannot be written, a setting of Numba

@@ -71,7 +71,7 @@ def _norm(leaf: Any) -> float:
 
 def _square(flat: Any) -> float:
     """Sum of squares; on the host in one thread, since threads of BLAS would take our cores."""
-    if is_cupy(flat):  # vdot needs cuBLAS, which the extra cuda13 leaves out
+    if is_cupy(flat):  # vdot needs cuBLAS, which CuPy alone does not bring
         return float((flat * flat).sum(dtype=np.float64))
     if not isinstance(flat, np.ndarray):
         return float(array_namespace(flat).vdot(flat, flat))
@@ -354,7 +354,7 @@ class History:
     def __getitem__(self, name: str) -> np.ndarray:
         """A column as a new array."""
         if name == "ratio":
-            with np.errstate(divide="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):
                 ratio: np.ndarray = self["step_norm"] / self["param_norm"]
             return ratio
         if name not in _STORED:

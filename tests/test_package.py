@@ -40,7 +40,6 @@ SPARED = {
     "na.History()": ["numba", "cupy", "scipy", "matplotlib"],
     "import numadam.cli; numadam.cli.parser()": ["numba"],
     "from numadam import info; info.facts()": ["mpi4py"],
-    "from numadam._core.half import as_storage; as_storage('float16', 'p')": ["ml_dtypes"],
     """
     from numadam._arrays.sparse import coalesce, is_sparse
     coalesce(na.Rows(np.array([3, 1, 3]), np.ones((3, 2))), "g", (4, 2), np.dtype(float))
@@ -151,6 +150,23 @@ def test_marks_have_an_extra_and_a_stage_that_names_them():
 def test_the_tests_alone_bring_no_cuda():
     """It was 0.8 GB of 1.5."""
     assert not [need for need in NEEDED["test"] if re.search("cuda|cupy|numadam", need)]
+
+
+CUDA_LIBRARIES = {"cublas", "cufft", "curand", "cusolver", "cusparse"}
+
+
+def test_the_extras_for_gpus_bring_the_libraries_that_cupy_loads():
+    """CuPy's wheel alone has none of them: `A @ x` and `cupy.random` ended with an ImportError."""
+    for version in (12, 13):
+        needs = [need for need in NEEDED[f"cuda{version}"] if need.startswith("cupy")]
+        assert needs == [f"cupy-cuda{version}x[ctk]>=14.0"]  # the first that has this extra
+
+
+@pytest.mark.cuda("cupy")
+def test_the_extra_of_cupy_has_the_libraries():
+    needs = importlib.metadata.requires("cupy-cuda13x") or []
+    (toolkit,) = (need for need in needs if re.search(r"extra == .ctk", need))
+    assert set(re.split(r"[\[\],]", toolkit)) >= CUDA_LIBRARIES
 
 
 def test_no_index_is_advised_that_has_no_numadam():

@@ -18,13 +18,16 @@ from array_api_compat import is_cupy_array
 from numadam._version import install_command
 
 # --- library of an array -------------------------------------------------------------------------
-# The only file that asks whether an array is CuPy's. torch tensors, Numba's device arrays, JAX
-# arrays, and everything else that has DLPack or an array interface are viewed without a copy. None
-# of these libraries is imported: an object says by itself where its memory is.
+# The only file that asks whether an array is CuPy's. Gradients may be torch tensors, Numba's device
+# arrays, JAX arrays, and everything else that has DLPack or an array interface: they are viewed
+# without a copy, and never written. None of these libraries is imported: an object says by itself
+# where its memory is.
 
 is_cupy = is_cupy_array
 #: Libraries whose arrays may never be written, whatever their memory allows.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
+#: Libraries whose arrays are computed, or gathered from many machines, where NumPy copies them.
+_DISTRIBUTED = ("dask", "cupynumeric", "cunumeric")
 _CPU, _CUDA, _CUDA_MANAGED = 1, 2, 13  # of DLPack
 _LEGACY_STREAM = 1  # of the CUDA array interface; CuPy's number for it is 0
 
@@ -87,6 +90,8 @@ def _viewer(x: Any) -> str:
         return {_CPU: "NumPy", _CUDA: "CuPy", _CUDA_MANAGED: "CuPy"}.get(device, "")
     if hasattr(kind, "__cuda_array_interface__"):
         return "CuPy"
+    if is_distributed(x):
+        return ""
     return "NumPy" if hasattr(x, "__array_interface__") and units_of(x) is None else ""
 
 
@@ -106,17 +111,9 @@ def is_immutable(x: Any) -> bool:
     return interface is not None and bool(interface["data"][1])  # CuPy ignores this flag
 
 
-def _viewable(x: Any) -> tuple[Any, Any]:
-    """An object that NumPy or CuPy can view, and the dtype of the view if theirs lacks it."""
-    if _library(x) != "torch":
-        return x, None
-    x = x.detach()  # torch must not differentiate the step
-    torch = sys.modules["torch"]
-    if x.dtype != torch.bfloat16:
-        return x, None
-    import ml_dtypes
-
-    return x.view(torch.uint16), np.dtype(ml_dtypes.bfloat16)
+def is_distributed(x: Any) -> bool:
+    """Whether a copy of an array would gather it from many machines, or compute it."""
+    return _library(x) in _DISTRIBUTED
 
 
 def _as_numpy(x: Any) -> Any:
@@ -127,12 +124,9 @@ def _as_numpy(x: Any) -> Any:
     library = _library(x)
     if library in ("jax", "jaxlib"):
         return np.asarray(x)
-    x, dtype = _viewable(x)
     if library == "torch":
-        view = x.numpy()
-    else:
-        view = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
-    return view if dtype is None else view.view(dtype)
+        return x.detach().numpy()  # torch must not differentiate the step
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
 
 
 def _as_cupy(x: Any) -> Any:
@@ -140,16 +134,15 @@ def _as_cupy(x: Any) -> Any:
     require_gpu()
     import cupy
 
-    x, dtype = _viewable(x)
-    view = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else _shown(x)
-    return view if dtype is None else view.view(dtype)
+    if _library(x) == "torch":
+        x = x.detach()  # torch must not differentiate the step
+    return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else _shown(x)
 
 
 def _shown(x: Any) -> Any:
     """An object that shows its memory by the CUDA array interface, as a CuPy array.
 
-    The current stream waits for the object's. CuPy would make the host wait, which also ends a
-    capture.
+    The current stream waits for the object's. CuPy would make the host wait.
     """
     import cupy
 
@@ -175,12 +168,9 @@ def as_view(x: Any) -> Any:
     return _VIEWS[library](x) if library else x
 
 
-def as_views(
-    arrays: Sequence[Any], library: str, written: bool, name: Callable[[int], str]
-) -> list[Any]:
-    """Arrays, those that are foreign and can be viewed by this library as its views.
+def as_views(arrays: Sequence[Any], library: str, name: Callable[[int], str]) -> list[Any]:
+    """Arrays to be read, those that are foreign and can be viewed by this library as its views.
 
-    An immutable array that is to be written stays as it is: validation then refuses it by name.
     ``name(k)`` is what the user calls one of the arrays.
     """
     if all(type(x) is np.ndarray for x in arrays):
@@ -188,7 +178,7 @@ def as_views(
     views = list(arrays)
     for k, x in enumerate(arrays):
         try:
-            if _viewer(x) == library and not (written and is_immutable(x)):
+            if _viewer(x) == library:
                 views[k] = _VIEWS[library](x)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             error.add_note(f"This is about {name(k)}.")  # its library's own words
@@ -207,6 +197,9 @@ def install_for_gpu() -> str:
 def require_gpu() -> None:
     """Raise, in one sentence, what is missing: a package, a driver, a GPU."""
     # `numba.cuda` would import without numba-cuda: Numba's own deprecated target
+    runtime = getattr(getattr(sys.modules.get("cupy"), "cuda", None), "runtime", None)
+    if getattr(runtime, "is_hip", False):
+        raise RuntimeError("This CuPy is built for AMD's ROCm: numadam needs NVIDIA's CUDA.")
     modules = {"cupy": "CuPy", "numba_cuda": "numba-cuda", "cuda.bindings": "cuda-bindings"}
     for module, package in modules.items():
         spec = None
@@ -234,17 +227,6 @@ def require_gpu() -> None:
         ) from error
     if count == 0:
         raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
-
-
-def require_bfloat16(name: str) -> None:
-    """Raise ImportError if CuPy is too old for bfloat16: CuPy 13 cannot copy such arrays."""
-    import cupy
-
-    if int(cupy.__version__.split(".")[0]) < 14:
-        raise ImportError(
-            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: "
-            f"{install_for_gpu()}."
-        )
 
 
 # --- layout of state and work arrays in one flat buffer ------------------------------------------

@@ -20,6 +20,7 @@ def _by_word(table: Mapping[str, Advice]) -> dict[str, Advice]:
     return {word: advice for words, advice in table.items() for word in words.split()}
 
 
+_ADD = "Add the gradients of several calls, then take one step: opt.step((g1 + g2) / 2)."
 #: Options of optimisers: the names here, of which those are shown that the rule has; or an advice.
 _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
     {
@@ -37,11 +38,14 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
         "clipvalue clip_grad_value max_delta": ("clip_value",),
         "wd l2": ("weight_decay",),
         "use_ema ema_momentum ema_decay polyak": ("ema",),
-        "every_k_schedule gradient_accumulation_steps": ("accumulate",),
-        "accumulation_steps accumulate_grad_batches": ("accumulate",),
-        "param_groups mask no_decay": ("groups",),
-        "mu_dtype moment_dtype": ("state_dtype",),
-        "init_scale": ("loss_scale",),
+        "every_k_schedule gradient_accumulation_steps accumulate accumulation_steps": _ADD,
+        "accumulate_grad_batches": _ADD,
+        "param_groups no_decay": ("groups",),
+        "mask fixed frozen freeze trainable vary requires_grad": (
+            "Write groups={name: {'frozen': True}} for whole arrays; bounds of equal low and high "
+            "hold an element."
+        ),
+        "init_scale loss_scale": "Divide the gradient: opt.step(g / scale).",
         "initial_accumulator_value": ("initial_accumulator",),
         "constraints": ("bounds",),
         "foreach fused differentiable jit_compile": (
@@ -68,6 +72,7 @@ _OF_RUNS = _by_word(
         "finite_diff_rel_step": "Differences choose their own step; jac='3-point' is more exact.",
         "init start init_params y0": "The start is the second argument, x0.",
         "full_output": "The result has all of it.",
+        "mask fixed frozen freeze vary": "Bounds of equal low and high hold an element of x.",
     }
 )
 
@@ -109,6 +114,16 @@ _SCHEDULES = _by_word(
         "OneCycleLR cosine_onecycle_schedule": "OneCycle",
         "ConstantLR constant_schedule": "Constant",
         "LambdaLR": "the function itself, lr=lambda t: ...",
+    }
+)
+
+#: Functions of SciPy and others, which a user may look for in this package.
+_MEANT = _by_word(
+    {
+        "least_squares leastsq curve_fit": "least_squares_many",
+        "fmin fmin_l_bfgs_b": "minimize",
+        "approx_fprime": "check_grad",
+        "save": "Optimizer.save",
     }
 )
 
@@ -154,6 +169,14 @@ def schedule_hint(name: str) -> str:
     return f" Use {_SCHEDULES[name]}." if name in _SCHEDULES else ""
 
 
+def public_hint(name: str, names: Collection[str], schedules: Collection[str]) -> str:
+    """Advice for a name that is no public one of the package, after a space, or ""."""
+    known = {one.lower(): f"schedules.{one}" for one in schedules}
+    known |= {one.lower(): one for one in names} | _MEANT
+    near = difflib.get_close_matches(name.lower(), [*known], 1, _SIMILAR)
+    return f" Did you mean numadam.{known[near[0]]}?" if near else ""
+
+
 # --- presets -------------------------------------------------------------------------------------
 # A preset is a set of keywords that stand in for the defaults; an explicit keyword overrides it.
 # Each rule holds its own (`RuleSpec.presets`). What a library does alike in all rules is in `LIKE`;
@@ -166,29 +189,26 @@ class Library(NamedTuple):
     title: str
     #: Adam is repeated bit for bit, so denormal moments are not flushed
     bit_exact: bool = False
-    #: `weight_decay` is held in float32, also for float64 parameters
-    decay_in_float32: bool = False
     #: the average begins as the parameters after the first step
     late_average: bool = False
     #: added to a norm before it divides
     margin: float = 0.0
-    #: the preset whose defaults it has, and that does the same for float32 parameters
-    variant_of: str = ""
 
 
 #: The presets; everything that lists them reads it here. optax has no default of lr.
 LIKE = {
     "torch": Library("PyTorch", margin=1e-6),
-    "keras": Library(
-        "Keras on TensorFlow", bit_exact=True, decay_in_float32=True, late_average=True
-    ),
-    "keras-jax": Library("Keras on JAX", bit_exact=True, late_average=True, variant_of="keras"),
-    "tf1": Library("AdamOptimizer of TensorFlow 1", bit_exact=True),
     "optax": Library("optax"),
+    "keras": Library("Keras", bit_exact=True, late_average=True),
+    "tf1": Library("AdamOptimizer of TensorFlow 1", bit_exact=True),
     "sklearn": Library("scikit-learn", bit_exact=True),
-    "qiskit": Library("qiskit-algorithms", bit_exact=True),
     "numpy": Library("the textbook's lines in NumPy", bit_exact=True),
-    "quimb": Library("quimb", bit_exact=True),
+}
+#: Libraries whose numbers those of another preset are but for rounding, 1e-15 of a step.
+_SAME_NUMBERS = {
+    "quimb": "like='numpy'",
+    "qiskit": "like='sklearn', beta2=0.99",
+    "keras-jax": "like='keras'",
 }
 _OWN = Library("numadam")
 
@@ -204,11 +224,16 @@ _SAME_RULE = {"AdamW": "write na.Adam(..., decoupled=True, weight_decay=0.01), o
 
 def preset(presets: Mapping[str, Mapping[str, Any]], title: str, like: Any) -> Mapping[str, Any]:
     """The keywords of one class in one library, from those of the class in all of them."""
+    if isinstance(like, str) and like in _SAME_NUMBERS:
+        raise ValueError(
+            f"like: {like!r} has no preset of its own; write {_SAME_NUMBERS[like]}, which is the "
+            "same but for rounding."
+        )
     if not isinstance(like, str) or like not in LIKE:
         raise ValueError(f"like: expected one of {', '.join(map(repr, LIKE))}, got {like!r}.")
-    found = presets.get(like) or presets.get(LIKE[like].variant_of)
+    found = presets.get(like)
     if found is None:
-        there = [name for name, library in LIKE.items() if {name, library.variant_of} & {*presets}]
+        there = [name for name in LIKE if name in presets]
         raise ValueError(
             f"like: {like!r} has no {title}; {_SAME_RULE.get(title, '')}"
             + (f"use one of {', '.join(map(repr, there))}." if there else "leave it out.")

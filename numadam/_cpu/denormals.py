@@ -7,7 +7,6 @@ the bits do not depend on threads, and a run that goes on from a file has the sa
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import is_due, tiny
 from numadam._cpu.parts import make_control_of
 from numadam._jit.functions import linked
-from numadam._jit.loops import callback_address
 from numadam._jit.pointers import array_at, call_c6
 
 #: address and bytes of some numbers, bytes of one, addresses of their bounds or 0, unused -> 0
@@ -54,22 +52,16 @@ def settle(at, size, item, low_at, high_at, unused):
 _SMALL_32, _SMALL_64 = tiny(np.dtype(np.float32)), tiny(np.dtype(np.float64))
 
 
-@functools.cache
-def settle_address() -> int:
-    """The address of `settle`; compiled or loaded at the first call."""
-    return callback_address(settle, SETTLE, "settle", "_cpu", _nrt=False)
-
-
 def resting_bytes(plan: Plan, slot: int) -> int:
     """Bytes of one iteration in a slot whose numbers decay by a factor; 0 where they do not."""
-    state, k = plan.rule.state, slot - pl.S0
+    state = plan.rule.state
     if slot == pl.P:
         decays = plan.decay != ""
-    elif slot in (pl.S0, pl.S1, pl.S2):
-        decays = plan.has(slot) and state[k] not in plan.rule.lasting
+    elif pl.S0 <= slot < pl.S0 + len(state):
+        decays = plan.has(slot) and state[slot - pl.S0] not in plan.rule.lasting
     else:
         decays = slot == pl.AVERAGE and plan.average
-    return plan.stride(slot) if decays and plan.storage(slot).itemsize >= 4 else 0
+    return plan.stride(slot) if decays else 0
 
 
 def make_settle(plan: Plan, out: bool = False) -> Any:

@@ -85,12 +85,12 @@ def _somebody_waits() -> bool:
     asked = os.environ.get(VARIABLE, "")
     if asked not in ("", "0", "1"):
         raise ValueError(f"{VARIABLE}: expected 0 or 1, got {asked!r}.")
-    if asked == "0" or logger.level > logging.INFO:
+    if asked == "0" or logger.level > logging.INFO or sys.stderr is None:  # no console
         return False
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if asked == "1" or getattr(shell, "kernel", None) is not None:
         return True
-    # None without a console, closed, or an object of the user's
+    # closed, or an object of the user's
     with suppress(Exception):
         return bool(sys.stderr.isatty())
     return False

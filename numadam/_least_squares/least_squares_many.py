@@ -33,6 +33,9 @@ _FOREIGN = {
     "rule": "this method takes none. numadam.minimize_many does",
     "maxiter": "write max_nfev, which counts evaluations of fun",
 }
+_FOREIGN |= dict.fromkeys(
+    ("mask", "fixed", "frozen", "vary", "groups"), "bounds of equal low and high hold an unknown"
+)
 
 
 def _refuses_foreign(function: Run) -> Run:
@@ -142,11 +145,11 @@ def least_squares_many(
     (array([[2. , 1. ],
            [3. , 0.5]]), (2, 2), True)
     """
-    x = _read_starts(x0)
+    x = read_starts(x0)
     problems, n = x.shape
     args = read_args(args, compiled=True)
     form = form_of(fun, args, jac)
-    low, high = _read_bounds(bounds, x)
+    low, high = read_bounds(bounds, x)
     m = count("m", m, 1)
     task = FitTask(
         x=x,
@@ -167,7 +170,7 @@ def least_squares_many(
     return run_fits(task, adapter_for(fun, form, x.dtype, args))
 
 
-def _read_starts(x0: Any) -> np.ndarray:
+def read_starts(x0: Any) -> np.ndarray:
     if is_cupy(x0):
         raise TypeError(
             "x0: least_squares_many runs on the CPU. Pass cupy.asnumpy(x0), or minimise the sum "
@@ -185,13 +188,13 @@ def _read_starts(x0: Any) -> np.ndarray:
     return own
 
 
-def _read_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def read_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Low and high, each of shape (1, n) or (problems, n)."""
     pair = standard_bounds(bounds, x.shape[1:]) or OPEN
     check_ends(pair, x, "bounds", "x")
     rows = len(x) if any(np.ndim(end) == 2 for end in pair) else 1
     low, high = (
-        np.broadcast_to(inward(end, x.dtype, other, x.dtype), (rows, x.shape[1])).copy()
+        np.broadcast_to(inward(end, x.dtype, other), (rows, x.shape[1])).copy()
         for end, other in zip(pair, (np.inf, -np.inf), strict=True)
     )
     return low, high

@@ -131,8 +131,10 @@ class ResidualAdapter:
             ) from error
         self.address = address_of(self._evaluate, EVALUATE.args)
 
-    def call_again(self, x: np.ndarray, m: int, number: int, args: tuple[Any, ...]) -> None:
-        """Evaluate once more from Python, to raise the exception of the compiled call."""
+    def call_again(
+        self, x: np.ndarray, m: int, number: int, args: tuple[Any, ...]
+    ) -> list[np.ndarray]:
+        """Evaluate from Python, as the exception of a compiled call is raised: r, and J if any."""
         derives, numbered = self._form
         written = [np.zeros(m, self._real)]
         if derives:
@@ -140,6 +142,7 @@ class ResidualAdapter:
         numbers = (number,) if numbered else ()
         x.flags.writeable = False
         self._fun(x, *written, *numbers, *copied_value(args))
+        return written
 
 
 def adapter_for(

@@ -13,7 +13,7 @@ import numpy as np
 
 from numadam import rules
 from numadam._arrays.checks import describe, is_masked
-from numadam._arrays.interop import as_view, is_array, is_cupy, to_host, units_of
+from numadam._arrays.interop import as_view, is_array, is_cupy, is_distributed, to_host, units_of
 from numadam._core.hyper import Hyper, count
 from numadam._core.options import DEFAULTS, named_options
 from numadam._core.synonyms import run_hint
@@ -48,9 +48,9 @@ def _own_array(x: Any, name: str) -> Any:
     if is_masked(x) or units_of(x) is not None:
         raise TypeError(f"{name}: {describe(x)}")
     if not is_array(x) and not _is_number(x) and not isinstance(x, (list, tuple)):
-        if not hasattr(type(x), "__array__"):
+        if not hasattr(type(x), "__array__") or is_distributed(x):
             raise TypeError(f"{name}: {describe(x)}")
-        x = np.asarray(x)  # pandas, xarray, dask: x0 is copied anyway
+        x = np.asarray(x)  # pandas, xarray: x0 is copied anyway
     try:
         own = x.copy(order="C") if is_cupy(x) else np.array(x, order="C")
     except ValueError as error:  # lists of unlike lengths
@@ -169,14 +169,10 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 #: Options of an optimiser that a minimisation cannot have, and what to do instead.
 _REFUSED = {
     "maximize": "minimise -fun instead",
-    "loss_scale": "f and its gradient belong together: leave it out",
-    "accumulate": "each iteration takes one gradient; let fun form the mean",
     "nonfinite": "a run stops at a gradient that is not finite, with status 3",
     "max_skips": "a run stops at a gradient that is not finite, with status 3",
     "sparse": "gradients are dense here; use the optimiser's step",
     "count": "gradients are dense here; use the optimiser's step",
-    "master": "x is float32 or float64 here",
-    "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
 #: What to do instead of `comm`, in `minimize` and in `minimize_many`.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 import numpy as np
 from scipy.optimize._numdiff import approx_derivative
 
-from numadam._arrays.checks import describe, is_masked, refuse_more_than_numbers
+from numadam._arrays.checks import describe, in_dtype, is_masked, refuse_more_than_numbers
 from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Active
 from numadam._core.hyper import Differences
@@ -113,7 +113,7 @@ def cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
         raise TypeError(f"{name}: {describe(array)}")
     if array.dtype.kind not in "fiub" + ("c" if dtype.kind == "c" else ""):
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}.")
-    return array.astype(dtype, order="C", copy=False)
+    return in_dtype(array, dtype)
 
 
 def split_pair(given: Any, hint: str = "") -> tuple[Any, Any]:
@@ -295,15 +295,20 @@ class Objective:
         if not np.isfinite(f):
             g[:] = np.nan
         elif free.any():
+            of_user = np.geterr()  # of fun, not of the arithmetic around it
 
             def part(y: np.ndarray) -> Any:
                 whole = flat.astype(y.dtype)
                 whole[free] = y
-                return self._at(whole)
+                with np.errstate(**of_user):
+                    return self._at(whole)
 
             ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))
-            g[free] = approx_derivative(part, flat[free], method=self._method, f0=f, bounds=ends)
-        return float(f), self._tree.unflatten(self._shaped(g.astype(self._dtype)))
+            with np.errstate(all="ignore"):
+                g[free] = approx_derivative(
+                    part, flat[free], method=self._method, f0=f, bounds=ends
+                )
+        return float(f), self._tree.unflatten(self._shaped(in_dtype(g, self._dtype)))
 
     def _shaped(self, flat: np.ndarray) -> list[np.ndarray]:
         """The parts of a flat array, in the shapes of the leaves."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from scipy.optimize import OptimizeResult
@@ -100,32 +102,45 @@ STOPPED = "`callback` raised `StopIteration`."
 class ProgressBar:
     """A bar of the iterations, drawn at the first `update`; none where it is not `shown`.
 
-    A run that fails before its first iteration leaves no bar behind.
+    A run that fails before its first iteration leaves no bar behind. A program without a console
+    has no `sys.stderr` to draw it on.
     """
 
     def __init__(self, shown: bool, maxiter: int) -> None:
-        self._shown, self._maxiter = shown, maxiter
+        self._shown, self._maxiter = shown and sys.stderr is not None, maxiter
         self._bar: Any = None
 
     def update(self, done: int, text: str) -> None:
         """Show that so many iterations are done, and `text` beside the bar."""
         if not self._shown:
             return
-        if self._bar is None:
-            from tqdm.auto import tqdm
+        with self._drawing():
+            if self._bar is None:
+                from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=self._maxiter, unit="it")
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(done - self._bar.n)
+                self._bar = tqdm(total=self._maxiter, unit="it")
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
 
     def close(self, whole: bool) -> None:
         """Close the bar. A finished run (`whole`) fills it: a notebook shows others in red."""
-        if self._bar is None:
+        if self._bar is None or not self._shown:
             return
         if whole:
             self._bar.total = self._bar.n
-        self._bar.close()
+        with self._drawing():
+            self._bar.close()
         self._shown = False
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Draw no more where that fails: hours of a run do not end with its terminal."""
+        try:
+            yield
+        except OSError:
+            self._shown = False
+            if self._bar is not None:
+                self._bar.disable = True  # its destructor draws, too
 
 
 def takes_result(callback: Any) -> bool:

@@ -446,6 +446,7 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
         return formatting.table(f"Result of numadam.{maker}", self._rows())
 
 
+@np.errstate(all="ignore")  # the median is a mean of two
 def _spread(values: np.ndarray) -> str:
     """Least, median and largest of the finite values."""
     finite = values[np.isfinite(values)]

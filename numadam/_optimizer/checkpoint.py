@@ -5,7 +5,6 @@ What is written stands beside what compares and what reads it: an entry of the f
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -30,7 +29,6 @@ from numadam._checkpoint.tree import (
     values_in,
 )
 from numadam._core import options as op
-from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
@@ -41,8 +39,6 @@ from numadam._version import __version__
 from numadam.schedules import ReduceOnPlateau
 
 KIND = "optimizer"
-#: Options about the device and the processes of a run: a load keeps its own.
-_OF_PROCESS = ("capturable", "comm")
 
 
 class Checkpointed(OptimizerBase):
@@ -106,9 +102,8 @@ class Checkpointed(OptimizerBase):
             files.save(comm, path, KIND, self._content)
 
     def _content(self) -> Container:
-        settings = parts_of(self).settings
         self._refuse_new_params()
-        return content_of(self, settings.lr, settings.options)
+        return content_of(self)
 
     def load(self, path: str | os.PathLike[Any]) -> None:
         """Load a file that `save` wrote; parameters are written in place.
@@ -154,7 +149,7 @@ class Checkpointed(OptimizerBase):
                 self._refuse_new_params()
                 self._backend.check()
                 with about_file(path):
-                    found = fit(self, content, *options_from_json(content.meta, content.arrays))
+                    found = fit(self, content)
             self._backend.load(*found)
 
 
@@ -217,12 +212,11 @@ class Arrays:
         return check_state(self.parts, entries)
 
 
-def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) -> Container:
-    """All that goes on, as it is now, with lr and options in this form.
-
-    On the CPU the arrays themselves.
-    """
+def content_of(optimizer: OptimizerBase) -> Container:
+    """All that goes on, as it is now; on the CPU the arrays themselves."""
     own, kind = Arrays(optimizer), type(optimizer)
+    settings = own.parts.settings
+    options = {name: value for name, value in settings.options.items() if name != "comm"}
     arrays = {name: host_array(leaf) for name, leaf in own.named.items()}
     title = kind.__name__
     if not kind.__module__.startswith("numadam."):
@@ -233,10 +227,10 @@ def content_of(optimizer: OptimizerBase, lr: Any, options: Mapping[str, Any]) ->
         "rule": kind.rule.name,
         **kind.rule.written_formula,
         "params": own.structure.json,
-        "decays": own.parts.settings.plan.decay != "",
+        "decays": settings.plan.decay != "",
         "group_of": own.groups(),
         "counters": {name: value.tolist() for name, value in own.parts.backend.counters.items()},
-        **options_to_json(lr, {k: v for k, v in options.items() if k != "comm"}, arrays),
+        **options_to_json(settings.lr, options, arrays),
     }
     return Container(KIND, meta, arrays)
 
@@ -250,8 +244,8 @@ class Fit(NamedTuple):
     others: Writes  # frozen arrays, hyperparameters, schedules
 
 
-def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]) -> Fit:
-    """Check everything in a file, with its lr and options, against an optimiser."""
+def fit(optimizer: OptimizerBase, content: Container) -> Fit:
+    """Check everything in a file against an optimiser."""
     arrays, meta = Arrays(optimizer), content.meta
     if meta["rule"] != optimizer.rule.name:
         raise ValueError(
@@ -268,7 +262,7 @@ def fit(optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[
     for name, value in values_in(meta["params"]):
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
-    others = _fit_settings(optimizer, content, lr, _complete(type(optimizer), options))
+    others = _fit_settings(optimizer, content)
     arrays.check(content.arrays)
     if meta["group_of"] != arrays.groups():
         raise ValueError(
@@ -286,7 +280,7 @@ def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
     import cupy
 
     with array.device:
-        here = cupy.asarray(values.view(memory_dtype(values.dtype))).view(values.dtype)
+        here = cupy.asarray(values)
 
     def write() -> None:
         with array.device:
@@ -305,16 +299,15 @@ def _fit_frozen(arrays: Arrays, content: Container) -> Iterator[Callable[[], Any
             raise ValueError(f"{name}: is frozen, read-only, and has other values in the file.")
 
 
-def _fit_settings(
-    optimizer: OptimizerBase, content: Container, lr: Any, options: Mapping[str, Any]
-) -> Writes:
+def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
-    settings = parts_of(optimizer).settings
+    lr, its = options_from_json(content.meta, content.arrays)
+    options, settings = _complete(type(optimizer), its), parts_of(optimizer).settings
     changing = {*op.HYPER_NAMES, *(hyper.name for hyper in settings.rule.hypers)}
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)
-        if new is now or name in _OF_PROCESS:
+        if new is now or name == "comm":  # a load keeps its own
             continue
         if name not in changing:
             raise ValueError(
@@ -327,7 +320,7 @@ def _fit_settings(
             "weight_decay: only one of the two optimisers, that of the file and this one, was made "
             "with a decay. Make this one with the options of the file, or use numadam.load."
         )
-    rate, on_gpu = plateaus.match(settings.lr, lr, "lr"), settings.rate_array
+    rate = plateaus.match(settings.lr, lr, "lr")
     writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
     if rate is not settings.lr:
         if not (is_plain(settings.lr) and is_plain(lr)):
@@ -335,10 +328,7 @@ def _fit_settings(
                 "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make "
                 "it with those of the file, or use numadam.load."
             )
-        if on_gpu is None:
-            changed.set_lr(LR.check_or_schedule(rate))
-        else:
-            writes.append(partial(operator.setitem, on_gpu, ..., LR.check(lr)))
+        changed.set_lr(LR.check_or_schedule(rate))
     return [*settings.writes_from(changed), *writes]
 
 
@@ -378,15 +368,13 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
     lr, its = options_from_json(content.meta, content.arrays)
     options = _complete(kind, its)
-    if xp is np:
-        options["capturable"] = False  # for steps on a GPU
 
     def make_array(name: str, axes: Any) -> Any:
         array = content.arrays[name]
         if xp is np and options["bounds"] is not None:
             array = array.copy()  # the constructor moves it into the bounds
         elif xp is not np:
-            array = xp.asarray(array.view(memory_dtype(array.dtype))).view(array.dtype)
+            array = xp.asarray(array)
         return laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)

@@ -228,10 +228,14 @@ def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
 
     @functools.wraps(function)
     def init(self: AnOptimizer, *args: Any, **given: Any) -> None:
+        if len(args) >= len(declared.places):  # with self
+            raise TypeError(
+                f"{kind.__name__}: params and lr go by position, all else by name, as in "
+                f"{kind.__name__}(params, lr, {(*options, 'weight_decay')[0]}=...)."
+            )
         function(self, *args, **given)  # it does nothing: Python refuses what does not fit
         named, own, shared = declared.sort((self, *args), given)
         self._setup(named["params"], named["lr"], shared, own)
-        self._warn_of_rounding()  # of a new optimiser, not of its copies
 
     kind.__init__ = init  # type: ignore[method-assign, assignment]  # of its signature
     texts = {**OF_CLASSES, "shared": shared(Optimizer.__doc__, declared.defaults)}

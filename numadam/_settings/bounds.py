@@ -160,7 +160,7 @@ def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> P
 
 
 #: Types of a bound that have no unit, mask or device, and of two of them in an array.
-_PLAIN = {float, int, np.float64, np.float32, np.int64, np.int32, type(None)}
+_PLAIN_ENDS = {float, int, np.float64, np.float32, np.int64, np.int32, type(None)}
 _PLAIN_ROWS = {((2,), kind) for kind in "fdilq"}
 
 
@@ -178,7 +178,7 @@ def _plain_ends(pairs: Sequence[Any]) -> np.ndarray | None:
         if not all(issubclass(kind, (list, tuple)) for kind in kinds) or {*map(len, pairs)} != {2}:
             return None
         flat = list(itertools.chain.from_iterable(pairs))
-        if not {*map(type, flat)} <= _PLAIN:
+        if not {*map(type, flat)} <= _PLAIN_ENDS:
             return None
         try:
             ends = np.array(flat, np.float64)  # None becomes NaN
@@ -280,10 +280,11 @@ def as_numbers(xp: Any, x: Any, title: str) -> Any:
     given = xp.asarray(x)
     if given.dtype.kind in "cSU":
         raise TypeError(f"{title}: expected real numbers, got {given.dtype}.")
-    return given.astype(xp.float64)
+    with np.errstate(all="ignore"):  # of longdouble
+        return given.astype(xp.float64)
 
 
-def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) -> Any:
+def inward(end: Any, dtype: np.dtype[Any], other: float) -> Any:
     """A bound in the dtype of its parameters, rounded towards the inside of the box.
 
     `other` is the direction of the inside: +inf for a lower bound, -inf for an upper one. Rounding
@@ -291,8 +292,8 @@ def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) ->
     """
     xp = np if isinstance(end, float) else array_namespace(end)
     wide = xp.asarray(end, dtype=xp.float64)
-    with np.errstate(over="ignore"):  # beyond the range of the dtype it is open
+    with np.errstate(all="ignore"):  # beyond the range of the dtype it is open, below it 0
         near = wide.astype(dtype)
         step = xp.nextafter(near, near.dtype.type(other))
     outside = near.astype(xp.float64) < wide if other > 0 else near.astype(xp.float64) > wide
-    return xp.where(outside, step, near).astype(real)
+    return xp.where(outside, step, near)

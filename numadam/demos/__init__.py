@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -112,7 +113,8 @@ def bar(total: int) -> Any:
     """A bar of tqdm, shown on a terminal only."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="step", leave=False, dynamic_ncols=True, disable=None)
+    hidden = True if sys.stderr is None else None  # None: where it is no terminal
+    return tqdm(total=total, unit="step", leave=False, dynamic_ncols=True, disable=hidden)
 
 
 def one_blas_thread() -> AbstractContextManager[object]:

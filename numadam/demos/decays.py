@@ -145,7 +145,7 @@ def main(
     what = simulate(side, noise, seed)
     fit(what, iterations=1)  # compiles what is timed below
     start = time.perf_counter()
-    res = fit(what, progress=sys.stderr.isatty())
+    res = fit(what, progress=bool(sys.stderr and sys.stderr.isatty()))
     seconds = time.perf_counter() - start
     fitted, quick = (1 / res.x[:, 1]).reshape(what.lifetimes.shape), log_linear(what)
     print(

@@ -23,8 +23,9 @@ from numba.core.typed_passes import type_inference_stage
 from numadam._core import options as op
 from numadam._core.element import parameters_of
 from numadam._core.hyper import Hyper, check_switch
-from numadam._core.plan import OWN_STATE, ROW_COUNTS, STATE_SLOTS
+from numadam._core.plan import ROW_COUNTS, STATE_SLOTS
 from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
+from numadam._jit.loops import refuse_without_jit
 from numadam._jit.objectives import frozen
 from numadam._optimizer.attributes import OptimizerType
 from numadam._optimizer.declared import optimizer_class
@@ -32,15 +33,17 @@ from numadam._optimizer.optimizer import Optimizer
 
 # --- names and numbers ---------------------------------------------------------------------------
 
+#: Flags of functions that return a coroutine or a generator.
+_NOT_CALLED_AT_ONCE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
 #: Names that a state array or a hyperparameter cannot have.
 _TAKEN = {"p", "g", "gg", "h", "t", "lr", "out", "like", "frozen", "params", "self", "shared"}
-_TAKEN |= {"rule", *op.DEFAULTS, *OWN_STATE, ROW_COUNTS}
+_TAKEN |= {"rule", *op.DEFAULTS, "average", ROW_COUNTS}
 
 
 def _read_names(title: str, names: Any) -> tuple[str, ...]:
     """Names as a tuple, checked."""
-    if isinstance(names, str):
-        raise TypeError(f"{title}: expected names such as ('m', 'v'), got the text {names!r}.")
+    _refuse_no_names(title, names)
     found = tuple(names)
     for name in found:
         if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
@@ -52,8 +55,17 @@ def _read_names(title: str, names: Any) -> tuple[str, ...]:
     return found
 
 
+def _refuse_no_names(title: str, names: Any) -> None:
+    """Refuse what is no collection of names: letters of a text could be taken for some."""
+    if isinstance(names, str):
+        raise TypeError(f"{title}: expected names such as ('m', 'v'), got the text {names!r}.")
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{title}: expected names such as ('m', 'v'), got {names!r:.80}.")
+
+
 def _refuse_others(title: str, names: Iterable[str], known: Sequence[str], what: str) -> None:
     """Refuse names that are not known."""
+    _refuse_no_names(title, names)
     for name in names:
         if name not in known:
             raise ValueError(
@@ -129,7 +141,7 @@ def _first_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]
         raise TypeError(
             f"{title}: scalars: {letter}.{error.name} is none of its {what}: {there}."
         ) from error
-    except (ArithmeticError, ValueError) as error:
+    except (ArithmeticError, NameError, ValueError) as error:
         raise ValueError(f"{title}: scalars: {error}, with the defaults at t = 1.") from error
     if type(returned) is not _Returned:
         raise TypeError(
@@ -171,8 +183,24 @@ def _inferred(title: str, function: Any, *arguments: Any) -> tuple[Any, list[Any
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
         lines = [line.strip() for line in plain.splitlines() if line.strip()]
         raise TypeError(f"{title}: Numba cannot compile it: {' '.join(lines[:8])}") from error
+    if unset := _unset(code):
+        raise TypeError(
+            f"{title}: {unset} is set in one branch and read behind it. Set it in every branch, or "
+            "before."
+        )
     inferred = found.typemap.values()
     return found.return_type, [kind for kind in inferred if isinstance(kind, _CONTAINERS)]
+
+
+def _unset(code: Any) -> str:
+    """A variable that some way through a function reads before it is set, or ""; 0 in a loop."""
+    life = code.variable_lifetime
+    for block, live in life.livemap.items():
+        for before, _ in life.cfg.predecessors(block):
+            for name in live - life.livemap[before] - life.usedefs.defmap[before]:
+                if not name.startswith("$"):
+                    return str(name)
+    return ""
 
 
 def _refuse_containers(title: str, containers: Sequence[Any]) -> None:
@@ -376,6 +404,7 @@ def rule(
     >>> bool(np.all(abs(x) < 1e-3))
     True
     """
+    refuse_without_jit()
     _read_names("name", [name])
     for title, function in (("element", element), ("scalars", scalars)):
         if not isinstance(function, FunctionType):
@@ -383,6 +412,16 @@ def rule(
                 f"{title}: expected a Python function, got {type(function).__name__}; numadam "
                 "compiles it."
             )
+        if function.__code__.co_flags & _NOT_CALLED_AT_ONCE:
+            raise TypeError(
+                f"{title}: expected a function that returns numbers, got one with `async` or "
+                "`yield`. Write `def` and `return`."
+            )
+    for title, table in (("start", start), ("hypers", hypers)):
+        if table is not None and not isinstance(table, Mapping):
+            raise TypeError(f"{title}: expected a dict of numbers by name, got {table!r:.80}.")
+    if doc is not None and not isinstance(doc, str):
+        raise TypeError(f"doc: expected a text or None, got {doc!r:.80}.")
     names = _read_names("state", state)
     if len(names) > STATE_SLOTS:
         raise ValueError(f"state: expected at most {STATE_SLOTS} arrays, got {len(names)}.")

@@ -46,7 +46,7 @@ def test_tables_lead_to_what_exists_and_shadow_nothing():
         ("clipvalue", "Write clip_value=..."),
         ("ema_momentum", "Write ema=..."),
         ("param_groups", "Write groups=..."),
-        ("accumulation_steps", "Write accumulate=..."),
+        ("accumulation_steps", "Add the gradients of several calls, then take one step"),
         ("fused", "Leave it out"),
         ("weight_decoy", "Did you mean 'weight_decay'?"),
         ("clip_grad_norm", "Write clip_norm=..."),
@@ -136,3 +136,58 @@ def test_schedules_of_other_libraries():
 def test_completion_of_modules_shows_their_public_names():
     for module in (na.schedules, na.nopython):
         assert dir(module) == sorted(module.__all__)
+
+
+PUBLIC = {
+    "Adamw": "AdamW",
+    "adam": "Adam",
+    "RMSProp": "RMSprop",
+    "least_squares": "least_squares_many",
+    "curve_fit": "least_squares_many",
+    "minimise": "minimize",
+    "Cosine": "schedules.Cosine",
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_names_of_the_package_that_were_meant(name):
+    with pytest.raises(AttributeError, match=rf"has no attribute '{name}'\. Did you mean numadam"):
+        getattr(na, name)
+    with pytest.raises(AttributeError) as caught:
+        getattr(na, name)
+    assert str(caught.value).endswith(f" Did you mean numadam.{PUBLIC[name]}?")
+
+
+def test_other_names_of_the_package_are_missed_as_everywhere():
+    for name in ("__wrapped__", "completely_other"):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'\.$"):
+            getattr(na, name)
+
+
+@pytest.mark.parametrize("kind", [na.Adam, na.SGD])
+def test_hyperparameters_go_by_name(kind):
+    x = np.ones(2)
+    says = rf"^{kind.__name__}: params and lr go by position, all else by name, as in "
+    with pytest.raises(TypeError, match=says):
+        kind(x, 1e-3, (0.9, 0.999))
+    with pytest.raises(TypeError, match=says):
+        kind(x, 1e-3, 0.9)
+
+
+@pytest.mark.parametrize("rate", [0.1, np.float32(0.1), na.schedules.Constant(0.1)])
+def test_a_rate_before_the_arrays_is_told(rate):
+    for params in (np.ones(2), [np.ones(2)], {"a": np.ones(2)}):
+        with pytest.raises(TypeError, match=r"^params: .*The order is Adam\(params, lr\)\.$"):
+            na.Adam(rate, params)
+
+
+@pytest.mark.parametrize("name", ["mask", "fixed", "vary"])
+def test_elements_that_stay_have_equal_bounds(name):
+    x = np.ones((2, 2))
+    with pytest.raises(TypeError, match=r"no option .* Write groups={name: {'frozen': True}} for"):
+        na.Adam(x, **{name: [0]})
+    for call in (na.minimize, na.minimize_many):
+        with pytest.raises(TypeError, match=f"^{name}: .* Bounds of equal low and high hold"):
+            call(lambda x: (x @ x, 2 * x), x, jac=True, **{name: [0]})
+    with pytest.raises(TypeError, match=f"^{name}: .* bounds of equal low and high hold"):
+        na.least_squares_many(lambda x, r: None, x, m=1, **{name: [0]})

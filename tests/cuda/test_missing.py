@@ -54,6 +54,13 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
         na.Adam(Tensor())
 
 
+def test_cupy_for_rocm_is_sent_to_no_package(monkeypatch):
+    cuda = SimpleNamespace(runtime=SimpleNamespace(is_hip=True))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=NoArray, cuda=cuda))
+    with pytest.raises(RuntimeError, match=r"ROCm: numadam needs NVIDIA's CUDA\."):
+        na.Adam(Tensor())
+
+
 @pytest.mark.cuda
 @pytest.mark.cuda("cupy")
 def test_a_tensor_where_there_is_no_driver():

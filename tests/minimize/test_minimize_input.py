@@ -109,7 +109,6 @@ REFUSED = [
     ((square, np.zeros(2)), {"jac": True, "state": {"t": 1}}, ValueError, "state"),
     ((square, np.zeros(2)), {"jac": True, "check_every": 0}, ValueError, "check_every"),
     ((square, np.zeros(2)), {"jac": True, "maximize": True}, ValueError, "minimise -fun"),
-    ((square, np.zeros(2)), {"jac": True, "accumulate": 2}, ValueError, "accumulate"),
     ((square, np.zeros(2)), {"jac": True, "comm": 0}, ValueError, r"comm: .*na\.Adam\(block, comm"),
     ((square, np.zeros(2)), {"jac": True, "nonfinite": "skip"}, ValueError, "status 3"),
     ((square, np.zeros(2)), {"jac": True, "beta3": 0.5}, TypeError, "beta3"),
@@ -537,6 +536,30 @@ def test_a_quantity_without_a_unit_is_an_array():
     opt = na.SGD(np.ones(2), lr=1.0)
     opt.step(np.ones(2).view(Quantity))
     np.testing.assert_array_equal(opt.params, 0.0)
+
+
+class Distributed:
+    """An array of Dask or cuPyNumeric: a copy would compute it, or gather it from machines."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("it was gathered")
+
+    __array_interface__ = property(__array__)
+
+
+@pytest.mark.parametrize("module", ["dask.array.core", "cupynumeric._array.array"])
+def test_distributed_arrays_are_gathered_by_the_user(module):
+    x = type("ndarray", (Distributed,), {"__module__": module})()
+    for name, call in {
+        "x0": lambda: na.minimize(square, x, jac=True),
+        r"x0\['a'\]": lambda: na.minimize(square, {"a": x}, jac=True),
+        "x0 ": lambda: na.minimize_many(square, x, jac=True),
+        " x0": lambda: na.least_squares_many(ignores_too, x, m=1),
+        "params": lambda: na.SGD(x),
+        "grads": lambda: na.SGD(np.ones(3)).step(x),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name.strip()}: .*\. Use numpy\.asarray\(x\)"):
+            call()
 
 
 # --- arrays in args of a compiled function -------------------------------------------------------

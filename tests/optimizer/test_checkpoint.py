@@ -15,7 +15,6 @@ from scipy.optimize import Bounds
 import numadam as na
 from numadam import CheckpointError
 from numadam._checkpoint.container import read, write
-from numadam._checkpoint.tree import options_from_json
 from numadam._optimizer import checkpoint
 from tests.interrupts import strike_everywhere
 from tests.processes import python
@@ -247,7 +246,6 @@ OTHERS = {
     ),
     "dtype": ({"params": {"w": np.ones(6, "f4"), "b": np.ones(2, "f4")}}, "p/w: is float64 of"),
     "option": ({"nonfinite": "skip"}, "nonfinite: is 'propagate' in the file, 'skip' here"),
-    "sum": ({"accumulate": 2}, "accumulate: is 1 in the file, 2 here"),
     "state": ({"amsgrad": True}, "amsgrad: is False in the file"),
     "bounds": ({"bounds": (0.0, 1.0)}, "bounds: is None in the file"),
     "average": ({"ema": 0.9}, "ema: cannot change from 0.9 to None"),
@@ -430,16 +428,10 @@ def test_an_exception_anywhere_in_a_load_leaves_all_or_nothing(path, monkeypatch
     # read and checked beforehand: 750 instead of 6,000 bytecodes
     contents = {file: read(file, "optimizer") for file in (path, old)}
     fits = {
-        content.meta["counters"]["t"]: checkpoint.fit(
-            opt, content, *options_from_json(content.meta, content.arrays)
-        )
-        for content in contents.values()
+        content.meta["counters"]["t"]: checkpoint.fit(opt, content) for content in contents.values()
     }
     monkeypatch.setattr(checkpoint, "read", lambda file, kind: contents[file])
-    monkeypatch.setattr(
-        checkpoint, "fit", lambda opt, content, *_: fits[content.meta["counters"]["t"]]
-    )
-    monkeypatch.setattr(checkpoint, "options_from_json", lambda *_: ())
+    monkeypatch.setattr(checkpoint, "fit", lambda opt, content: fits[content.meta["counters"]["t"]])
     strikes = strike_everywhere(
         lambda: opt.load(old),
         lambda _: opt.load(path),

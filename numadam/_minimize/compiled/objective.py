@@ -86,7 +86,7 @@ def _asked_type(args: tuple[Any, ...]) -> Any:
 
 
 #: What arithmetic takes in place of an argument of these types, or of an array of them.
-_INSTEAD: tuple[tuple[Any, str], ...] = (
+_REAL_FORMS: tuple[tuple[Any, str], ...] = (
     ((types.List, types.ListType), "numpy.array(...)"),
     (types.NPDatetime, "(a - a[0]) / numpy.timedelta64(1, 's')"),
     (types.NPTimedelta, "a / numpy.timedelta64(1, 's')"),
@@ -101,7 +101,7 @@ def about_args(args_type: Any) -> str:
     found = ""
     for k, kind in enumerate(args_type):
         of = kind.dtype if isinstance(kind, types.Array) else kind
-        for kinds, instead in _INSTEAD:
+        for kinds, instead in _REAL_FORMS:
             if isinstance(of, kinds):
                 what = "a list" if "array" in instead else str(of).partition("(")[0]
                 found += f"args[{k}] is {what}: pass {instead} if it takes real numbers. "
@@ -405,7 +405,11 @@ class ObjectiveAdapter:
         Of ``evaluate``, which the loop calls.
     entry : callable
         ``entry(args, kernel, meta_at, record_at)``: run a kernel on these arguments.
+    writes : bool
+        Whether it is known to give a gradient: the first call of a run tells.
     """
+
+    writes = False
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
         guard = guard_of(fun)
@@ -429,21 +433,23 @@ class ObjectiveAdapter:
                 f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
                 f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
             ) from error
-        self._evaluate, self._fun, self._form = evaluate, fun, form
+        self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, guard
+        self.writes = form == RETURNS
         self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
 
-    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> None:
-        """Evaluate once more from Python, to raise the exception of the compiled call."""
+    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Evaluate from Python, as the exception of a compiled call is raised: f and gradient."""
         args = copied_value(args)
+        x.flags.writeable = self._guard is not read_only
         if self._form == RETURNS:
-            _, given = self._fun(x, *args)
-            if given.shape != x.shape:
+            f, g = self._fun(x, *args)
+            if g.shape != x.shape:
                 raise ValueError(
-                    f"fun: the gradient that it returns has shape {given.shape}, x has {x.shape}."
+                    f"fun: the gradient that it returns has shape {g.shape}, x has {x.shape}."
                 )
-        else:
-            numbers = (number,) if self._form == INDEXED else ()
-            self._fun(x, np.zeros_like(x), *numbers, *args)
+            return f, g
+        numbers, g = (number,) if self._form == INDEXED else (), np.zeros_like(x)
+        return self._fun(x, g, *numbers, *args), g
 
 
 def _advice(fun: Any, form: str, args_type: Any) -> str:

@@ -1,1 +1,0 @@
-"""Check of a gradient: the user's formula beside differences of `fun`."""
