@@ -220,6 +220,13 @@ _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
 _X0_VALUES = "the values of x0"
+#: Counts and codes of a run, and the largest of each.
+_COUNTS = {**dict.fromkeys(("done", "begin", "nfev", "njev"), 2**53), "code": CALLBACK}
+#: Types of its numbers that are no floats.
+_KINDS: dict[str, Any] = {
+    "f": (float, type(None)),
+    **dict.fromkeys(("resumed", "tested", "later"), (bool,)),
+}
 
 
 def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -227,9 +234,9 @@ def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
 
     All else is checked by who takes it.
     """
-    for name in ("done", "begin", "nfev", "njev", "code"):
-        value, high = numbers.get(name, 0), CALLBACK if name == "code" else 2**53
-        if type(value) is not int or not 0 <= value <= high:
+    for name, value in numbers.items():
+        kinds = (int,) if name in _COUNTS else _KINDS.get(name, (float,))
+        if type(value) not in kinds or (name in _COUNTS and not 0 <= value <= _COUNTS[name]):
             raise ValueError(f"{name} is {value!r:.80}, which no run has.")
     done = numbers["done"]
     t = numbers.get("begin", 0) + done
