@@ -228,8 +228,9 @@ def minimize(
         A `scipy.optimize.OptimizeResult`: ``x``, ``fun``, ``jac`` and ``grad_norm`` of the best
         iterate, ``x_last`` and ``fun_last`` of the last one; ``nit``, ``nfev``, ``njev``,
         ``success`` (a stop test was met, at x_last), ``status`` (0; 1 at maxiter, 2 and 3 where f
-        or gradient are not finite, 4 where differences do not show f, 99 from the callback), ``message``, ``state``, ``history``
-        (arrays by name: nit, fun, grad_norm, lr), and ``averaged`` with `ema`. With all tests off
+        or gradient are not finite, 4 where differences do not show f, 99 from the callback),
+        ``message``, ``state``, ``history`` (arrays by name: nit, fun, grad_norm, lr), and
+        ``averaged`` with `ema`. With all tests off
         no gradient is computed after the last step, unless it comes with f, or `progress` or a
         History needs it; `jac` of that x is then None.
 

@@ -184,9 +184,9 @@ class PythonRun(Run):
         return code
 
     def _confirm(self, code: int) -> int:
-        if code != GTOL:
-            return code
         f, firsts, gtol = self._memory.f, self._firsts, self._task.tolerances.gtol
+        if code != GTOL or f is None:
+            return code
         return code if self._objective.is_at_rest(f, firsts, gtol) else UNSEEN
 
     def _is_whole(self) -> bool:
