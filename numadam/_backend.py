@@ -14,7 +14,6 @@ from numadam._arrays.checks import describe
 from numadam._arrays.interop import Layout
 from numadam._arrays.sparse import clear, coalesce_for, is_sparse, plain, refuse_order, scatter
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 
 if TYPE_CHECKING:
     from numadam._settings.settings import Settings
@@ -107,7 +106,7 @@ class SparseGradients:
             rows = self._library.arange(math.prod(shape[:1]))
             values = plain(self.checked(grad, name, leaf)).reshape(len(rows), math.prod(shape[1:]))
         if self.how == "lazy" and order != tuple(range(len(order))):
-            ordered = in_memory(values).reshape(len(values), *shape[1:]).transpose(order)
+            ordered = values.reshape(len(values), *shape[1:]).transpose(order)
             values = self._library.ascontiguousarray(ordered)
         return rows, values
 
@@ -131,14 +130,14 @@ class SparseGradients:
             buffer = self._zeros.pop(leaf, None)
             if buffer is None:
                 buffer = self._library.zeros(layout.shapes[leaf], layout.dtype)
-            scatter(rows, in_memory(values), in_memory(buffer))
+            scatter(rows, values, buffer)
             dense[leaf] = buffer
         return dense
 
     def clear(self, dense: Leaves, rows_of: Rows) -> None:
         """Set the buffers among `dense` to zero again, and put them back."""
         for leaf, (rows, _) in rows_of.items():
-            clear(rows, in_memory(dense[leaf]))
+            clear(rows, dense[leaf])
             self._zeros[leaf] = dense[leaf]
 
 
@@ -171,13 +170,6 @@ class Backend(ABC):
     def check_params(params: Leaves, names: Sequence[str]) -> None:
         """Check type and dtype of all parameters, and that they lie on one device."""
 
-    @staticmethod
-    def rate_array(lr: Any, params: Leaves) -> Any:
-        """A 0-d array on the device from which every step reads lr."""
-        raise ValueError(
-            "capturable: is for CuPy parameters, whose steps a CUDA graph replays; leave it out."
-        )
-
     @property
     @abstractmethod
     def t(self) -> int:
@@ -205,19 +197,6 @@ class Backend(ABC):
     @abstractmethod
     def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
         """As `step`, for the only array: the shortest way."""
-
-    @property
-    def calls(self) -> int:
-        """Gradients that have been added up since the last step."""
-        return int(self.counters["calls"]) if self.settings.plan.accumulate else 0
-
-    @abstractmethod
-    def flush(self, lr: float) -> bool:
-        """As `step`, with the mean of the accumulated gradients."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """Discard the accumulated gradients."""
 
     @abstractmethod
     def reset(self) -> None:

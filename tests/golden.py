@@ -78,13 +78,14 @@ class Runs(NamedTuple):
     """A call that repeats the case, and how far apart the two may be.
 
     Distances are relative to the largest |p| that the element had so far: near zero a parameter
-    is a small difference of large ones. In float64 the bound is 1e-12; in float32 it is `float32`
-    units of eps, for the other order of operations. Where that is 0, both are bit for bit.
+    is a small difference of large ones. In float32 the bound is in units of eps, for the other
+    order of operations. Where one is 0, both are bit for bit.
     """
 
     make: object
     lr: object = 0.01
     float32: float = 4.0
+    float64: float = 1e-12
 
 
 def maker(rule):

@@ -72,11 +72,10 @@ def classic(like, t, lr, b1, b2, eps, cast):
 
 
 def tensorflow(like, t, lr, b1, b2, eps, cast):
-    """Keras 3 and TF1: which of it is in float32 (a1, a2, c1, c2, alpha, eps)."""
+    """Keras 3 on JAX and TF1: which of it is in float32 (a1, a2, c1, c2, alpha, eps)."""
     if like != "tf1":
-        held = cast if like == "keras-jax" else F32
         a1, a2 = cast(1.0 - b1), cast(1.0 - b2)
-        c1, c2 = (cast(1) - cast(math.pow(float(held(b)), t)) for b in (b1, b2))
+        c1, c2 = (cast(1) - cast(math.pow(float(cast(b)), t)) for b in (b1, b2))
     else:
         lr, b1, b2, eps = F32(lr), F32(b1), F32(b2), F32(eps)
         a1, a2 = cast(1) - cast(b1), cast(1) - cast(b2)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 DEFAULTS = {
-    "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False, "loss_scale": 1.0,
-    "weight_decay": 0.0, "decoupled": False, "decay_times_lr": True, "accumulate": 1,
+    "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False,
+    "weight_decay": 0.0, "decoupled": False, "decay_times_lr": True,
     "clip_value": None, "clip_norm": None, "clip_array_norm": None, "margin": 0.0,
     "bounds": (None, None), "ema": None, "ema_warmup": False,
     "ema_debias": False,
@@ -53,7 +53,7 @@ class Steps:
         self.v = [np.zeros_like(x) for x in self.p]
         debiased = self._options["ema_debias"]
         self.average = [np.zeros_like(x) if debiased else x.copy() for x in self.p]
-        self.t, self.calls, self.norm = 0, [], math.nan
+        self.t, self.norm = 0, math.nan
         self.product1 = self.product2 = self.product_ema = 1.0
         self.norms = [math.nan] * count
 
@@ -65,15 +65,7 @@ class Steps:
 
     def step(self, grads):
         sign = -1.0 if self._of("maximize") else 1.0
-        scale = self._of("loss_scale")
-        self.calls.append([sign * np.array(g, np.float64) / scale for g in grads])
-        if len(self.calls) == self._of("accumulate"):
-            self.flush()
-
-    def flush(self):
-        count = len(self.calls)
-        grads = [sum(call[k] for call in self.calls) / count for k in range(len(self.p))]
-        self.calls = []
+        grads = [sign * np.array(g, np.float64) for g in grads]
         pairs = [self._of("bounds", k) for k in range(len(self.p))]
         grads = [inside(g, x, pair) for g, x, pair in zip(grads, self.p, pairs, strict=True)]
         self.norm, self.norms = norm(grads), [norm([g]) for g in grads]

@@ -56,10 +56,8 @@ SINK = {
     "lr": {"w": [0.05, 0.02], "0-d": 0.1, "empty": 0.1, "strided": np.linspace(0.0, 0.1, 5)},
     "weight_decay": 0.1,
     "decoupled": True,
-    "loss_scale": 8.0,
     "clip_value": 1.5,
     "clip_norm": 2.0,
-    "accumulate": 2,
     "nonfinite": "skip",
     "bounds": {
         "w": [(-0.5, 1.0), (None, None)],
@@ -82,7 +80,6 @@ def neutral(params, **options):
         "bounds": tree_map(lambda a: (np.full_like(a, -np.inf), None), params),
         "weight_decay": zero,  # what is callable may become anything
         "clip_norm": math.inf,
-        "accumulate": 2,
         "ema": 0.5,
     }
     return {**every, **options}

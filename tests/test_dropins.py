@@ -21,8 +21,8 @@ REPLACED = {
     # with lr = 1 a last digit of float32 scalars grows to 3e-3 in 10 iterations
     "PaCMAP": 1e-4,
     "pyribs": 0.0,
-    "quimb": 0.0,
-    "ODL": 0.0,
+    "quimb": 1e-12,
+    "ODL": 1e-12,
     "PyVBMC": 0.0,
     "PennyLane": 0.0,
 }

@@ -40,7 +40,6 @@ SPARED = {
     "na.History()": ["numba", "cupy", "scipy", "matplotlib"],
     "import numadam.cli; numadam.cli.parser()": ["numba"],
     "from numadam import info; info.facts()": ["mpi4py"],
-    "from numadam._core.half import as_storage; as_storage('float16', 'p')": ["ml_dtypes"],
     """
     from numadam._arrays.sparse import coalesce, is_sparse
     coalesce(na.Rows(np.array([3, 1, 3]), np.ones((3, 2))), "g", (4, 2), np.dtype(float))

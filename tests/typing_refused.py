@@ -45,7 +45,6 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: na.Adam(x, sparse="rows"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, count="rows"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, complex_form="both"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    lambda: na.Adam(x, state_dtype="half"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.Adam(x, bounds="positive"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.AdaMax(x, eps_form="hat"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lambda: na.RAdam(x, eps_form="norm"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -54,7 +54,7 @@ def every_class() -> dict[str, Array]:
         "adam": lambda x: na.Adam(x, lr=0.1, beta1=0.8, beta2=0.99, eps=1e-8, amsgrad=True),
         "adam in a box": lambda x: na.Adam(x, lr=0.1, bounds=(0.0, None)),
         "adam averaged": lambda x: na.Adam(x, lr=0.1, ema=0.9),
-        "adam clipped": lambda x: na.Adam(x, clip_norm=1.0, nonfinite="raise", loss_scale=8.0),
+        "adam clipped": lambda x: na.Adam(x, clip_norm=1.0, nonfinite="raise"),
         "adam of numpy": lambda x: na.Adam(x, like="numpy"),
         "adamw": lambda x: na.AdamW(x, lr=schedules.Cosine(0.1, steps=10), weight_decay=0.1),
         "nadam": lambda x: na.NAdam(x, momentum_decay=0.1),

@@ -16,7 +16,6 @@ CAPABILITY = (9, 0)
 _STEPS = {
     "Adam": ("Adam", {}),
     "AdamW-clip-ema": ("AdamW", {"weight_decay": 0.01, "clip_norm": 1.0, "ema": 0.999}),
-    "Adam-bfloat16-state": ("Adam", {"state_dtype": "bfloat16"}),
     "Lion": ("Lion", {}),
 }
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import tracemalloc
 
 import numpy as np
 
@@ -12,16 +11,9 @@ from numadam._core import plan
 from numadam._core.parts import parts_of
 from numadam.bench import peers
 
-from .common import Case, Cases, Figure, pair, ratio, size, values
+from .common import Case, Cases, pair, ratio, size, values
 
 _N = 10**7
-
-
-def bfloat16(n):
-    """The dtype, which NumPy has from another package."""
-    import ml_dtypes
-
-    return ml_dtypes.bfloat16
 
 
 def box(n):
@@ -44,7 +36,7 @@ OPTIONS = {
     "nesterov": {"nesterov": True},
     "like-numpy": {"like": "numpy"},
     "like-keras": {"like": "keras"},
-    "maximize": {"maximize": True, "loss_scale": 8.0},
+    "maximize": {"maximize": True},
     "clip-value": {"clip_value": 0.5},
     "clip-norm": {"clip_norm": 1.0},
     "clip-array-norm": {"clip_array_norm": 1.0},
@@ -55,11 +47,6 @@ OPTIONS = {
     "bounds-array-clip": {"bounds": box, "clip_norm": 1.0},
     "ema": {"ema": 0.999},
     "lr-array": {"lr": rates},
-    "accumulate": {"accumulate": 8},
-    "state-bfloat16": {"state_dtype": "bfloat16"},
-    "bfloat16": {"dtype": bfloat16, "lr": 0.1},  # shorter steps would round to none
-    "float16": {"dtype": "float16"},
-    "float16-master": {"dtype": "float16", "master": True},
     "complex": {"dtype": "complex64"},
     "complex-modulus": {"dtype": "complex64", "complex_form": "modulus"},
     "many-options": {
@@ -95,59 +82,34 @@ def prepared(n, rule, options):
     return optimizer, numbers(1)
 
 
-def call_after(optimizer, grads, calls):
-    """The call of `step` after `calls` others whose gradients have been added up."""
-    meta = parts_of(optimizer).backend.arguments.meta
-
-    def step():
-        meta["calls"] = calls
-        optimizer.step(grads)
-
-    return step
-
-
-def traffic(optimizer, adds=False):
-    """Bytes that a step moves to and from memory, from the arrays that it has.
-
-    With `adds` those of a call that only adds its gradient to the sum.
-    """
+def traffic(optimizer):
+    """Bytes that a step moves to and from memory, from the arrays that it has."""
     _, settings, backend, _ = parts_of(optimizer)
     its = settings.plan
 
     def stride(*slots):
         return sum(int(its.stride(slot)) for slot in slots if its.has(slot))
 
-    if adds:
-        each = stride(plan.G, plan.SUM, plan.SUM)
-    else:
-        value = plan.MASTER if its.master else plan.P  # where the parameter is read
-        seen, limits = stride(plan.G, plan.SUM), stride(plan.LOW, plan.HIGH)
-        each = stride(value, plan.RATE, plan.P, plan.MASTER) + seen + limits
-        each += 2 * stride(plan.S0, plan.S1, plan.S2, plan.AVERAGE)
-        if its.norm:
-            each += seen + limits + (stride(value) if its.bounds else 0)
+    seen = stride(plan.G, plan.LOW, plan.HIGH)
+    each = stride(plan.P, plan.P, plan.RATE) + seen
+    each += 2 * stride(plan.S0, plan.S1, plan.S2, plan.AVERAGE)
+    if its.norm:
+        each += seen + (stride(plan.P) if its.bounds else 0)
     return each * its.unit * sum(param.size for param in backend.params)
 
 
-def side(n, rule="Adam", options=None, adds=False):
-    """A step with these options over n numbers, and the bytes that it moves.
-
-    Where gradients are added up it is the call that takes a step, or with `adds` one before.
-    """
+def side(n, rule="Adam", options=None):
+    """A step with these options over n numbers, and the bytes that it moves."""
     optimizer, grads = prepared(n, rule, options or {})
-    step = functools.partial(optimizer.step, grads)
-    if optimizer.accumulate > 1:
-        step = call_after(optimizer, grads, 1 if adds else optimizer.accumulate - 1)
-    return step, traffic(optimizer, adds)
+    return functools.partial(optimizer.step, grads), traffic(optimizer)
 
 
-def _against_plain(what, rule, options, adds=False):
+def _against_plain(what, rule, options):
     def make():
-        (ours, moved), (theirs, plain) = side(size(_N), rule, options, adds), side(size(_N))
+        (ours, moved), (theirs, plain) = side(size(_N), rule, options), side(size(_N))
         return functools.partial(ratio, ours, theirs, expected=moved / plain)
 
-    needs = ("ml_dtypes",) if "bfloat16" in what else ()
-    return Case(f"{what}, by bytes", 1.1, make, needs)
+    return Case(f"{what}, by bytes", 1.1, make)
 
 
 def element(p, g, gg, m, v, h):
@@ -197,34 +159,6 @@ def embedding(rows, width, share, count="step"):
     return functools.partial(lazy.step, some), functools.partial(dense.step, every)
 
 
-def peak(work):
-    """Bytes that `work` has at most, beyond what there was, as tracemalloc sees them."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def accumulating(n, every):
-    """Peak memory that `accumulate` adds, in arrays of the size of the parameters."""
-    params, grads = values(n), values(n, seed=1)
-
-    def run(count):
-        optimizer = numadam.Adam(params, accumulate=count)
-        for _ in range(2 * every):
-            optimizer.step(grads)
-
-    def figure(pairs):
-        extra = [peak(functools.partial(run, count)) for count in (every, 1)]
-        return Figure((extra[0] - extra[1]) / params.nbytes)
-
-    for count in (1, every):
-        run(count)  # compiles or loads: that takes memory, too
-    return figure
-
-
 class ByBytes(Cases):
     """Ratio of times, divided by the ratio of the bytes that the two steps move."""
 
@@ -233,9 +167,6 @@ class ByBytes(Cases):
             f"{name}-10M": _against_plain(f"a step with {name} / plain", "Adam", options)
             for name, options in OPTIONS.items()
         },
-        "accumulate-add-10M": _against_plain(
-            "a call that adds its gradient to the sum / plain", "Adam", {"accumulate": 8}, True
-        ),
         **{
             f"rule-{name}-10M": _against_plain(
                 f"a step of {name if options else rule} / Adam", rule, options
@@ -263,16 +194,6 @@ class Targets(Cases):
             1.1,
             pair(lambda: idle(size(10**6)), lambda: side(size(10**6))[0]),
         ),
-        "state-bfloat16-50M": Case(
-            "a step with bfloat16 state of 50M / float32 state",
-            0.85,
-            pair(
-                lambda: side(size(5 * 10**7), "Adam", {"state_dtype": "bfloat16"})[0],
-                lambda: side(size(5 * 10**7))[0],
-            ),
-            ("ml_dtypes",),
-            memory=8,
-        ),
         "lazy-rows": Case(
             "a lazy step touching 1 % of 1M x 64 rows / the dense step",
             0.05,
@@ -284,11 +205,6 @@ class Targets(Cases):
             0.08,
             lambda: functools.partial(ratio, *embedding(size(10**6), 64, 0.01, "row")),
             memory=8,
-        ),
-        "accumulate-memory": Case(
-            "peak memory that accumulate=8 adds at 10M, in arrays of the parameters",
-            1.01,
-            lambda: accumulating(_N, 8),
         ),
     }
     track_ratio = Cases.value

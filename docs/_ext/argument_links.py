@@ -17,12 +17,10 @@ PAGES = {
     "history": "how-to/watch-a-run",
     "like": "explanation/other-libraries",
     "lr": "how-to/learning-rate",
-    "master": "explanation/casting",
     "nonfinite": "how-to/options",
     "progress": "how-to/watch-a-run",
     "rule": "how-to/which-rule",
     "sparse": "how-to/update-rows",
-    "state_dtype": "explanation/casting",
     "weight_decay": "how-to/options",
 }
 #: An argument as numpydoc writes it.

@@ -16,8 +16,8 @@ from numpy.lib.array_utils import byte_bounds
 
 from numadam._arrays.interop import as_views, is_immutable, to_host, units_of
 
-#: dtypes of parameters by name; bfloat16 needs ml_dtypes
-DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
+#: dtypes of parameters by name
+DTYPES = ("float64", "float32", "complex64", "complex128")
 
 #: Candidates that NumPy tries for a shared element, of which views of one array need about one;
 #: and elements of an array up to which they are compared one by one where it found no answer.
@@ -108,7 +108,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
     elif is_immutable(x):
         got, advice = f"{kind}, which is read-only", f"Use {library}.array(x){_WRITE_ELSEWHERE}"
     elif hasattr(x, "named_parameters"):  # a network of torch
-        advice = "Use dict(x.named_parameters()), or list(x.parameters())."
+        advice = "Use {name: p.detach().numpy() for name, p in x.named_parameters()}."
     elif isinstance(x, (str, bytes)):
         got, advice = f"{kind} ({x!r:.40})", "Pass an array of numbers."
     elif callable(x) and not hasattr(x, "__array__"):
@@ -117,6 +117,12 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
         got += f" on {x.device}" if hasattr(x, "device") else ""
         use = "x.cuda()" if wanted == "CuPy" else "x.detach().cpu().numpy() for the host's memory"
         advice = f"One call works on one device: Use {use}."
+        if wanted != "CuPy" and getattr(x, "is_cpu", False):
+            advice = "Use x.detach().numpy(), which has the same memory."
+        elif wanted != "NumPy" and getattr(x, "is_cuda", False):
+            advice = "Use cupy.asarray(x.detach()), which has the same memory."
+    elif wanted != "NumPy" and hasattr(type(x), "__cuda_array_interface__"):
+        advice = "Use cupy.asarray(x), which has the same memory."
     elif isinstance(x, (list, tuple, dict)):
         advice = f"Nest it as the params are, or use {library}.asarray(x)."
     elif kind.startswith("pandas."):  # what numpy.asarray gives may not be written to
@@ -223,7 +229,7 @@ def unfit(
 
 def as_numpy(array: Any, name: str, dtype: np.dtype, shape: tuple[int, ...], of: str) -> np.ndarray:
     """A plain NumPy array over the memory of what is like the parameter `of`; else the error."""
-    (view,) = as_views([number_as_array(array, shape, dtype)], "NumPy", False, lambda _: name)
+    (view,) = as_views([number_as_array(array, shape, dtype)], "NumPy", lambda _: name)
     if problem := unfit(view, name, dtype, shape, of):
         raise problem
     return np.ndarray.view(view, dtype, np.ndarray)
@@ -243,9 +249,10 @@ def common_dtype(arrays: Sequence[Any], names: Sequence[str]) -> np.dtype:
     for array, name in zip(arrays, names, strict=True):
         dtype = array.dtype
         if not _is_offered(dtype):
+            short = dtype.itemsize == 2 and dtype.kind in "fV"  # float16, and bfloat16 of ml_dtypes
             raise TypeError(
-                f"{name}: expected float64, float32, float16, bfloat16, complex64 or complex128, "
-                f"got {name_dtype(dtype)}. Use .astype(numpy.float64)."
+                f"{name}: expected float64, float32, complex64 or complex128, got "
+                f"{name_dtype(dtype)}. Use .astype(numpy.float{32 if short else 64})."
             )
         if dtype is not first and dtype != first:
             raise TypeError(
@@ -321,9 +328,6 @@ def has_negative(array: Any) -> bool:
     array = to_host(array)
     if array.dtype.kind == "c":
         array = array.ravel(order="K").view(array.real.dtype)
-    if array.dtype.itemsize == 2:  # by their bits: ten times faster
-        bits, infinite = array.view(np.uint16), np.full(1, -np.inf, array.dtype).view(np.uint16)
-        return bool(np.any((bits > 0x8000) & (bits <= infinite)))
     return bool(np.fmin.reduce(array, axis=None, initial=0.0) < 0.0)
 
 

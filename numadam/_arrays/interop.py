@@ -18,9 +18,10 @@ from array_api_compat import is_cupy_array
 from numadam._version import install_command
 
 # --- library of an array -------------------------------------------------------------------------
-# The only file that asks whether an array is CuPy's. torch tensors, Numba's device arrays, JAX
-# arrays, and everything else that has DLPack or an array interface are viewed without a copy. None
-# of these libraries is imported: an object says by itself where its memory is.
+# The only file that asks whether an array is CuPy's. Gradients may be torch tensors, Numba's device
+# arrays, JAX arrays, and everything else that has DLPack or an array interface: they are viewed
+# without a copy, and never written. None of these libraries is imported: an object says by itself
+# where its memory is.
 
 is_cupy = is_cupy_array
 #: Libraries whose arrays may never be written, whatever their memory allows.
@@ -115,19 +116,6 @@ def is_distributed(x: Any) -> bool:
     return _library(x) in _DISTRIBUTED
 
 
-def _viewable(x: Any) -> tuple[Any, Any]:
-    """An object that NumPy or CuPy can view, and the dtype of the view if theirs lacks it."""
-    if _library(x) != "torch":
-        return x, None
-    x = x.detach()  # torch must not differentiate the step
-    torch = sys.modules["torch"]
-    if x.dtype != torch.bfloat16:
-        return x, None
-    import ml_dtypes
-
-    return x.view(torch.uint16), np.dtype(ml_dtypes.bfloat16)
-
-
 def _as_numpy(x: Any) -> Any:
     """A foreign object in the host's memory as a NumPy array over it.
 
@@ -136,12 +124,9 @@ def _as_numpy(x: Any) -> Any:
     library = _library(x)
     if library in ("jax", "jaxlib"):
         return np.asarray(x)
-    x, dtype = _viewable(x)
     if library == "torch":
-        view = x.numpy()
-    else:
-        view = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
-    return view if dtype is None else view.view(dtype)
+        return x.detach().numpy()  # torch must not differentiate the step
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
 
 
 def _as_cupy(x: Any) -> Any:
@@ -149,16 +134,15 @@ def _as_cupy(x: Any) -> Any:
     require_gpu()
     import cupy
 
-    x, dtype = _viewable(x)
-    view = cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else _shown(x)
-    return view if dtype is None else view.view(dtype)
+    if _library(x) == "torch":
+        x = x.detach()  # torch must not differentiate the step
+    return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else _shown(x)
 
 
 def _shown(x: Any) -> Any:
     """An object that shows its memory by the CUDA array interface, as a CuPy array.
 
-    The current stream waits for the object's. CuPy would make the host wait, which also ends a
-    capture.
+    The current stream waits for the object's. CuPy would make the host wait.
     """
     import cupy
 
@@ -184,12 +168,9 @@ def as_view(x: Any) -> Any:
     return _VIEWS[library](x) if library else x
 
 
-def as_views(
-    arrays: Sequence[Any], library: str, written: bool, name: Callable[[int], str]
-) -> list[Any]:
-    """Arrays, those that are foreign and can be viewed by this library as its views.
+def as_views(arrays: Sequence[Any], library: str, name: Callable[[int], str]) -> list[Any]:
+    """Arrays to be read, those that are foreign and can be viewed by this library as its views.
 
-    An immutable array that is to be written stays as it is: validation then refuses it by name.
     ``name(k)`` is what the user calls one of the arrays.
     """
     if all(type(x) is np.ndarray for x in arrays):
@@ -197,7 +178,7 @@ def as_views(
     views = list(arrays)
     for k, x in enumerate(arrays):
         try:
-            if _viewer(x) == library and not (written and is_immutable(x)):
+            if _viewer(x) == library:
                 views[k] = _VIEWS[library](x)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             error.add_note(f"This is about {name(k)}.")  # its library's own words
@@ -246,17 +227,6 @@ def require_gpu() -> None:
         ) from error
     if count == 0:
         raise RuntimeError("CuPy finds no GPU: check the driver with `nvidia-smi`.")
-
-
-def require_bfloat16(name: str) -> None:
-    """Raise ImportError if CuPy is too old for bfloat16: CuPy 13 cannot copy such arrays."""
-    import cupy
-
-    if int(cupy.__version__.split(".")[0]) < 14:
-        raise ImportError(
-            f"{name}: bfloat16 on a GPU needs CuPy 14, and this is {cupy.__version__}: "
-            f"{install_for_gpu()}."
-        )
 
 
 # --- layout of state and work arrays in one flat buffer ------------------------------------------

@@ -12,9 +12,8 @@ import numpy as np
 
 from numadam import schedules
 from numadam._arrays.checks import memory_order
-from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
+from numadam._arrays.interop import as_view, is_array, to_host
 from numadam._checkpoint.container import name_fault
-from numadam._core.half import as_storage, memory_dtype
 from numadam._settings.bounds import Box, as_numbers
 from numadam.schedules import ReduceOnPlateau
 
@@ -118,7 +117,6 @@ class _Encoder:
 
     def encode(self, value: Any, title: str) -> Any:
         """The value as JSON; `title` is what the user calls it."""
-        value = _plain(value)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
@@ -213,12 +211,7 @@ def equal(one: Any, other: Any) -> bool:
         return equal(arguments_of(one), arguments_of(other))
     if is_array(one) or is_array(other):
         return np.array_equal(to_host(one), to_host(other))
-    return bool(_plain(one) == _plain(other))
-
-
-def _plain(value: Any) -> Any:
-    """The dtype of `state_dtype` as a text."""
-    return as_storage(value, "").name if isinstance(value, (type, np.dtype)) else value
+    return bool(one == other)
 
 
 # --- nested parameters as names of arrays and as JSON --------------------------------------------
@@ -340,10 +333,7 @@ def values_in(node: Any, name: str = "p") -> Iterator[tuple[str, Any]]:
 
 def host_array(array: Any) -> np.ndarray:
     """The numbers of an array in the host's memory: itself where it is there, else a copy."""
-    if not is_cupy(array):
-        return np.asarray(array)
-    copied: np.ndarray = to_host(array.view(memory_dtype(array.dtype)))  # CuPy may lack bfloat16
-    return copied.view(array.dtype)
+    return np.asarray(to_host(array))
 
 
 def laid_out(array: Any, axes: Any, xp: Any) -> Any:

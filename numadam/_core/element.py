@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from numadam._core import plan as pl
-from numadam._core.half import at, put, reader, state_writer, writer
 from numadam._core.plan import STATE_SLOTS, Plan
 from numadam._core.rule import RuleSpec
 
@@ -59,8 +58,8 @@ def plan_element(plan: Plan, wrap: Any) -> Any:
 
 # --- element update ------------------------------------------------------------------------------
 # Loops hold no arithmetic: it is here and in the rules. The order of a step is the same for every
-# rule: maximize, unscale, accumulate, mask at active bounds, norm and guard, clip by value, clip by
-# norm, L2 decay, the rule, decoupled decay, bounds, average.
+# rule: maximize, mask at active bounds, norm and guard, clip by value, clip by norm, L2 decay, the
+# rule, decoupled decay, bounds, average.
 #
 # An array or number that no option needs is ``None``, and Numba prunes its branches. It does so
 # only for an argument of a function, which is why so many steps are functions of their own.
@@ -85,15 +84,35 @@ def _nothing(a, i, scalar):
     return None
 
 
+def _there(a, i):
+    """``a[i]`` of an array that is there. For Numba `_at` may be None, and ``m or p`` fails."""
+    return a[i]
+
+
+def _absent(a, i):
+    return None
+
+
+def _at(a, i):
+    """``a[i]``, or None where the array is absent (pruned when compiled)."""
+    if a is None:
+        return None
+    return a[i]
+
+
+def put(a, i, x):
+    """``a[i] = x``, or nothing where the array is absent (pruned when compiled)."""
+    if a is not None:
+        a[i] = x
+
+
 def _make_bound(plan: Plan, wrap: Wrap) -> Any:
     """``bound(array, i, scalar)``: the bound of element i, or None."""
     return wrap({"array": _item, "scalar": _scalar, "": _nothing}[plan.bounds])
 
 
-def _effective(x, y, total, low, high, limit, k):
-    """Mean, bounds' mask and clip by value of the unscaled gradient `y` (NaN stays)."""
-    if total is not None:
-        y = (total * k.pre + y) / k.gradients
+def _effective(x, y, low, high, limit, k):
+    """Bounds' mask and clip by value of the gradient `y` (NaN stays)."""
     if limit is None:
         return y
     most, least = limit, -limit
@@ -142,87 +161,69 @@ def _bounded(x, low, high):
 
 
 def make_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """``gradient(i, x, g, total, low, high, limit, k)``: of element i, before the clip by norm.
+    """``gradient(i, x, g, low, high, limit, k)``: of element i, before the clip by norm.
 
     `x` is its parameter, which decides whether a bound is active, and `limit` clips by value.
     """
-    read = wrap(reader(plan.storage(pl.G)))
-    fetch, shape, bound = wrap(at), wrap(_effective), _make_bound(plan, wrap)
+    shape, bound = wrap(_effective), _make_bound(plan, wrap)
 
-    def gradient(i, x, g, total, low, high, limit, k):
+    def gradient(i, x, g, low, high, limit, k):
         lo, hi = bound(low, i, k.low), bound(high, i, k.high)
-        return shape(x, read(g, i) * k.scale, fetch(total, i), lo, hi, limit, k)
+        return shape(x, g[i] * k.scale, lo, hi, limit, k)
 
     return wrap(gradient)
 
 
 def make_norm_gradient(plan: Plan, wrap: Wrap) -> Any:
-    """``gradient(i, x, g, total, low, high, k)``: the gradient whose norm is taken.
-
-    `x` are the parameters, or their float32 copy where there is one.
-    """
+    """``gradient(i, x, g, low, high, k)``: the gradient whose norm is taken."""
     gradient, no_limit = make_gradient(plan, wrap), plan.real.type(np.inf)
     if not plan.bounds:
 
-        def unbounded(i, x, g, total, low, high, k):
-            return gradient(i, None, g, total, low, high, None, k)
+        def unbounded(i, x, g, low, high, k):
+            return gradient(i, None, g, low, high, None, k)
 
         return wrap(unbounded)
-    value = wrap(at if plan.master else reader(plan.storage(pl.P)))
 
-    def bounded(i, x, g, total, low, high, k):
-        return gradient(i, value(x, i), g, total, low, high, no_limit, k)
+    def bounded(i, x, g, low, high, k):
+        return gradient(i, x[i], g, low, high, no_limit, k)
 
     return wrap(bounded)
 
 
-def make_value(plan: Plan, wrap: Wrap) -> Any:
-    """``value(i, p, master)``: parameter i, from its float32 copy where there is one."""
-    read = wrap(reader(plan.storage(pl.P)))
-
-    def value(i, p, master):
-        if master is None:
-            return read(p, i)
-        return master[i]
-
-    return wrap(value)
-
-
 def _make_prepare(plan: Plan, wrap: Wrap) -> Any:
     """``prepare(...) -> x, y``: parameter i, and the gradient as the rule gets it."""
-    value, gradient, shrunk = make_value(plan, wrap), make_gradient(plan, wrap), wrap(_shrunk)
+    gradient, shrunk = make_gradient(plan, wrap), wrap(_shrunk)
     decay = wrap(_scalar if plan.decay == "l2" else _nothing)
 
-    def prepare(i, p, g, total, low, high, master, k):
-        x = value(i, p, master)
-        y = gradient(i, x, g, total, low, high, k.clip, k)
+    def prepare(i, p, g, low, high, k):
+        x = p[i]
+        y = gradient(i, x, g, low, high, k.clip, k)
         return x, shrunk(y, x, decay(None, i, k.decay), k)
 
     return wrap(prepare)
 
 
 def _make_finish(plan: Plan, wrap: Wrap) -> Any:
-    """``finish(...)``: write the new parameter, its copies and average, or the direction.
+    """``finish(...)``: write the new parameter and its average, or the direction.
 
     `r` is the element's index in the array of step sizes.
     """
-    write, fetch, store = wrap(writer(plan.storage(pl.P))), wrap(at), wrap(put)
+    fetch, store = wrap(_at), wrap(put)
     decayed, bounded, follow = wrap(whole_step), wrap(_bounded), wrap(_followed)
     loses = wrap(_scalar if plan.decay == "decoupled" else _nothing)
     bound = _make_bound(plan, wrap)
 
-    def finish(i, r, x, step, p, out, average, low, high, rate, master, k):
+    def finish(i, r, x, step, p, out, average, low, high, rate, k):
         step = decayed(x, step, fetch(rate, r), loses(None, i, k.lost), k)
         lo, hi = bound(low, i, k.low), bound(high, i, k.high)
         if out is None:
             new = bounded(x - step, lo, hi)
-            write(p, i, new)
-            store(master, i, new)
+            p[i] = new
             store(average, i, follow(fetch(average, i), new, k))
         elif lo is None:
-            write(out, i, -step)
+            out[i] = -step
         else:
-            write(out, i, bounded(x - step, lo, hi) - x)
+            out[i] = bounded(x - step, lo, hi) - x
 
     return wrap(finish)
 
@@ -236,34 +237,34 @@ def _followed(average, x, k):
 
 def _make_reads(plan: Plan, wrap: Wrap) -> list[Any]:
     """``read(a, i)`` of each state array: None only where the plan has no such array."""
-    return [wrap(reader(plan.state_dtype, plan.has(slot))) for slot in (pl.S0, pl.S1, pl.S2)]
+    return [wrap(_there if plan.has(slot) else _absent) for slot in (pl.S0, pl.S1, pl.S2)]
 
 
 def make_element_update(plan: Plan, wrap: Wrap) -> Any:
-    """``update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)``.
+    """``update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k)``.
 
-    Element i of every array of a step (`plan.P` ... `plan.MASTER`), with the scalars of the formula
+    Element i of every array of a step (`plan.P` ... `plan.RATE`), with the scalars of the formula
     and of the loop.
     """
     if plan.modulus:
         return _make_pair(plan, wrap)
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
     element = plan_element(plan, wrap)
-    write = wrap(state_writer(plan.state_dtype))
+    write = wrap(put)
     read0, read1, read2 = _make_reads(plan, wrap)
 
-    def update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
-        x, y = prepare(i, p, g, total, low, high, master, k)
+    def update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k):
+        x, y = prepare(i, p, g, low, high, k)
         step, a, b, c = element(x, y, y * y, read0(s0, i), read1(s1, i), read2(s2, i), h)
-        write(s0, i, a, k.seed)
-        write(s1, i, b, k.seed)
-        write(s2, i, c, k.seed)
-        finish(i, i, x, step, p, out, average, low, high, rate, master, k)
+        write(s0, i, a)
+        write(s1, i, b)
+        write(s2, i, c)
+        finish(i, i, x, step, p, out, average, low, high, rate, k)
 
     return wrap(update)
 
 
-def _skip(a, i, x, seed):
+def _skip(a, i, x):
     return None
 
 
@@ -275,40 +276,29 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
     """
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
     element = plan_element(plan, wrap)
-    write, skip = wrap(state_writer(plan.state_dtype)), wrap(_skip)
+    write, skip = wrap(put), wrap(_skip)
     read0, read1, read2 = _make_reads(plan, wrap)
     singles = [plan.whole(slot) for slot in (pl.S0, pl.S1, pl.S2)]
     w0, w1, w2 = (1 if single else 2 for single in singles)
     o0, o1, o2 = (0 if single else 1 for single in singles)
     write0, write1, write2 = (skip if single else write for single in singles)
 
-    def update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+    def update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k):
         re, im = 2 * i, 2 * i + 1
-        x, y = prepare(re, p, g, total, low, high, master, k)
-        u, w = prepare(im, p, g, total, low, high, master, k)
+        x, y = prepare(re, p, g, low, high, k)
+        u, w = prepare(im, p, g, low, high, k)
         square = y * y + w * w
         a0, b0, c0 = read0(s0, w0 * i), read1(s1, w1 * i), read2(s2, w2 * i)
         a1, b1, c1 = read0(s0, w0 * i + o0), read1(s1, w1 * i + o1), read2(s2, w2 * i + o2)
         step, a, b, c = element(x, y, square, a0, b0, c0, h)
-        write(s0, w0 * i, a, k.seed)
-        write(s1, w1 * i, b, k.seed)
-        write(s2, w2 * i, c, k.seed)
-        finish(re, i, x, step, p, out, average, low, high, rate, master, k)
+        write(s0, w0 * i, a)
+        write(s1, w1 * i, b)
+        write(s2, w2 * i, c)
+        finish(re, i, x, step, p, out, average, low, high, rate, k)
         step, a, b, c = element(u, w, square, a1, b1, c1, h)
-        write0(s0, w0 * i + o0, a, k.seed)
-        write1(s1, w1 * i + o1, b, k.seed)
-        write2(s2, w2 * i + o2, c, k.seed)
-        finish(im, i, u, step, p, out, average, low, high, rate, master, k)
+        write0(s0, w0 * i + o0, a)
+        write1(s1, w1 * i + o1, b)
+        write2(s2, w2 * i + o2, c)
+        finish(im, i, u, step, p, out, average, low, high, rate, k)
 
     return wrap(update)
-
-
-def make_add(plan: Plan, wrap: Wrap) -> Any:
-    """``add(i, first, g, total, k)``: one more gradient on the sum, or the first one."""
-    read = wrap(reader(plan.storage(pl.G)))
-
-    def add(i, first, g, total, k):
-        y = read(g, i) * k.scale
-        total[i] = y if first else total[i] + y
-
-    return wrap(add)

@@ -154,10 +154,9 @@ Bounds = Box | Array | Nested
 Nonfinite = Literal["propagate", "raise", "skip"]
 Sparse = Literal["lazy", "dense"]
 Count = Literal["step", "row"]
-StateDtype = Literal["bfloat16"]
 ComplexForm = Literal["parts", "modulus"]
 #: Libraries whose defaults and arithmetic are repeated: see `numadam._core.synonyms`.
-Like = Literal["torch", "keras", "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy", "quimb"]
+Like = Literal["torch", "optax", "keras", "tf1", "sklearn", "numpy"]
 
 EpsForm = Literal["paper", "hat"]
 EpsFormOfMax = Literal["norm", "denominator"]

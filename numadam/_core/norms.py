@@ -216,11 +216,11 @@ _both = njit(error_model="numpy", no_cfunc_wrapper=True)
 
 def _make_value(gradient: Any, ranged: bool) -> Any:
     # arguments are spelled out: with *arrays, a loop over four of them was not vectorised
-    def times(i, p, g, acc, lo, hi, k, scale):
-        return np.float64(gradient(i, p, g, acc, lo, hi, k)) * scale
+    def times(i, p, g, lo, hi, k, scale):
+        return np.float64(gradient(i, p, g, lo, hi, k)) * scale
 
-    def plain(i, p, g, acc, lo, hi, k, scale):
-        return gradient(i, p, g, acc, lo, hi, k)
+    def plain(i, p, g, lo, hi, k, scale):
+        return gradient(i, p, g, lo, hi, k)
 
     return times if ranged else plain
 
@@ -228,17 +228,17 @@ def _make_value(gradient: Any, ranged: bool) -> Any:
 def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
     """Make the function that adds up the squares of one block of elements.
 
-    `gradient` is compiled, ``gradient(i, p, g, acc, lo, hi, k)``: element i as the step uses
-    it; i is a uint64. The loop is vectorised only if all loads come before any condition. `ranged`
-    says whether the elements are float64.
+    `gradient` is compiled, ``gradient(i, p, g, lo, hi, k)``: element i as the step uses it; i is a
+    uint64. The loop is vectorised only if all loads come before any condition. `ranged` says
+    whether the elements are float64.
 
-    ``block(first, n, p, g, acc, lo, hi, k, unit, partials, b)``: the digits of the sum of the
+    ``block(first, n, p, g, lo, hi, k, unit, partials, b)``: the digits of the sum of the
     squares of `n` elements from `first` on, n <= NORM_BLOCK, become partial sum `b`. Absent arrays
     are None.
     """
     value = wrap(_make_value(gradient, ranged))
 
-    def block(first, n, p, g, acc, lo, hi, k, unit, partials, b):
+    def block(first, n, p, g, lo, hi, k, unit, partials, b):
         start, scale = (2.0**_START_AT_FLOAT64, unit) if ranged else (unit, 1.0)
         sums, rests, middle = lane_memory(), lane_memory(), start * _MIDDLE
         begin_lanes(sums, rests, start, 0.0 if ranged else middle)
@@ -246,11 +246,11 @@ def make_block(gradient: Any, wrap: Callable[[Any], Any], ranged: bool) -> Any:
         at, left, row = np.uint64(first), np.uint64(n), np.uint64(NORM_LANES)
         for _ in range(left // row):
             for i in range(row):
-                x = value(at + i, p, g, acc, lo, hi, k, scale)
+                x = value(at + i, p, g, lo, hi, k, scale)
                 add_square(sums, rests, i, x, middle)
             at += row
         for i in range(left % row):
-            x = value(at + i, p, g, acc, lo, hi, k, scale)
+            x = value(at + i, p, g, lo, hi, k, scale)
             add_square(sums, rests, i, x, middle)
         high, low, large = fold_lanes(sums, rests, start, middle, n if ranged else NORM_LANES)
         if large != 0.0:

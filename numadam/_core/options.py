@@ -23,7 +23,6 @@ from numadam._core.hyper import (
     Nonfinite,
     Schedule,
     Sparse,
-    StateDtype,
     at_start,
     check_choice,
     check_switch,
@@ -43,7 +42,6 @@ class ControlRow(NamedTuple):
 
     lr: float  # NaN: that of the step
     weight_decay: float
-    loss_scale: float
     clip_value: float
     clip_norm: float
     clip_array_norm: float
@@ -68,7 +66,6 @@ RULE = len(COLUMN)
 HYPERS = (
     LR,
     Hyper("weight_decay"),
-    Hyper("loss_scale", positive=True),
     Hyper("clip_value", closed=True, positive=True),
     Hyper("clip_norm", closed=True, positive=True),
     Hyper("clip_array_norm", closed=True, positive=True),
@@ -90,11 +87,9 @@ class SharedOptions(NamedTuple):
     decoupled: bool | None = None
     decay_times_lr: bool = True
     maximize: bool = False
-    loss_scale: float | Schedule = 1.0
     clip_value: float | Schedule | None = None
     clip_norm: float | Schedule | None = None
     clip_array_norm: float | Schedule | None = None
-    accumulate: int = 1
     nonfinite: Nonfinite = "propagate"
     max_skips: int | None = None
     bounds: Bounds | None = None
@@ -104,18 +99,15 @@ class SharedOptions(NamedTuple):
     groups: Mapping[str, Mapping[str, Any]] | None = None
     sparse: Sparse | None = None
     count: Count = "step"  # type: ignore[assignment]  # tuples have a method of this name
-    state_dtype: StateDtype | type[Any] | np.dtype[Any] | None = None
-    master: bool = False
     complex_form: ComplexForm = "parts"
     like: Like | None = None
-    capturable: bool = False
     comm: Any = None
 
 
 DEFAULTS: dict[str, Any] = SharedOptions._field_defaults
 #: Options that every update function takes, which keeps no array and no counter.
 OF_UPDATES = (
-    *("weight_decay", "decoupled", "decay_times_lr", "maximize", "loss_scale"),
+    *("weight_decay", "decoupled", "decay_times_lr", "maximize"),
     *("clip_value", "clip_norm", "bounds", "complex_form", "like"),
 )
 _SWITCHES = ("decoupled", *(name for name, value in DEFAULTS.items() if isinstance(value, bool)))
@@ -148,9 +140,8 @@ def check(
     _check_switches(_SWITCHES, options)
     for name, (texts, also) in _CHOICES.items():
         check_choice(name, options[name], texts, also)
-    for name in ("accumulate", "max_skips"):
-        if options[name] is not None or name == "accumulate":
-            options[name] = count(name, options[name], 1, 2**31 - 1)
+    if options["max_skips"] is not None:
+        options["max_skips"] = count("max_skips", options["max_skips"], 1, 2**31 - 1)
     _check_rule(rule, options, options)
     return options
 
@@ -205,36 +196,14 @@ def _check_together(options: Mapping[str, Any]) -> None:
         problem = "ema_debias: ema_warmup already keeps the start from weighing too much: use one."
     elif options["ema_debias"] and callable(options["ema"]):
         problem = "ema_debias: divides by 1 - ema^t, so ema cannot be a schedule."
-    elif options["sparse"] == "lazy" and options["accumulate"] > 1:
-        problem = "accumulate: with sparse='lazy' a mean would touch rows of other calls; use 1."
     elif options["sparse"] == "lazy" and average:
         problem = "ema: sparse='lazy' leaves rows alone that an average has to follow; use 'dense'."
     elif options["count"] == "row" and options["sparse"] != "lazy":
         problem = "count: 'row' counts the steps of rows that step alone; needs sparse='lazy'."
     elif options["count"] == "row" and options["comm"] is not None:
         problem = "count: 'row' is not for the blocks of several ranks (comm); use 'step'."
-    elif options["capturable"]:
-        problem = _against_capture(options)
     if problem:
         raise ValueError(problem)
-
-
-def _against_capture(options: Mapping[str, Any]) -> str:
-    """The option that a captured step cannot have, or "": its replay never calls the host."""
-    if options["accumulate"] > 1:
-        return "accumulate: with capturable=True every call is the same step; use 1."
-    if options["nonfinite"] == "raise":
-        return "nonfinite: a captured step cannot raise; use 'skip' and look at `skipped`."
-    if options["max_skips"] is not None:
-        return "max_skips: a captured step cannot raise; look at `skipped` now and then."
-    if options["sparse"] is not None:
-        return (
-            "sparse: which rows have a gradient is the host's business; not with capturable=True."
-        )
-    schedules = [name for name, value in options.items() if callable(value)]
-    if schedules:
-        return f"{schedules[0]}: a captured step cannot call a schedule; give a number."
-    return ""
 
 
 def named_options(function: Any, defaults: Mapping[str, Any]) -> inspect.Signature:

@@ -16,18 +16,16 @@ from numadam._jit.process import cached_property
 STATE_SLOTS = 3
 
 # Slots: the arrays that one leaf has in a step. Up to OUT they may be the caller's and are
-# validated at every step; the rest belong to the back end: the sum of gradients, the average,
-# bounds and step size per element, the float32 copy of 16-bit parameters.
+# validated at every step; the rest belong to the back end: the average, bounds and step size per
+# element.
 P, G, S0, S1, S2, OUT = range(6)
 CHECKED = 6
-SUM, AVERAGE, LOW, HIGH, RATE, MASTER = range(CHECKED, 12)
-SLOTS = 12
+AVERAGE, LOW, HIGH, RATE = range(CHECKED, 10)
+SLOTS = 10
 
 #: Policies of a guard, for a step whose gradients are not finite.
 PROPAGATE, RAISE, SKIP = range(3)
 
-#: Names in `state` of the back end's own arrays, in the order of a saved state.
-OWN_STATE = {"accumulated": SUM, "average": AVERAGE, "master": MASTER}
 #: Name in `state`, and among those in use, of the steps of each row, with ``count="row"``.
 ROW_COUNTS = "row_counts"
 
@@ -56,15 +54,13 @@ class Plan:
     products : tuple of str
         Products over the steps that are carried from step to step.
     dtype : numpy.dtype
-        Of the parameters, as they are stored.
-    state_dtype : numpy.dtype
-        Of the state arrays, as they are stored: real for complex parameters too.
+        Of the parameters.
     decay : {"", "l2", "decoupled"}
     bounds : {"", "scalar", "array"}
     elementwise : bool
         Whether every element has a step size of its own.
-    accumulate, average, master : bool
-        Whether there are these arrays.
+    average : bool
+        Whether there is an average of the parameters.
     norm : {"", "all", "array"}
         Norm of the gradients that is computed first, for a clip or the guard: of all of them
         together, or of each array.
@@ -81,13 +77,10 @@ class Plan:
     present: tuple[str, ...]
     products: tuple[str, ...]
     dtype: np.dtype[Any]
-    state_dtype: np.dtype[Any]
     decay: str = ""
     bounds: str = ""
     elementwise: bool = False
-    accumulate: bool = False
     average: bool = False
-    master: bool = False
     norm: str = ""
     modulus: bool = False
     squares: tuple[str, ...] = ()
@@ -109,13 +102,7 @@ class Plan:
         words += [self.like, "running" if self.products else ""]
         words += [self.decay, f"{self.bounds}-bounds" if self.bounds else ""]
         words += [f"norm-of-{self.norm}" if self.norm else ""]
-        words += [
-            key
-            for key in ("elementwise", "accumulate", "average", "master", "modulus")
-            if getattr(self, key)
-        ]
-        if self.state_dtype != self.real:
-            words.append(f"{self.state_dtype.name}-state")
+        words += [key for key in ("elementwise", "average", "modulus") if getattr(self, key)]
         return "-".join(filter(None, words))
 
     @cached_property
@@ -138,12 +125,6 @@ class Plan:
         """Iterations of the loop for one element of the parameters."""
         return 1 if self.modulus else self.numbers
 
-    def storage(self, slot: int) -> np.dtype[Any]:
-        """The dtype of the real numbers in a slot, as they are stored."""
-        if slot in (P, G, OUT):
-            return self.real if self.numbers == 2 else self.dtype
-        return self.state_dtype if slot in (S0, S1, S2) else self.real
-
     def whole(self, slot: int) -> bool:
         """Whether a slot has one real number for a whole complex one: a squared modulus."""
         if slot == RATE:
@@ -155,31 +136,29 @@ class Plan:
 
     def array_dtype(self, slot: int) -> np.dtype[Any]:
         """The dtype of a slot's arrays as the user sees them."""
-        stored = self.storage(slot)
         if self.numbers == 1 or self.whole(slot):
-            return stored  # a step size per element of parts is r + r*1j: one for each part
-        return np.dtype(f"c{2 * stored.itemsize}")
+            return self.real  # a step size per element of parts is r + r*1j: one for each part
+        return self.dtype
 
     def stride(self, slot: int) -> int:
         """Bytes from one iteration of the loop to the next."""
         pair = self.modulus and not self.whole(slot)
-        return self.storage(slot).itemsize * (2 if pair else 1)
+        return self.real.itemsize * (2 if pair else 1)
 
     def has(self, slot: int) -> bool:
         """Whether every step has an array in a slot."""
         if slot in (S0, S1, S2):
             k = slot - S0
             return k < len(self.rule.state) and self.rule.state[k] in self.present
-        own = {SUM: self.accumulate, AVERAGE: self.average, MASTER: self.master}
-        per_element = {LOW: self.bounds == "array", RATE: self.elementwise}
-        per_element[HIGH] = per_element[LOW]
-        return {P: True, G: True, OUT: False, **own, **per_element}[slot]
+        boxed = self.bounds == "array"
+        own = {AVERAGE: self.average, LOW: boxed, HIGH: boxed, RATE: self.elementwise}
+        return {P: True, G: True, OUT: False, **own}[slot]
 
     @cached_property
     def state_slots(self) -> dict[str, int]:
         """State arrays by name, in the order in which they are saved, and their slots."""
         named = {name: S0 + k for k, name in enumerate(self.rule.state) if name in self.present}
-        return named | {name: slot for name, slot in OWN_STATE.items() if self.has(slot)}
+        return named | ({"average": AVERAGE} if self.average else {})
 
     @property
     def state_nbytes(self) -> int:

@@ -28,8 +28,7 @@ from numadam._jit.loops import compiled_loop
 class LoopScalars(NamedTuple):
     """The scalars `k` of a loop."""
 
-    scale: float  # of the gradient: its sign, the loss scale, and `pre` of the clip
-    gradients: float  # number of them in the mean
+    scale: float  # of the gradient: its sign, and `pre` of the clip
     clip: float  # largest element of the gradient, times `pre`
     decay: float  # L2 decay
     lost: float  # share of the parameters that decoupled decay takes
@@ -37,14 +36,12 @@ class LoopScalars(NamedTuple):
     low: float  # scalar bounds
     high: float
     weight: float  # of the new parameters in the average
-    seed: float  # makes this step's roundings of 16-bit moments differ from another's
-    factor: float  # of the gradient, for the clip by norm: pre * factor
-    pre: float  # 1, or a power of two that keeps `factor` a normal number
+    factor: float  # of the gradient, for the clip by norm: with `pre`, which keeps it normal
     zero: float
 
 
 #: The first of them, which all arrays of a group share.
-GroupScalars = named("GroupScalars", LoopScalars._fields[:10])
+GroupScalars = named("GroupScalars", LoopScalars._fields[:8])
 
 
 def tiny(dtype: np.dtype[Any]) -> float:
@@ -88,16 +85,14 @@ def f32(x):
 
 
 def make_loop_scalars(like: str, wrap: Any) -> Any:
-    """``loop_scalars(row, lr, t, n, elementwise)``: the loop's own scalars of a group at step t.
+    """``loop_scalars(row, lr, t, elementwise)``: the loop's own scalars of a group at step t.
 
-    In float64. `row` is a `ControlRow`, and `n` the number of gradients in the mean.
+    In float64. `row` is a `ControlRow`.
     """
-    rounded, late = library(like).decay_in_float32, library(like).late_average
+    late = library(like).late_average
 
-    def loop_scalars(row, lr, t, n, elementwise):
+    def loop_scalars(row, lr, t, elementwise):
         decay, ema = row.weight_decay, row.ema
-        if rounded:
-            decay = f32(decay)
         lost, per_element = decay, 0.0
         if row.decay_free == 0.0:
             lost = lr * decay
@@ -108,8 +103,7 @@ def make_loop_scalars(like: str, wrap: Any) -> Any:
         elif late and t == 1.0 and row.ema_debias == 0.0:
             ema = 0.0
         return GroupScalars(
-            scale=row.sign / row.loss_scale,
-            gradients=n,
+            scale=row.sign,
             clip=row.clip_value,
             decay=decay,
             lost=lost,
@@ -117,7 +111,6 @@ def make_loop_scalars(like: str, wrap: Any) -> Any:
             low=row.low,
             high=row.high,
             weight=1.0 - ema,
-            seed=t % 2.0**24,
         )
 
     return wrap(loop_scalars)
@@ -127,7 +120,6 @@ def with_clip(k, pre, factor, zero):
     """The scalars of a loop: those of a group, and the clip factor of an array in two steps."""
     return LoopScalars(
         scale=k.scale * pre,
-        gradients=k.gradients,
         clip=k.clip * pre,
         decay=k.decay,
         lost=k.lost,
@@ -135,9 +127,7 @@ def with_clip(k, pre, factor, zero):
         low=k.low,
         high=k.high,
         weight=k.weight,
-        seed=k.seed,
         factor=factor,
-        pre=pre,
         zero=zero,
     )
 
@@ -162,9 +152,9 @@ def _none(row):
 
 
 def make_fill_row(plan: Plan) -> Any:
-    """``fill_row(out, row, q, lr, t, n)``: the scalars of step t from a row of the control block.
+    """``fill_row(out, row, q, lr, t)``: the scalars of step t from a row of the control block.
 
-    `q` is the row of products up to the step, and `n` the gradients in the mean.
+    `q` is the row of products up to the step.
     """
     scalars, small = linked(plan.scalars), tiny(plan.real)
     loop_scalars = make_loop_scalars(plan.like, linked)
@@ -174,11 +164,11 @@ def make_fill_row(plan: Plan) -> Any:
     per_element, one = float(plan.elementwise), 1.0
     count = len(GroupScalars._fields)
 
-    def fill_row(out, row, q, lr, t, n):
+    def fill_row(out, row, q, lr, t):
         shared = control(row)
         rate = shared.lr if shared.lr == shared.lr else lr
         h = cast(scalars(hypers(row), products(q), rate, t), one)
-        k = loop_scalars(shared, rate, t, n, per_element)
+        k = loop_scalars(shared, rate, t, per_element)
         for i in range(size):
             out[i] = h[i]
         out[size] = small * shared.flush

@@ -20,6 +20,7 @@ def _by_word(table: Mapping[str, Advice]) -> dict[str, Advice]:
     return {word: advice for words, advice in table.items() for word in words.split()}
 
 
+_ADD = "Add the gradients of several calls, then take one step: opt.step((g1 + g2) / 2)."
 #: Options of optimisers: the names here, of which those are shown that the rule has; or an advice.
 _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
     {
@@ -37,15 +38,14 @@ _OPTIONS: dict[str, tuple[str, ...] | str] = _by_word(
         "clipvalue clip_grad_value max_delta": ("clip_value",),
         "wd l2": ("weight_decay",),
         "use_ema ema_momentum ema_decay polyak": ("ema",),
-        "every_k_schedule gradient_accumulation_steps": ("accumulate",),
-        "accumulation_steps accumulate_grad_batches": ("accumulate",),
+        "every_k_schedule gradient_accumulation_steps accumulate accumulation_steps": _ADD,
+        "accumulate_grad_batches": _ADD,
         "param_groups no_decay": ("groups",),
         "mask fixed frozen freeze trainable vary requires_grad": (
             "Write groups={name: {'frozen': True}} for whole arrays; bounds of equal low and high "
             "hold an element."
         ),
-        "mu_dtype moment_dtype": ("state_dtype",),
-        "init_scale": ("loss_scale",),
+        "init_scale loss_scale": "Divide the gradient: opt.step(g / scale).",
         "initial_accumulator_value": ("initial_accumulator",),
         "constraints": ("bounds",),
         "foreach fused differentiable jit_compile": (
@@ -189,29 +189,26 @@ class Library(NamedTuple):
     title: str
     #: Adam is repeated bit for bit, so denormal moments are not flushed
     bit_exact: bool = False
-    #: `weight_decay` is held in float32, also for float64 parameters
-    decay_in_float32: bool = False
     #: the average begins as the parameters after the first step
     late_average: bool = False
     #: added to a norm before it divides
     margin: float = 0.0
-    #: the preset whose defaults it has, and that does the same for float32 parameters
-    variant_of: str = ""
 
 
 #: The presets; everything that lists them reads it here. optax has no default of lr.
 LIKE = {
     "torch": Library("PyTorch", margin=1e-6),
-    "keras": Library(
-        "Keras on TensorFlow", bit_exact=True, decay_in_float32=True, late_average=True
-    ),
-    "keras-jax": Library("Keras on JAX", bit_exact=True, late_average=True, variant_of="keras"),
-    "tf1": Library("AdamOptimizer of TensorFlow 1", bit_exact=True),
     "optax": Library("optax"),
+    "keras": Library("Keras", bit_exact=True, late_average=True),
+    "tf1": Library("AdamOptimizer of TensorFlow 1", bit_exact=True),
     "sklearn": Library("scikit-learn", bit_exact=True),
-    "qiskit": Library("qiskit-algorithms", bit_exact=True),
     "numpy": Library("the textbook's lines in NumPy", bit_exact=True),
-    "quimb": Library("quimb", bit_exact=True),
+}
+#: Libraries whose numbers those of another preset are but for rounding, 1e-15 of a step.
+_SAME_NUMBERS = {
+    "quimb": "like='numpy'",
+    "qiskit": "like='sklearn', beta2=0.99",
+    "keras-jax": "like='keras'",
 }
 _OWN = Library("numadam")
 
@@ -227,11 +224,16 @@ _SAME_RULE = {"AdamW": "write na.Adam(..., decoupled=True, weight_decay=0.01), o
 
 def preset(presets: Mapping[str, Mapping[str, Any]], title: str, like: Any) -> Mapping[str, Any]:
     """The keywords of one class in one library, from those of the class in all of them."""
+    if isinstance(like, str) and like in _SAME_NUMBERS:
+        raise ValueError(
+            f"like: {like!r} has no preset of its own; write {_SAME_NUMBERS[like]}, which is the "
+            "same but for rounding."
+        )
     if not isinstance(like, str) or like not in LIKE:
         raise ValueError(f"like: expected one of {', '.join(map(repr, LIKE))}, got {like!r}.")
-    found = presets.get(like) or presets.get(LIKE[like].variant_of)
+    found = presets.get(like)
     if found is None:
-        there = [name for name, library in LIKE.items() if {name, library.variant_of} & {*presets}]
+        there = [name for name in LIKE if name in presets]
         raise ValueError(
             f"like: {like!r} has no {title}; {_SAME_RULE.get(title, '')}"
             + (f"use one of {', '.join(map(repr, there))}." if there else "leave it out.")

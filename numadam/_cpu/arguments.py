@@ -98,7 +98,7 @@ def _template(
     meta["absent"][:, S0:] = id(ABSENT)
     dtypes = [plan.array_dtype(slot) for slot in range(CHECKED)]
     meta["kind"], meta["item"] = [*map(kind_of, dtypes)], [one.itemsize for one in dtypes]
-    meta["part"], meta["every"] = _part_size(int(leaves["start"][n])), 1
+    meta["part"] = _part_size(int(leaves["start"][n]))
     of_state = np.flatnonzero(in_state.view(np.int64))
     if state is not None and state.firsts:
         of_state = np.append(of_state, offsets["spans"] // 8 + np.arange(2))

@@ -18,7 +18,7 @@ from numadam._cpu.records import ABSENT, META, TUPLE_ITEMS
 from numadam._cpu.state import COUNTERS_AT, CpuState
 from numadam._cpu.step import CpuStep
 from numadam._cpu.validate import NOT_FINITE, OK
-from numadam._jit.process import at_once, defer_interrupts
+from numadam._jit.process import at_once
 from numadam._settings.settings import Settings
 
 # --- functional API for NumPy arrays -------------------------------------------------------------
@@ -195,22 +195,6 @@ class CpuBackend(CpuState, Backend):
         used: dict[int, Leaves] = {pl.G: [grad]}
         used |= {slot: [one] for slot, one in ((pl.P, params), (pl.OUT, out)) if one is not None}
         return compiled.run(used, lr, status) == OK
-
-    def flush(self, lr: float) -> bool:
-        meta, layout = self._meta, self.layout
-        # one block of zeros stands for every gradient: the sum is what counts
-        longest = max(layout.sizes) * layout.dtype.itemsize
-        zeros = np.zeros(longest + 64, np.uint8)
-        with defer_interrupts():
-            try:
-                self.arguments.bind(pl.G, np.full(len(self.params), zeros.ctypes.data))
-                meta["flushing"] = 1
-                return self.compiled.run({}, lr) == OK
-            finally:
-                meta["flushing"] = 0
-
-    def drop(self) -> None:
-        self._meta["calls"] = 0
 
     def reset(self) -> None:
         self.check()

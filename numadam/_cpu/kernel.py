@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numba import float64, int64, prange
 
-from numadam._core.element import make_add, make_element_update
-from numadam._core.half import converts_half
+from numadam._core.element import make_element_update
 from numadam._core.plan import CHECKED, OUT, G, P, Plan
 from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import norm_kernel as norms
@@ -206,25 +205,13 @@ def make_run(plan: Plan, wrap: Any) -> Any:
     """The innermost loop, over contiguous elements: serial, and vectorised by the compiler."""
     update = make_element_update(plan, wrap)
 
-    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
+    def run(n, p, g, s0, s1, s2, out, average, low, high, rate, h, k):
         # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
         for i in range(n):
-            update(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)
+            update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k)
 
     # a call would push 70 words: 0.1 us for each of many arrays
     return wrap(run, forceinline=True)
-
-
-def _make_run_of_sums(plan: Plan) -> Any:
-    """As `make_run`, over the gradients that are added to the sum of `accumulate`."""
-    add, each = make_add(plan, linked), plan.numbers // plan.unit
-
-    def run(n, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
-        first = k.gradients == 1.0
-        for i in range(n * each):
-            add(i, first, g, total, k)
-
-    return linked(run, forceinline=True)
 
 
 def _make_part(plan: Plan, run: Any, out: bool) -> Any:
@@ -267,18 +254,12 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
                 r = leaf.group
                 row = array_at(row_at(meta, leaf, e), width, np.float64)
                 h, k = scalars(row, factors[0, j], factors[1, j])
-            p, g, s0, s1, s2, to, total, average, lo, hi, rate, master = views(leaf, i, e, n)
-            run(n, p, g, s0, s1, s2, to, total, average, lo, hi, rate, master, h, k)
+            p, g, s0, s1, s2, to, average, lo, hi, rate = views(leaf, i, e, n)
+            run(n, p, g, s0, s1, s2, to, average, lo, hi, rate, h, k)
             low += n
             j += low == after
 
     return linked(part)
-
-
-def _note_added(meta_at):
-    """Count a gradient in the sum."""
-    home = record_at(record_at(meta_at, META).home, META)
-    home.calls += 1
 
 
 def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
@@ -291,15 +272,13 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
     """
     part = _make_part(plan, make_run(plan, linked), out)
     fill, advance = make_fill(plan), make_advance(plan)
-    accumulates, normed, by_row = plan.accumulate, plan.norm != "", plan.by_row
-    add_part = norm_part = finalize_norms = part
-    if accumulates:
-        add_part = _make_part(plan, _make_run_of_sums(plan), False)
+    normed, by_row = plan.norm != "", plan.by_row
+    norm_part = finalize_norms = part
     if normed:
         norm_part = norms.make_norm(plan)
         finalize_norms = norms.make_finalize_norms(plan)
-    # Calls, for Numba moves a parallel loop past an assignment to a field: it sees no array there.
-    begin_norms, note_added = linked(norms.begin_norms), linked(_note_added)
+    # a call, for Numba moves a parallel loop past an assignment to a field: it sees no array there
+    begin_norms = linked(norms.begin_norms)
 
     def make_step(form: str) -> Callable[..., Any]:
         each = prange if form == PARALLEL else range
@@ -322,23 +301,18 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
                 begin_norms(meta_at)
             fill(meta_at, lr)
             thread = release_gil() if total >= _RELEASE_FROM else 0
-            if accumulates and home.calls + 1 < meta.every and meta.flushing == 0:
+            if normed:
+                status = NORMS_AGAIN
+                while status == NORMS_AGAIN:
+                    for q in each(chunks):
+                        norm_part(int64(q), meta_at)
+                    status = finalize_norms(meta_at)
+            if status == OK:
                 for q in each(parts):
-                    add_part(int64(q), meta_at)
-                note_added(meta_at)
-            else:
-                if normed:
-                    status = NORMS_AGAIN
-                    while status == NORMS_AGAIN:
-                        for q in each(chunks):
-                            norm_part(int64(q), meta_at)
-                        status = finalize_norms(meta_at)
-                if status == OK:
-                    for q in each(parts):
-                        part(int64(q), meta_at)
-                    if meta.strided != 0:
-                        call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
-                    advance(meta_at)
+                    part(int64(q), meta_at)
+                if meta.strided != 0:
+                    call_c6(meta.strided_arrays, AFTER_STEP, meta_at, ids_at, grad_id, 0, 0)
+                advance(meta_at)
             if total >= _RELEASE_FROM:
                 take_gil(thread)
             return status
@@ -381,10 +355,5 @@ def compiled_step(plan: Plan, out: bool = False) -> CompiledLoop:
 
     Those with `out` are compiled separately: few ever use them, and both together take 0.3 s more.
     """
-    if plan.dtype == np.float16 and not converts_half():
-        raise TypeError(
-            "params: float16 needs a processor that converts it (x86 with F16C, of 2012 and later, "
-            "or ARM). Use float32, or bfloat16."
-        )
     name = f"{plan.name}-out" if out else plan.name
     return compiled_loop(name, lambda: make_steps(plan, out), STEP)

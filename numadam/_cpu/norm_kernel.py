@@ -46,7 +46,6 @@ def make_norm(plan: Plan) -> Any:
     block = norms.make_block(gradient, linked, ranged)
     scalars, scalars_of = make_scalars(plan), make_scalars_of(width_of(plan))
     views, each = make_leaf_views(plan, False), plan.numbers // plan.unit
-    of_value = pl.MASTER if plan.master else pl.P
 
     def norm_part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -62,7 +61,7 @@ def make_norm(plan: Plan) -> Any:
             first, iterations = leaf.first_block, leaves[j + 1].start - leaf.start
             _, k = scalars(rows[leaf.group], 1.0, 1.0)
             arrays, size = views(leaf, 0, 0, iterations), iterations * each
-            x, g, total = arrays[of_value], arrays[pl.G], arrays[pl.SUM]
+            x, g = arrays[pl.P], arrays[pl.G]
             low, high = arrays[pl.LOW], arrays[pl.HIGH]
             last = end if end < begins[j + 1] else begins[j + 1]
             while b < last:
@@ -71,7 +70,7 @@ def make_norm(plan: Plan) -> Any:
                 if n <= 0:  # a sparse gradient has fewer blocks
                     partials[2 * b] = partials[2 * b + 1] = 0
                 else:
-                    block(e, n, x, g, total, low, high, k, unit, partials, b)
+                    block(e, n, x, g, low, high, k, unit, partials, b)
                 b += 1
 
     return linked(norm_part)
@@ -143,7 +142,6 @@ def make_finalize_norms(plan: Plan) -> Any:
             home = record_at(meta.home, META)
             home.skipped += 1
             home.in_a_row += 1
-            home.calls = 0  # a mean begins anew
         return status
 
     return linked(finalize_norms)

@@ -13,10 +13,8 @@ from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.half import memory_dtype
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
-    loop_start,
     make_advance_row,
     make_fill_row,
     make_products,
@@ -52,11 +50,8 @@ def make_leaf_views(plan: Plan, out: bool) -> Any:
     """
     slots = range(pl.SLOTS)
     there = [plan.has(slot) or (slot == pl.OUT and out) for slot in slots]
-    memory = [memory_dtype(plan.storage(slot)) for slot in slots]
-    kinds = [
-        types.Array(from_dtype(one), 1, "C") if used else types.none
-        for one, used in zip(memory, there, strict=True)
-    ]
+    numbers = types.Array(from_dtype(plan.real), 1, "C")
+    kinds = [numbers if used else types.none for used in there]
     word = cgutils.intp_t
 
     def views(typingctx: Any, leaf: Any, i: Any, e: Any, n: Any) -> Any:
@@ -69,8 +64,8 @@ def make_leaf_views(plan: Plan, out: bool) -> Any:
                     return context.get_dummy_value()
                 stride = plan.stride(slot)
                 address = _address_in(builder, at, slot, iterations[slot == pl.G], stride)
-                numbers = builder.mul(count, word(stride // memory[slot].itemsize))
-                return make_array(context, builder, kinds[slot], address, [numbers])
+                size = builder.mul(count, word(stride // plan.real.itemsize))
+                return make_array(context, builder, numbers, address, [size])
 
             result = signature.return_type
             return context.make_tuple(builder, result, list(map(view, slots)))
@@ -124,21 +119,17 @@ def make_products_of(plan: Plan) -> Any:
 
 def make_fill(plan: Plan) -> Any:
     """``fill(meta_at, lr)``: the scalars of every group for this step."""
-    fill_row, width, scale = make_fill_row(plan), width_of(plan), loop_start(plan)
+    fill_row, width = make_fill_row(plan), width_of(plan)
     scalars_of, control_of = make_scalars_of(width), make_control_of(plan)
     products_of, find_products = make_products_of(plan), make_products(plan)
 
     def fill(meta_at, lr):
         meta = record_at(meta_at, META)
         rows, control, products = scalars_of(meta), control_of(meta), products_of(meta)
-        home = record_at(meta.home, META)
-        t, n = float(home.steps + 1), float(home.calls + 1 - meta.flushing)
-        flushing = meta.flushing != 0
+        t = float(record_at(meta.home, META).steps + 1)
         for r in range(meta.groups):
             find_products(products[r], control[r], t)
-            fill_row(rows[r], control[r], products[r], lr, t, n)
-            if flushing:  # of the gradients: their newest one is zero
-                rows[r, scale] = 1.0
+            fill_row(rows[r], control[r], products[r], lr, t)
 
     if not plan.by_row:
         return linked(fill)
@@ -204,7 +195,7 @@ def _make_fill_tables(plan: Plan) -> Any:
             for r in range(leaf.distinct):  # counts are sorted
                 t = table[r, width - 1]
                 taken = products_at(q, control, t, taken)
-                fill_row(table[r], control, q, lr, t, 1.0)
+                fill_row(table[r], control, q, lr, t)
 
     return linked(fill_tables)
 
@@ -232,7 +223,6 @@ def make_advance(plan: Plan) -> Any:
             for r in range(meta.groups):
                 advance_row(products[r])
         home = record_at(meta.home, META)
-        home.calls = 0
         home.in_a_row = 0
         home.steps += 1
 

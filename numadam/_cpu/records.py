@@ -10,12 +10,10 @@ import numpy as np
 from numadam._core.plan import CHECKED, SLOTS
 from numadam._jit.functions import linked
 from numadam._jit.pointers import (
-    load16,
     load32,
     load64,
     offset_of,
     record_at,
-    store16,
     store32,
     store64,
 )
@@ -75,11 +73,8 @@ META = np.dtype(
         ("ranks", NUMBER),  # processes whose sums are added
         ("exchange", POINTER),  # fetches the sums of all processes, 0 where there is one alone
         ("products", POINTER),
-        ("every", NUMBER),  # gradients in a mean
-        ("flushing", NUMBER),  # 1 where a mean is cut short
         ("guard", NUMBER),  # policy for gradients that are not finite: PROPAGATE, RAISE or SKIP
         ("steps", NUMBER),  # steps taken
-        ("calls", NUMBER),  # gradients in the sum
         ("skipped", NUMBER),  # steps that the guard skipped
         ("in_a_row", NUMBER),  # those of them since the last step taken
     ]
@@ -227,8 +222,6 @@ def _copy_row(to, to_stride, of, of_stride, length, item):
             store32(there, load32(here))
         elif item == 8:
             store64(there, load64(here))
-        elif item == 2:
-            store16(there, load16(here))
         else:  # complex128
             store64(there, load64(here))
             store64(there + 8, load64(here + 8))

@@ -22,7 +22,7 @@ from numadam._settings.settings import Settings
 #: The first of the counters in META, which products and state follow.
 COUNTERS_AT = offset_of(META, "steps")
 #: Counters as the user calls them, and the fields of META that hold them.
-_COUNTERS = {"t": "steps", "calls": "calls", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
+_COUNTERS = {"t": "steps", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
 
 
 #: Numbers of the user are rounded to the dtype of arrays whatever his `numpy.seterr` says.
@@ -67,7 +67,7 @@ class CpuState:
             settings.group_of_leaf,
             places,
         )
-        self._meta["guard"], self._meta["every"] = settings.guard, settings.options["accumulate"]
+        self._meta["guard"] = settings.guard
         self.state = self._views(self._block)
         self.per_element = self._bind_per_element()
 
@@ -125,11 +125,9 @@ class CpuState:
         settings, writes = self.settings, self._projections()
         if carried := len(settings.plan.products):
             writes.append(partial(assign, self.products, (..., slice(carried)), 1.0))
-        for name in ("master", "average"):
-            debiased = name == "average" and settings.options["ema_debias"]
-            if name in self.state and not debiased:  # copies of the parameters
-                pairs = zip(self.state[name], self.params, strict=True)
-                writes += [partial(assign, view, ..., param) for view, param in pairs]
+        if settings.plan.average and not settings.options["ema_debias"]:
+            pairs = zip(self.state["average"], self.params, strict=True)
+            writes += [partial(assign, view, ..., param) for view, param in pairs]
         for name, value in settings.rule.initial(settings.options).items():
             writes += _fills(self.state[name], [value] * len(self.params))
         return writes
@@ -141,12 +139,8 @@ class CpuState:
     @cached_property
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only 0-d int64 arrays that show the counters themselves."""
-        shown = {"t": True, "calls": self.settings.plan.accumulate}
-        guarded = self.settings.guard == pl.SKIP
-        shown |= {"skipped": guarded, "skipped_in_a_row": guarded}
-        found: dict[str, Any] = {
-            name: self._meta[field].reshape(()) for name, field in _COUNTERS.items() if shown[name]
-        }
+        shown = list(_COUNTERS) if self.settings.guard == pl.SKIP else ["t"]
+        found: dict[str, Any] = {name: self._meta[_COUNTERS[name]].reshape(()) for name in shown}
         for k, name in enumerate(self.settings.plan.products):
             found[name] = self.products[:, k].reshape(-1)
         for view in found.values():

@@ -137,8 +137,7 @@ def _make_fetch(
     def fetch(meta_at: int) -> int:
         try:
             sum_up(meta_at, own_at, len(own))
-            counted = meta["steps"][0], meta["calls"][0], meta["flushing"][0]
-            same = same_numbers(counted, control)
+            same = same_numbers(meta["steps"][0], control)
             rows = exchange.gather(own.view(np.int64), same)
             rows = rows.reshape(exchange.size, len(own), 3)
             units = rows[:, :, 2]
@@ -351,9 +350,8 @@ class CpuStep:
             number = ar.number_as_array(given, shape, dtype)
             if number is not given:
                 return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
-        if what == va.BAD_TYPE:
-            title = functools.partial(self._title, slot)
-            views = as_views(arrays, "NumPy", pl.is_written(slot, used), title)
+        if what == va.BAD_TYPE and not pl.is_written(slot, used):
+            views = as_views(arrays, "NumPy", functools.partial(self._title, slot))
             if views[leaf] is not arrays[leaf]:
                 return views
         if what not in (va.BAD_TYPE, va.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):

@@ -11,7 +11,6 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, as_views
 from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 
 # --- checks of single CuPy arrays and of their overlap -------------------------------------------
 # Nothing here touches the GPU. The error texts are those of `_arrays.checks`. Overlap is decided by
@@ -136,8 +135,7 @@ def copy_flat(flat: Any, array: Any, order: tuple[int, ...], into_flat: bool) ->
 
 def _ordered(array: Any, order: tuple[int, ...]) -> Any:
     """The memory of an array, its axes in this order."""
-    plain = in_memory(array)
-    return plain.transpose(order) if plain.ndim > 1 else plain
+    return array.transpose(order) if array.ndim > 1 else array
 
 
 # --- gradients that touch a few rows -------------------------------------------------------------
@@ -176,7 +174,7 @@ class CudaSparseGradients(SparseGradients):
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         """Check a dense gradient, and return it as an array of CuPy."""
         layout = self._layout
-        (view,) = as_views([grad], "CuPy", False, lambda _: name)
+        (view,) = as_views([grad], "CuPy", lambda _: name)
         of, shape = self._title(pl.P, leaf), layout.shapes[leaf]
         check_array((name, view), of, shape, layout.dtype, self._device, written=False)
         return view

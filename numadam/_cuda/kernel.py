@@ -11,15 +11,12 @@ from numba.np.numpy_support import from_dtype
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_add, make_element_update
-from numadam._core.half import memory_dtype
+from numadam._core.element import make_element_update
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
     GroupScalars,
     loop_start,
-    make_advance_row,
     make_fill_row,
-    make_products,
     make_products_at,
     product_width,
     width_of,
@@ -39,15 +36,12 @@ from numadam._cuda.memory import (
     make_read_tiles,
     make_write_tiles,
 )
-from numadam._jit.functions import jit_once
 from numadam._jit.pointers import offset_of
 
 # --- parts that all CUDA kernels have ------------------------------------------------------------
-# A kernel over many leaves finds the arrays of each in a record. Scalars come by value from the
-# host, or from the GPU's memory. There they are computed in float64 and rounded once to the dtype:
-# one thread for each row of the control block runs the functions of the CPU loop. So nothing of
-# such a step but lr and the number of gradients comes from the host, and a captured graph counts
-# on by itself.
+# A kernel over many leaves finds the arrays of each in a record. Scalars come from the host, by
+# value or in a table: computed in float64 by the functions of the CPU loop, and rounded once to the
+# dtype. Those of rows with a count of their own a kernel computes, a thread a row.
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -96,7 +90,7 @@ def tile_iterations(plan: Plan, slots: Sequence[int]) -> int:
 class Pass(NamedTuple):
     """One pass over memory: its arrays, those that it loads and stores, and the element update.
 
-    ``element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k)`` works on
+    ``element(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k)`` works on
     element i of tiles; absent arrays are None there.
     """
 
@@ -110,9 +104,8 @@ class Pass(NamedTuple):
 def step_pass(plan: Plan, has_out: bool, wrap: Any) -> Pass:
     """The whole step."""
     slots = step_slots(plan, has_out)
-    unread = {pl.OUT, *([pl.P] if plan.master else [])}
-    kept = _READ_ONLY | {pl.SUM} | ({pl.P} if has_out else set())
-    loaded = tuple(s for s in slots if s not in unread)
+    kept = _READ_ONLY | ({pl.P} if has_out else set())
+    loaded = tuple(s for s in slots if s != pl.OUT)
     stored = tuple(s for s in slots if s not in kept)
     return Pass(plan, slots, loaded, stored, make_element_update(plan, wrap))
 
@@ -132,77 +125,13 @@ def device_jit() -> Any:
 # --- the scalars of a step -----------------------------------------------------------------------
 
 
-#: The integers of a step on the GPU.
-COUNTERS = np.dtype(
-    [
-        ("t", np.int64),  # steps taken
-        ("skipped", np.int64),  # steps that the guard skipped
-        ("skipped_in_a_row", np.int64),  # of these those since the last one taken
-        ("finite", np.int64),  # 1 where the last gradients were finite
-        ("go", np.int64),  # 1 where the present step is taken; step kernels read it
-    ],
-    align=True,  # else Numba loads byte by byte
-)
-
-
 def control_width(plan: Plan) -> int:
     """Numbers in one row of the control block."""
     return op.RULE + plan.rule.width
 
 
-def make_advance_all(plan: Plan) -> Any:
-    """``advance(products, row)``: the products of a row that are carried, after a step."""
-    advance_row = make_advance_row(plan, jit_once)
-    count, carries = product_width(plan), bool(plan.products)
-
-    def advance(products, row):
-        if carries:
-            advance_row(doubles(products + 8 * row * count, count))
-
-    return cuda.jit(device=True)(advance)
-
-
-def make_prepare(plan: Plan, rate: np.dtype[Any]) -> KernelSource:
-    """``prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing)``.
-
-    Launched with a thread for each row of the control block, in one block. The step is number
-    `t`, or where that is 0 the one after those counted on the GPU. lr is a number, or where that
-    is NaN what lies at `lr_at`. `n` are the gradients in the mean. With `counts`, no norm may stop
-    the step, and it is counted here.
-    """
-    fill_row, find_products = make_fill_row(plan), make_products(plan)
-    advance, real, width = make_advance_all(plan), plan.real, width_of(plan)
-    reals, rates, records = map(make_array_view, (real, rate, COUNTERS))
-    wide, count = control_width(plan), product_width(plan)
-    scale, size, one = loop_start(plan), real.itemsize, real.type(1)
-
-    def prepare(rows, control, products, counters, groups, lr_at, lr, t, n, counts, flushing):
-        counted = records(counters, 1)[0]
-        if t == 0:
-            t = counted.t + 1
-        if lr != lr:
-            lr = np.float64(rates(lr_at, 1)[0])
-        cuda.syncthreads()  # all have read what is counted
-        for r in range(cuda.threadIdx.x, groups, cuda.blockDim.x):
-            out = reals(rows + size * r * width, width)
-            own = doubles(products + 8 * r * count, count)
-            row = doubles(control + 8 * r * wide, wide)
-            find_products(own, row, np.float64(t))
-            fill_row(out, row, own, lr, np.float64(t), n)
-            if flushing != 0:  # all gradients are in the sum already
-                out[scale] = one
-            if counts != 0:
-                advance(products, r)
-        if counts != 0 and cuda.threadIdx.x == 0:
-            counted.t = t
-
-    i8, f8 = cuda.types.int64, cuda.types.float64
-    types = cuda.types.void(i8, i8, i8, i8, i8, i8, f8, i8, f8, i8, i8)
-    return prepare, types
-
-
 def make_prepare_rows(plan: Plan) -> KernelSource:
-    """``prepare(table, control, products, counts, index, n, go, lr)``: count rows, each by itself.
+    """``prepare(table, control, products, counts, index, n, lr)``: count rows, each by itself.
 
     A thread for each of `n` rows of a sparse gradient, whose numbers are at `index`: its step is
     added to `counts`, and `table` gets a row with the scalars of the step of that number. `control`
@@ -213,19 +142,17 @@ def make_prepare_rows(plan: Plan) -> KernelSource:
     real, longs = plan.real, make_array_view(np.dtype(np.int64))
     reals, size = make_array_view(real), real.itemsize
 
-    def prepare(table, control, products, counts, index, n, go, lr):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def prepare(table, control, products, counts, index, n, lr):
         row = doubles(control, wide)
         for e in range(cuda.grid(1), n, cuda.gridsize(1)):
             counted = longs(counts + 8 * load_long(index + 8 * e)[0], 1)
             counted[0] += 1
             t, q = np.float64(counted[0]), doubles(products + 8 * e * count, count)
             products_at(q, row, t, 0.0)
-            fill_row(reals(table + size * e * width, width), row, q, lr, t, 1.0)
+            fill_row(reals(table + size * e * width, width), row, q, lr, t)
 
     i8 = cuda.types.int64
-    return prepare, cuda.types.void(*[i8] * 7, cuda.types.float64)
+    return prepare, cuda.types.void(*[i8] * 6, cuda.types.float64)
 
 
 def scalars_type(plan: Plan, by_value: bool) -> Any:
@@ -288,10 +215,8 @@ def make_scalars(plan: Plan, by_value: bool, wrap: Any) -> tuple[Any, Any]:
 # * No line information: it would put paths of the build machine into the compiled kernel.
 #
 # A kernel over one leaf gets the addresses as arguments. One over many finds them in a table with
-# a record for each leaf (`LEAF`), and each block of threads works on one leaf. The
-# scalars of a step are arguments, too. Only where the host cannot know them (a captured graph
-# counts the steps by itself), or where there are several groups, do they lie in the GPU's memory,
-# computed by a kernel before (`make_prepare`).
+# a record for each leaf (`LEAF`), and each block of threads works on one leaf. The scalars of a
+# step are arguments, too; those of several groups lie in a table on the GPU.
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
@@ -307,10 +232,10 @@ def make_tiles(one: Pass, count: int, slots: Sequence[int]) -> tuple[Any, Any]:
         if slot not in one.slots:
             tiles.append(None)
             continue
-        memory, step = memory_dtype(one.plan.storage(slot)), one.plan.stride(slot)
-        place, size = one.slots.index(slot), count * step // memory.itemsize
+        real, step = one.plan.real, one.plan.stride(slot)
+        place, size = one.slots.index(slot), count * step // real.itemsize
         how = slot in one.loaded, slot in one.stored, slot == pl.G
-        tiles.append(Tile(place, memory, size, step, *how))
+        tiles.append(Tile(place, real, size, step, *how))
     return make_read_tiles(tiles), make_write_tiles(tiles)
 
 
@@ -395,16 +320,12 @@ def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> KernelSour
     by_array = of_array if one.plan.norm == "array" else 0
     i8, of_rows = cuda.types.int64, scalars_type(one.plan, by_value)
 
-    def over_one(a, head, tiles, items, factors, go, rows):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def over_one(a, head, tiles, items, factors, rows):
         item, stride = cuda.grid(1), cuda.gridsize(1)
         # the host gives the address of the leaf's own scalars
         span(a, item, stride, head, tiles, items, scalars(rows, factors, 0))
 
-    def over_many(table, leaves, factors, go, rows):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def over_many(table, leaves, factors, rows):
         block = np.int64(cuda.blockIdx.x)
         leaf = np.int64(load_int(leaves + 4 * block)[0])
         place = table + leaf * record
@@ -415,39 +336,26 @@ def _one_or_many(one: Pass, by_value: bool, many: bool, wrap: Any) -> KernelSour
         span(place, item, blocks * threads, head, tiles, items, scalars(rows, factors, group))
 
     if many:
-        return over_many, cuda.types.void(*[i8] * 4, of_rows)
+        return over_many, cuda.types.void(*[i8] * 3, of_rows)
     addresses = cuda.types.UniTuple(i8, len(one.slots))
-    return over_one, cuda.types.void(addresses, *[i8] * 5, of_rows)
+    return over_one, cuda.types.void(addresses, *[i8] * 4, of_rows)
 
 
 def make_step(plan: Plan, by_value: bool, many: bool, has_out: bool) -> KernelSource:
-    """The whole step over one leaf: ``step(addresses, head, tiles, items, factors, go, rows)``.
+    """The whole step over one leaf: ``step(addresses, head, tiles, items, factors, rows)``.
 
-    Over many: ``step(table, leaves, factors, go, rows)``. It does nothing where the number at
-    `go` is 0. The last argument holds the scalars of the only group, `by_value`, or their address.
+    Over many: ``step(table, leaves, factors, rows)``. The last argument holds the scalars of the
+    only group, `by_value`, or the address of all.
     """
     wrap = device_jit()
     return _one_or_many(step_pass(plan, has_out, wrap), by_value, many, wrap)
 
 
-def make_sum(plan: Plan, by_value: bool, many: bool, first: bool) -> KernelSource:
-    """One more gradient on the sum, or the first one; arguments as of the step."""
-    wrap, slots, numbers = device_jit(), (pl.G, pl.SUM), plan.numbers // plan.unit
-    add = make_add(plan, wrap)
-
-    def element(i, p, g, s0, s1, s2, out, total, average, low, high, rate, master, h, k):
-        for one in range(numbers):
-            add(numbers * i + one, first, g, total, k)
-
-    one = Pass(plan, slots, slots[:1] if first else slots, slots[1:], wrap(element))
-    return _one_or_many(one, by_value, many, wrap)
-
-
 def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
-    """``step(addresses, index, width, n, factors, go, rows)``: the rows of a sparse gradient.
+    """``step(addresses, index, width, n, factors, rows)``: the rows of a sparse gradient.
 
     `index` is the address of their numbers, `width` the elements of one row, `n` those of all.
-    With such gradients there are no sums, no averages and no `out`. With ``count="row"`` there are
+    With such gradients there are no averages and no `out`. With ``count="row"`` there are
     scalars for each of them at `rows`.
     """
     wrap, by_row = device_jit(), plan.by_row
@@ -455,9 +363,7 @@ def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
     scalars, read = make_scalars(plan, by_value, wrap)
     single = _make_visit(one, 1, False, read, wrap)
 
-    def step(a, index, width, n, factors, go, rows):
-        if go != 0 and load_long(go)[0] == 0:
-            return
+    def step(a, index, width, n, factors, rows):
         own = scalars(rows, factors, 0)
         for e in range(cuda.grid(1), n, cuda.gridsize(1)):
             which = e // width
@@ -468,4 +374,4 @@ def make_lazy(plan: Plan, by_value: bool) -> KernelSource:
 
     i8 = cuda.types.int64
     addresses = cuda.types.UniTuple(i8, len(one.slots))
-    return step, cuda.types.void(addresses, *[i8] * 5, scalars_type(plan, by_value))
+    return step, cuda.types.void(addresses, *[i8] * 4, scalars_type(plan, by_value))

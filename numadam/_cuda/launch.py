@@ -74,12 +74,12 @@ def is_capturing() -> bool:
     return bool(cupy.cuda.get_current_stream().is_capturing())
 
 
-def refuse_capture(what: str, instead: str) -> None:
-    """Refuse to be recorded for a graph where the host counts t."""
+def refuse_capture(what: str) -> None:
+    """Refuse to be recorded for a graph: the host counts t."""
     if is_capturing():
         raise RuntimeError(
             f"{what}: a graph is being captured, but at each replay t and lr would be those of "
-            f"this step. {instead} with capturable=True."
+            "this step. End the capture before it."
         )
 
 

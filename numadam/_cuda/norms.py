@@ -2,11 +2,11 @@
 
 1. `make_sums`: the sum of squares of each part of an array, one block of threads a part;
 2. `make_combine`: these added up to one total, or one an array;
-3. `make_finalize_norms`: norms and clip factors of the totals; it decides whether the step is
-   taken, and counts it. Where there is one total, it also does the work of the second.
+3. `make_finalize_norms`: norms and clip factors of the totals, and whether all are finite. Where
+   there is one total, it also does the work of the second.
 
-The host waits for none of them. What a part contains depends on the array's size alone, so the
-bits do not depend on grid, stream, layout or alignment.
+The host waits for them where a guard asks whether all are finite. What a part contains depends on
+the array's size alone, so the bits do not depend on grid, stream, layout or alignment.
 
 An element passes at most 16 additions in its thread and 8 in its block, all in float64; longer
 sums are added up together with what each addition loses. The norm is within 8 ulp whatever the
@@ -31,7 +31,6 @@ import numpy as np
 from numba import cuda
 from numba.cuda import libdevice
 
-from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.element import make_norm_gradient
 from numadam._core.norms import clip_factor, norm
@@ -39,13 +38,10 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import tiny
 from numadam._cuda import launch as policy
 from numadam._cuda.kernel import (
-    COUNTERS,
     LEAF,
     KernelSource,
     Pass,
-    control_width,
     device_jit,
-    make_advance_all,
     make_each,
     make_load_addresses,
     make_scalars,
@@ -99,9 +95,9 @@ def sums_of(plan: Plan) -> int:
 
 def norm_slots(plan: Plan) -> tuple[int, ...]:
     """The arrays of a norm; parameters and bounds, since at an active bound no gradient counts."""
-    slots = [pl.G, pl.SUM] if plan.accumulate else [pl.G]
+    slots = [pl.G]
     if plan.bounds:
-        slots.append(pl.MASTER if plan.master else pl.P)
+        slots.append(pl.P)
     return *slots, *((pl.LOW, pl.HIGH) if plan.bounds == "array" else ())
 
 
@@ -130,8 +126,7 @@ def _make_squares(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     add = wrap(_add_scaled if sums_of(plan) > 1 else _add_exact)
     # every number by itself: parts of complex ones are numbers here
     numbers = Pass(dataclasses.replace(plan, modulus=False), slots, slots, (), None)
-    of_x = pl.MASTER if plan.master else pl.P
-    order = (of_x, pl.G, pl.SUM, pl.LOW, pl.HIGH)
+    order = (pl.P, pl.G, pl.LOW, pl.HIGH)
 
     def one(n, tiles, k, sums):
         return add(sums, np.float64(gradient(n, *tiles, k)))
@@ -325,34 +320,23 @@ def make_combine(plan: Plan) -> KernelSource:
 
 
 def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
-    """``finalize_norms(partials, firsts, totals, exponents, control, products, counters, ...)``.
+    """``finalize_norms(partials, firsts, totals, exponents, limit, margin, largest, ...)``.
 
-    Then come `factors`, `norms`, `sums`, `groups`, `t`, `guard`. In one block of threads: norms and
-    clip factors of all totals, with `combines` the only total itself before, then whether the step
-    is taken. With `guard` 0 it is whatever the gradients are; else only if they are finite. A step
-    that is taken is counted as number `t` (0: the one after those counted), in the counters and in
-    the running products of `groups` rows. It is one long function, since its threads meet at
-    barriers.
+    Then come `finite`, `factors`, `norms`, `sums`. In one block of threads: norms and clip factors
+    of all totals, with `combines` the only total itself before. The number at `finite` is 1 where
+    all gradients are finite and no norm is above `largest`, else 0.
     """
-    reals, records = make_array_view(plan.real), make_array_view(COUNTERS)
-    columns, of_margin, of_largest = op.COLUMN, op.COLUMN.margin, op.COLUMN.largest_norm
-    column = columns.clip_array_norm if plan.norm == "array" else columns.clip_norm
-    advance, wide, small = make_advance_all(plan), control_width(plan), tiny(plan.real)
+    reals, small = make_array_view(plan.real), tiny(plan.real)
     threads, combine_total = policy.THREADS, _make_combine_total(plan)
 
     def finalize_norms(
-        partials, firsts, totals, exponents, control, products, counters, factors, norms_at, sums,
-        groups, t, guard,
-    ):  # fmt: skip
+        partials, firsts, totals, exponents, limit, margin, largest, finite, factors, norms_at, sums
+    ):
         if combines:
             combine_total(0, partials, firsts, totals, exponents)
-        lane, row = np.int64(cuda.threadIdx.x), doubles(control, wide)
-        limit, margin = row[column], row[of_margin]
-        bad, counted = cuda.shared.array(1, np.int64), records(counters, 1)[0]
+        lane, good = np.int64(cuda.threadIdx.x), longs(finite, 1)
         if lane == 0:
-            bad[0] = 0
-        if t == 0:
-            t = counted.t + 1
+            good[0] = 1
         cuda.syncthreads()
         all_totals, all_exponents = doubles(totals, sums), longs(exponents, sums)
         out, found = reals(factors, 2 * sums), doubles(norms_at, sums)
@@ -361,20 +345,8 @@ def make_finalize_norms(plan: Plan, combines: bool) -> KernelSource:
             found[j] = norm(total, exponent)
             pre, factor = clip_factor(total, exponent, limit, margin, small)
             out[2 * j], out[2 * j + 1] = pre, factor
-            if not (math.isfinite(total) and min(found[j], limit) <= row[of_largest]):
-                bad[0] = 1  # by any number of threads: all write the same
-        cuda.syncthreads()
-        if lane == 0:
-            counted.finite = 1 - bad[0]
-            taken = bad[0] == 0 or guard == 0
-            counted.go = 1 if taken else 0
-            if taken:
-                for r in range(groups):
-                    advance(products, r)
-                counted.t = t
-                counted.skipped_in_a_row = 0
-            else:
-                counted.skipped += 1
-                counted.skipped_in_a_row += 1
+            if not (math.isfinite(total) and min(found[j], limit) <= largest):
+                good[0] = 0  # by any number of threads: all write the same
 
-    return finalize_norms, cuda.types.void(*[cuda.types.int64] * 13)
+    i8, f8 = cuda.types.int64, cuda.types.float64
+    return finalize_norms, cuda.types.void(*[i8] * 4, *[f8] * 3, *[i8] * 4)

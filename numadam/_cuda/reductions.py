@@ -1,10 +1,9 @@
-"""Norms of the gradients, reduced on the GPU; the host waits only for those of several ranks.
+"""Norms of the gradients, reduced on the GPU; the host waits for a guard, and for other ranks.
 
 Each rank owns a block of the arrays, and `norms.make_combine` leaves the total of its block on its
 GPU. The host brings the totals of all ranks together and puts their sums in the place of the own
-ones, so that the last kernel decides the same on every rank. This is the one wait of a step for the
-GPU. The sums are those of `math.fsum`, rounded once: they depend on no order, and the bound of a
-norm stays as it is.
+ones, so that the last kernel finds the same on every rank. The sums are those of `math.fsum`,
+rounded once: they depend on no order, and the bound of a norm stays as it is.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from numadam._core import options as op
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
 from numadam._cuda.arrays import address_of
 from numadam._cuda.compiler import compiled
-from numadam._cuda.kernel import COUNTERS
 from numadam._cuda.launch import Launch
 from numadam._cuda.norms import make_combine, make_finalize_norms, make_sums, norm_slots, sums_of
-from numadam._cuda.scalars import DeviceControl, Scalars
+from numadam._cuda.scalars import Scalars
 from numadam._cuda.state import KernelArguments
-from numadam._jit.pointers import offset_of
 from numadam._settings.settings import same_numbers
 
 if TYPE_CHECKING:
@@ -63,15 +61,15 @@ def _add(totals: list[float], exponents: list[int]) -> tuple[float, int]:
 class GradientNorms:
     """Computes the norms of a step's gradients and their clip factors.
 
-    With `exchange` they are those of the arrays of all ranks. At `go` the GPU says whether the step
-    is taken; `saved` is what a snapshot copies. The GPU is the current one in all methods.
+    With `exchange` they are those of the arrays of all ranks. `control` is the control block;
+    `saved` is what a snapshot copies. The GPU is the current one in all methods.
     """
 
     def __init__(
         self,
         plan: Plan,
         arguments: KernelArguments,
-        control: DeviceControl,
+        control: np.ndarray,
         scalars: Scalars,
         device: int,
         exchange: StepExchange | None = None,
@@ -80,24 +78,27 @@ class GradientNorms:
 
         self._arguments, self._control, self._scalars = arguments, control, scalars
         by_array = plan.norm == "array"
+        limit = op.COLUMN.clip_array_norm if by_array else op.COLUMN.clip_norm
+        self._columns = [limit, op.COLUMN.margin, op.COLUMN.largest_norm]
         count = len(arguments.groups) if by_array else 1
         firsts = arguments.first_parts if by_array else [0, arguments.parts]
         self._factor_bytes = 2 * plan.real.itemsize if by_array else 0
         self._slots = norm_slots(plan)
         self._values = cupy.full(count, np.nan, np.float64)
+        self._finite = cupy.ones(1, np.int64)
         self.saved = [self._values]
         self._factors = cupy.ones((count, 2), plan.real)
         self._totals = cupy.zeros((2, count), np.int64)  # the bits of the totals; their exponents
         self._partials = cupy.zeros((max(1, arguments.parts), sums_of(plan)), np.float64)
         self._firsts = cupy.asarray(np.array(firsts, np.int64))
-        self._partials_at, firsts_at, totals_at, self._factors_at, self._values_at = map(
-            address_of, (self._partials, self._firsts, self._totals, self._factors, self._values)
+        self._partials_at, firsts_at, totals_at, self._factors_at = map(
+            address_of, (self._partials, self._firsts, self._totals, self._factors)
         )
+        self._results = *map(address_of, (self._finite, self._factors, self._values)), count
         self._of_totals = self._partials_at, firsts_at, totals_at, totals_at + 8 * count
         self._exchange = exchange
         if exchange is not None:
             exchange.words = self._totals.size
-        self.go = control.counters_address + offset_of(COUNTERS, "go")
         sums = compiled(make_sums, device, plan, scalars.values is not None, arguments.many)
         self._sums = Launch(*sums, scalars.values)
         # one total is combined in the block of the last kernel, if no other ranks have a part in it
@@ -119,28 +120,29 @@ class GradientNorms:
         """Address of a leaf's two clip factors."""
         return self._factors_at + leaf * self._factor_bytes
 
-    def compute(self, t: int, guard: int, counted: tuple[int, int, int] = (0, 0, 0)) -> None:
-        """Compute norms and clip factors, and decide whether the step is taken.
+    def compute(self, t: int) -> None:
+        """Compute norms and clip factors.
 
-        A step that is taken is counted, as number `t` or where that is 0 as the next one.
-        Collective where there are several ranks; `counted` are t, the gradients added up before,
-        and whether they are flushed, on the host.
+        Collective where there are several ranks; `t` are the steps taken.
         """
         import cupy
 
-        control, scalars, count = self._control, self._scalars, len(self._values)
-        control.upload()
         self._add_up()
         if self._combine is not None:
-            self._combine(count, policy.THREADS, self._of_totals)
+            self._combine(len(self._values), policy.THREADS, self._of_totals)
         if self._exchange is not None:
-            same = same_numbers(counted, control.host)
+            same = same_numbers(t, self._control)
             own = np.array(cupy.asnumpy(self._totals))
             rows = self._exchange.gather(own.reshape(-1), same)
             self._totals.set(add_ranks(rows.reshape(-1, *own.shape)))
-        begin = control.address, scalars.products_address, control.counters_address
-        end = self._factors_at, self._values_at, count, scalars.products_groups, t, guard
-        self._finalize(1, policy.THREADS, (*self._of_totals, *begin, *end))
+        limits = self._control[0, self._columns].tolist()
+        self._finalize(1, policy.THREADS, (*self._of_totals, *limits, *self._results))
+
+    def are_finite(self) -> bool:
+        """Whether the last gradients were finite: the host waits for the GPU."""
+        import cupy
+
+        return bool(cupy.asnumpy(self._finite)[0])
 
     def _add_up(self) -> None:
         """Launch the kernel of the partial sums."""

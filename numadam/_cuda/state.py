@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout, to_host
+from numadam._arrays.interop import Layout
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._cuda import arrays as ca
 from numadam._cuda import kernel as spec
@@ -79,35 +78,14 @@ class KernelArguments:
         parts = -(-self._numbers // (rounds * round_size()))
         self.first_parts = [0, *np.cumsum(parts).tolist()]
         self.records["first_part"], self.parts = self.first_parts[:-1], self.first_parts[-1]
-        self._tables_of_graphs: list[Any] = []
         self.table_address = self.leaves_address = self.part_leaves_address = 0
         if self.many:
-            self._allocate()
+            # the records are int64 there
+            self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
+            self.table_address, self._upload = ca.address_of(self._table), Upload(self._table)
             numbers = np.arange(n, dtype=np.int32)
             self._leaves = [cupy.asarray(numbers.repeat(counts)) for counts in (blocks, parts)]
             self.leaves_address, self.part_leaves_address = map(ca.address_of, self._leaves)
-
-    def _allocate(self) -> None:
-        """A new table on the GPU, where the records are int64."""
-        import cupy
-
-        self._table = cupy.zeros(len(self.records) * (spec.LEAF.itemsize // 8), np.int64)
-        self._read_by_graph = False
-        self.table_address = ca.address_of(self._table)
-        self._upload = Upload(self._table)
-
-    def keep(self) -> None:
-        """Leave the table on the GPU as it is: a graph will read it at each replay."""
-        if self.many and not self._read_by_graph:
-            self._tables_of_graphs.append(self._table)
-            self._read_by_graph = True
-
-    def _bring(self) -> None:
-        """Bring the GPU's table up to date; one that a graph reads is replaced by another."""
-        words = self._words
-        if self._read_by_graph and not self._upload.has(words) and not policy.is_capturing():
-            self._allocate()
-        self._upload(words)
 
     def note(self, slot: int, addresses: list[int]) -> None:
         """Record where the arrays of a slot begin."""
@@ -129,7 +107,7 @@ class KernelArguments:
             self._find_tiles(slots, norm_sizes)
             self._tiles_of = slots, norm_sizes
         if self.many:
-            self._bring()
+            self._upload(self._words)
 
     def _find_tiles(self, slots: tuple[int, ...], norm_sizes: dict[int, int]) -> None:
         plan, iterations, width = self._plan, self._iterations, self._per_tile
@@ -156,7 +134,7 @@ class KernelArguments:
         """For each leaf whether its norm is added up in tiles: all of its arrays are aligned."""
         tiled, width = np.ones(len(self._iterations), bool), norm_iterations(self._plan)
         for slot in norm_slots(self._plan):
-            size = self._plan.storage(slot).itemsize * width
+            size = self._plan.real.itemsize * width
             tiled &= np.array(self._addresses[slot], np.int64) % size == 0
         return tiled
 
@@ -222,13 +200,11 @@ class CudaState:
         settings, boxes = self._settings, self._settings.leaf_boxes()
         for param, box in zip(params, boxes or (), strict=boxes is not None):
             for beyond, bound in zip((operator.lt, operator.gt), box, strict=True):
-                outside = beyond(_numbers(param), cupy.asarray(bound))
-                cupy.copyto(in_memory(param), _stored(bound, param.dtype), where=outside)
-        for name in ("master", "average"):
-            debiased = name == "average" and settings.options["ema_debias"]
-            if name in self.state and not debiased:  # copies of the parameters
-                for view, param in zip(self.state[name], params, strict=True):
-                    view[...] = _numbers(param)
+                limit = cupy.asarray(bound)
+                cupy.copyto(param, limit, where=beyond(param, limit))
+        if settings.plan.average and not settings.options["ema_debias"]:
+            for view, param in zip(self.state["average"], params, strict=True):
+                view[...] = param
         for name, value in settings.rule.initial(settings.options).items():
             for view in self.state[name]:
                 _fill(view, value)
@@ -251,7 +227,7 @@ class CudaState:
         views = self._views(staged)
         for name, leaves in state.items():
             for view, leaf in zip(views[name], leaves, strict=True):
-                in_memory(view)[...] = in_memory(leaf)
+                view[...] = leaf
         return staged
 
     def take(self, staged: Any) -> None:
@@ -266,25 +242,8 @@ def _zeros(size: int) -> Any:
 
 
 def _fill(view: Any, value: Any) -> None:
-    """Write numbers into an array of any storage, into both parts of complex ones."""
-    stored = _stored(value, view.dtype)
-    in_memory(view)[...] = stored * (1 + 1j) if view.dtype.kind == "c" else stored
-
-
-# CuPy may lack bfloat16, which NumPy has
-
-
-def _stored(value: Any, dtype: np.dtype[Any]) -> Any:
-    """Numbers as they lie in the memory of an array of this dtype."""
+    """Write numbers into an array, into both parts of complex ones."""
     import cupy
 
-    if dtype.itemsize == 2:
-        value = in_memory(np.asarray(to_host(value)).astype(dtype))
-    return cupy.asarray(value)
-
-
-def _numbers(array: Any) -> Any:
-    """The numbers of an array; those of bfloat16 in float32."""
-    if array.dtype.name != "bfloat16":
-        return array
-    return (in_memory(array).astype(np.uint32) << 16).view(np.float32)
+    numbers = cupy.asarray(value)
+    view[...] = numbers * (1 + 1j) if view.dtype.kind == "c" else numbers

@@ -14,7 +14,6 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, require_gpu
 from numadam._backend import FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
-from numadam._core.half import in_memory
 from numadam._core.plan import Plan
 from numadam._core.scalars import product_width, width_of
 from numadam._cuda import arrays as ca
@@ -24,7 +23,7 @@ from numadam._cuda.arrays import CudaSparseGradients
 from numadam._cuda.compiler import compiled
 from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
-from numadam._cuda.scalars import DeviceControl, DeviceScalars, HostScalars, Scalars
+from numadam._cuda.scalars import Scalars, Upload
 from numadam._cuda.state import KernelArguments
 from numadam._cuda.validate import CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
@@ -42,10 +41,9 @@ class CudaStep:
     strided arrays into work arrays, `launches` of kernels, and `copies_back` of what they wrote.
     Called in this order they are the step. The GPU of the leaves is the current one meanwhile.
 
-    Each step reads `control` anew, and where there is a `rate`, a 0-d array on the GPU, lr from it.
-    `groups` are the rows of `control` of the leaves. `outs` says whether there shall be steps
-    without and with `out`, and `counts_on_device` whether the GPU alone knows t. `fixed` are the
-    optimiser's own parameters, recognised by the list itself. `counts` are the steps of each row.
+    Each step reads `control` anew. `groups` are the rows of `control` of the leaves. `outs` says
+    whether there shall be steps without and with `out`. `fixed` are the optimiser's own parameters,
+    recognised by the list itself. `counts` are the steps of each row.
     """
 
     def __init__(
@@ -60,19 +58,13 @@ class CudaStep:
         outs: Sequence[bool],
         sparse: str | None = None,
         fixed: Leaves = (),
-        counts_on_device: bool = False,
-        rate: Any = None,
         exchange: StepExchange | None = None,
         counts: Leaves = (),
     ) -> None:
         self._plan, self._layout, self._device = plan, layout, device
-        self.arguments, self.control = KernelArguments(plan, layout, groups), DeviceControl(control)
-        self.scalars: Scalars = (
-            HostScalars(plan, control, groups[0])
-            if len(set(groups)) == 1 and not counts_on_device and not plan.by_row
-            else DeviceScalars(plan, self.control, device, rate)
-        )
-        reduced = plan, self.arguments, self.control, self.scalars, device, exchange
+        self.arguments = KernelArguments(plan, layout, groups)
+        self.scalars = Scalars(plan, control, groups)
+        reduced = plan, self.arguments, control, self.scalars, device, exchange
         self.norms = GradientNorms(*reduced) if plan.norm else None
         self.sparse = CudaSparseGradients(layout, device, sparse, title, counts)
         self.validator = Validator(plan, layout, device, title, self.sparse, fixed)
@@ -83,9 +75,11 @@ class CudaStep:
         self._counts, self._tables = counts, list[Any]()
         self._rows: policy.Launch | None = None
         if plan.by_row:
+            import cupy
+
             self._rows = policy.Launch(*compiled(spec.make_prepare_rows, device, plan))
-        firsts = (False, True) if plan.accumulate else ()
-        self._sums = {first: self._ready(spec.make_sum, many, first) for first in firsts}
+            self._control, self._control_there = control, cupy.zeros(control.shape, np.float64)
+            self._upload = Upload(self._control_there)
         self._work: dict[tuple[int, int], Any] = {}
         self._noted: dict[int, CheckedArrays] = {}
         self.bound: Validated | None = None
@@ -99,26 +93,21 @@ class CudaStep:
         kernel = compiled(make, self._device, self._plan, values is not None, *more)
         return policy.Launch(*kernel, values)
 
-    def bind(self, validated: Validated, gradient: Any = None) -> None:
-        """Note where these arrays begin, and prepare the launches on them.
-
-        `gradient` stands for the gradient of every leaf, where there are none among the arrays.
-        """
+    def bind(self, validated: Validated) -> None:
+        """Note where these arrays begin, and prepare the launches on them."""
         noted, slots, rows = self._noted, validated.slots, validated.rows
         self._noted, self.bound = {}, None  # until everything has been noted
         for slot, checked in slots.items():
             if noted.get(slot) is not checked:
                 self.arguments.note(slot, self._addresses(slot, checked))
-        if gradient is not None:
-            self.arguments.note(pl.G, [ca.address_of(gradient)] * len(self._layout.sizes))
         has_out = pl.OUT in slots
         self.arguments.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
         self._prepare_copies(validated, has_out)
-        self.launches = self._launch(self._steps[has_out], self._slots[has_out], self._go())
+        self.launches = self._launch(self._steps[has_out], self._slots[has_out])
         if rows:
             self.launches += self._launch_rows(validated, self._slots[has_out])
         self._noted = slots
-        self.bound = validated if gradient is None else None
+        self.bound = validated
 
     def release(self) -> None:
         """Refer to no array any more."""
@@ -137,7 +126,7 @@ class CudaStep:
         import cupy
 
         if (slot, k) not in self._work:
-            self._work[slot, k] = cupy.empty(array.size, in_memory(array).dtype)
+            self._work[slot, k] = cupy.empty(array.size, array.dtype)
         return self._work[slot, k]
 
     def _prepare_copies(self, validated: Validated, has_out: bool) -> None:
@@ -149,29 +138,20 @@ class CudaStep:
                 if slot != pl.G and not (slot == pl.P and has_out):
                     self.copies_back.append(partial(ca.copy_flat, *pair, into_flat=False))
 
-    def add(self, first: bool) -> None:
-        """Add the gradients to their sum, or make them the sum."""
-        for launch in self._launch(self._sums[first], (pl.G, pl.SUM), go=0):
-            launch()
-
-    def _go(self) -> int:
-        """Address of the flag by which the GPU takes the step; 0 where it always does."""
-        return 0 if self.norms is None else self.norms.go
-
     def _factors(self, leaf: int) -> int:
         """Address of a leaf's clip factors; 0 where nothing is clipped by norm."""
         return 0 if self.norms is None else self.norms.factors(leaf)
 
-    def _launch(self, kernel: Any, slots: Sequence[int], go: int) -> list[Callable[[], None]]:
+    def _launch(self, kernel: Any, slots: Sequence[int]) -> list[Callable[[], None]]:
         """The launch over all leaves; none where they have no elements."""
         arguments, scalars = self.arguments, self.scalars
         if arguments.many and arguments.blocks:
-            end = self._factors(0), go, *scalars.launch_arguments(0)  # a block finds its leaf's own
+            end = self._factors(0), *scalars.launch_arguments(0)  # a block finds its leaf's own
             numbers = arguments.table_address, arguments.leaves_address, *end
             return [kernel.bind(arguments.blocks, policy.THREADS, numbers)]
         if arguments.work and arguments.work[2]:
             head, tiles, items, group = arguments.work
-            numbers = head, tiles, items, self._factors(0), go, *scalars.launch_arguments(group)
+            numbers = head, tiles, items, self._factors(0), *scalars.launch_arguments(group)
             addresses = arguments.addresses(slots, 0)
             return [kernel.bind(policy.blocks_for(items), policy.THREADS, numbers, addresses)]
         return []
@@ -187,7 +167,7 @@ class CudaStep:
             if values.size:
                 assert lazy is not None  # only then is a sparse gradient left as it is
                 width = values.size // len(rows)
-                begin = ca.address_of(rows), width, values.size, self._factors(k), self._go()
+                begin = ca.address_of(rows), width, values.size, self._factors(k)
                 numbers = *begin, *scalars
                 addresses = self.arguments.addresses(slots, k)
                 blocks = policy.blocks_for(values.size)
@@ -202,16 +182,17 @@ class CudaStep:
         import cupy
 
         plan, n, scalars = self._plan, len(rows), self.scalars
-        assert isinstance(scalars, DeviceScalars)  # for such a plan
         table = cupy.empty((n, width_of(plan)), plan.real)
         products = cupy.zeros((n, max(product_width(plan), 1)))
         self._tables += table, products
-        first = self.control.address + 8 * self.arguments.groups[leaf] * spec.control_width(plan)
+        group = self.arguments.groups[leaf]
+        first = ca.address_of(self._control_there) + 8 * group * spec.control_width(plan)
         arrays = products, self._counts[leaf], rows
         at = ca.address_of(table), first, *map(ca.address_of, arrays)
 
         def launch() -> None:
-            numbers = *at, n, self._go(), scalars.lr
+            self._upload(self._control)
+            numbers = *at, n, scalars.lr
             kernel(policy.blocks_for(n), policy.THREADS, numbers)
 
         launches.append(launch)
@@ -257,7 +238,7 @@ def update(call: FunctionalStep) -> None:
     p, device = arrays[pl.P], int(arrays[pl.P].device.id)
     require_gpu()
     with on_gpu(device), _lock:
-        refuse_capture("update", "Use an optimiser made")
+        refuse_capture("update")
         stream = cupy.cuda.get_current_stream()
         # all threads call their own default stream by the same number
         thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
@@ -271,9 +252,9 @@ def update(call: FunctionalStep) -> None:
         if products:
             step.scalars.load_products(np.array([products], np.float64))
         with defer_interrupts():
-            step.scalars.prepare(lr, t, 1, 0, 0)
+            step.scalars.prepare(lr, t)
             if step.norms is not None:
-                step.norms.compute(t, 0)
+                step.norms.compute(t - 1)
             for launch in (*step.launches, *step.copies_back):
                 launch()
         step.release()

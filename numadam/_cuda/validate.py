@@ -167,9 +167,9 @@ class Validator:
         self, slot: int, used: dict[int, Leaves], written: bool, rows: Rows
     ) -> CheckedArrays:
         are_cupy = self._are_cupy(used[slot])
-        if not are_cupy and not rows:
+        if not are_cupy and not rows and not written:
             # new views at each step: the owner of such an object may put other memory into it
-            used[slot] = as_views(used[slot], "CuPy", written, partial(self._title, slot))
+            used[slot] = as_views(used[slot], "CuPy", partial(self._title, slot))
             are_cupy = self._are_cupy(used[slot])
         arrays, strided = used[slot], {}
         headers = [_header(array) for array in arrays] if are_cupy else None

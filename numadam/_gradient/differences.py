@@ -188,6 +188,7 @@ class Prober:
         return np.array([0 * f0 + h, value, error, rounding, fine, kink * near_jump, flat])
 
 
+@np.errstate(all="ignore")
 def _sizes(part: np.ndarray) -> np.ndarray:
     """Size of each element of an array: its own, where it is not far below those of the others."""
     sizes = abs(part)

@@ -78,7 +78,7 @@ class Point:
     def _limit(self, given: Any, other: float) -> np.ndarray:
         """One bound of each element of the vector, rounded into the dtype of x."""
         parts = [
-            np.broadcast_to(inward(one, self._real, other, self._real), leaf.shape)
+            np.broadcast_to(inward(one, self._real, other), leaf.shape)
             for one, leaf in zip(given, self._leaves, strict=True)
         ]
         return np.concatenate([np.repeat(part, self._width) for part in parts], dtype=np.float64)

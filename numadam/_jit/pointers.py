@@ -71,8 +71,8 @@ def _storer(bits: int) -> Any:
     return store
 
 
-load64, load32, load16 = _loader(64), _loader(32), _loader(16)
-store64, store32, store16 = _storer(64), _storer(32), _storer(16)
+load64, load32 = _loader(64), _loader(32)
+store64, store32 = _storer(64), _storer(32)
 
 
 @emitted(types.voidptr(types.int64))

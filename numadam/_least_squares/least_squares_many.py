@@ -194,7 +194,7 @@ def read_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     check_ends(pair, x, "bounds", "x")
     rows = len(x) if any(np.ndim(end) == 2 for end in pair) else 1
     low, high = (
-        np.broadcast_to(inward(end, x.dtype, other, x.dtype), (rows, x.shape[1])).copy()
+        np.broadcast_to(inward(end, x.dtype, other), (rows, x.shape[1])).copy()
         for end, other in zip(pair, (np.inf, -np.inf), strict=True)
     )
     return low, high

@@ -169,14 +169,10 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 #: Options of an optimiser that a minimisation cannot have, and what to do instead.
 _REFUSED = {
     "maximize": "minimise -fun instead",
-    "loss_scale": "f and its gradient belong together: leave it out",
-    "accumulate": "each iteration takes one gradient; let fun form the mean",
     "nonfinite": "a run stops at a gradient that is not finite, with status 3",
     "max_skips": "a run stops at a gradient that is not finite, with status 3",
     "sparse": "gradients are dense here; use the optimiser's step",
     "count": "gradients are dense here; use the optimiser's step",
-    "master": "x is float32 or float64 here",
-    "state_dtype": "x is float32 or float64 here, and so is the state",
 }
 
 #: What to do instead of `comm`, in `minimize` and in `minimize_many`.

@@ -5,21 +5,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import math
 import numbers
 import operator
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_same_memory
-from numadam._arrays.interop import as_views, sample
 from numadam._arrays.tree import Active, Tree, refuse_replaced
 from numadam._backend import Backend
 from numadam._core import options as op
-from numadam._core.half import share_unmoved
 from numadam._core.hyper import LR, Array, Schedule
 from numadam._core.options import own_copy, read
 from numadam._core.parts import Parts
@@ -74,8 +70,6 @@ class OptimizerBase(metaclass=OptimizerType):
     _tree: Active
     _settings: Settings
     _backend: Backend
-    #: the objects in the containers; the back end may work on views of them
-    _given: Sequence[Any]
     _grads: Any
     _grad_leaves: list[Any]
     #: set by `make_optimizer`: the back end to use instead of the one for the parameters' type
@@ -116,9 +110,7 @@ class OptimizerBase(metaclass=OptimizerType):
                 f"{type(self).__name__}(params, lr)."
             )
         options, frozen = read(self.rule, type(self).__name__, shared, own)
-        on_device = options["capturable"] and is_plain(lr)
-        rate = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
-        lr = lr if on_device else rate
+        lr = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
         tree = Active(whole, [not of_leaf.get("frozen", False) for of_leaf in overrides])
@@ -126,15 +118,12 @@ class OptimizerBase(metaclass=OptimizerType):
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
         backend: type[Backend] = self._backend_class or backend_for(leaves, names)
-        given, leaves = leaves, as_views(leaves, backend.home, True, names.__getitem__)
         backend.check_params(leaves, names)
         refuse_same_memory(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         of_leaves = tree.select(overrides)
         settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs)
-        if options["capturable"]:
-            rate = settings.rate_array = backend.rate_array(lr, leaves)
-        settings.set_lr(rate)
+        settings.set_lr(lr)
         if made is not None:
             made.join(settings, names)
         try:
@@ -148,7 +137,6 @@ class OptimizerBase(metaclass=OptimizerType):
         attributes = {
             "_params": params,
             "_tree": tree,
-            "_given": given,
             "_settings": settings,
             "_backend": of_device,
             "_grads": None,
@@ -158,28 +146,6 @@ class OptimizerBase(metaclass=OptimizerType):
         put = super().__setattr__
         for name, value in attributes.items():
             put(name, value)
-
-    def _warn_of_rounding(self) -> None:
-        """Warn where steps of lr are too short for most elements of a 16-bit array."""
-        settings = self._settings
-        rate, plan, rule = settings.constant_rate, settings.plan, settings.rule
-        if plan.dtype.itemsize > 2 or plan.master or plan.elementwise or rate is None:
-            return
-        names = self._tree.names("params")
-        leaves = zip(self._backend.params, names, settings.group_of_leaf, strict=True)
-        for leaf, name, group in leaves if not rule.is_linear(settings.options) else ():
-            own = settings.control[group, op.COLUMN.lr]
-            size = rate if math.isnan(own) else own
-            share = share_unmoved(sample(leaf, max(1, leaf.size // 65_536)), size)
-            if size > 0 and share > 0.5:
-                warnings.warn(
-                    f"{name}: {share:.0%} of the elements cannot move: a step of lr={size:g} is "
-                    f"below half a unit in the last place of their {plan.dtype.name}. Pass "
-                    "master=True, which steps in a float32 copy, or a larger lr.",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-                return
 
     def _parts(self) -> Parts:
         return Parts(self._tree, self._settings, self._backend, self._lock)
@@ -255,10 +221,7 @@ class OptimizerBase(metaclass=OptimizerType):
 
     @property
     def lr(self) -> Any:
-        """The learning rate: a float, a callable of the steps already taken, or per array.
-
-        With ``capturable=True`` a 0-d array on the GPU; what is assigned is written into it.
-        """
+        """The learning rate: a float, a callable of the steps already taken, or per array."""
         lr = self._settings.lr
         return lr if type(lr) is float else read_only(lr)
 
@@ -271,17 +234,13 @@ class OptimizerBase(metaclass=OptimizerType):
                 "lr: arrays of step sizes are fixed when the optimiser is made: make a new one."
             )
         with self._lock:
-            if settings.rate_array is not None:
-                settings.rate_array[...] = LR.check(value)
-            else:
-                settings.set_lr(LR.check_or_schedule(value))
+            settings.set_lr(LR.check_or_schedule(value))
 
     @property
     def current_lr(self) -> Any:
         """The learning rate of the next step: `lr`, or the current value of a schedule.
 
-        A float, or their nesting if each array has its own; with ``capturable=True`` the array on
-        the GPU.
+        A float, or their nesting if each array has its own.
         """
         with self._lock:
             lr, tree = self._settings.lr, self._tree
@@ -318,7 +277,7 @@ class OptimizerBase(metaclass=OptimizerType):
     def _refuse_new_params(self) -> None:
         """Refuse a container of the parameters in which an array was replaced."""
         if not self._tree.is_leaf:
-            refuse_replaced(self._tree, self._params, self._given, "params")
+            refuse_replaced(self._tree, self._params, self._backend.params, "params")
 
     @property
     def state(self) -> State:

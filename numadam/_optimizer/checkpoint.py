@@ -5,7 +5,6 @@ What is written stands beside what compares and what reads it: an entry of the f
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -30,7 +29,6 @@ from numadam._checkpoint.tree import (
     values_in,
 )
 from numadam._core import options as op
-from numadam._core.half import memory_dtype
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
@@ -41,8 +39,6 @@ from numadam._version import __version__
 from numadam.schedules import ReduceOnPlateau
 
 KIND = "optimizer"
-#: Options about the device and the processes of a run: a load keeps its own.
-_OF_PROCESS = ("capturable", "comm")
 
 
 class Checkpointed(OptimizerBase):
@@ -284,7 +280,7 @@ def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
     import cupy
 
     with array.device:
-        here = cupy.asarray(values.view(memory_dtype(values.dtype))).view(values.dtype)
+        here = cupy.asarray(values)
 
     def write() -> None:
         with array.device:
@@ -311,7 +307,7 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)
-        if new is now or name in _OF_PROCESS:
+        if new is now or name == "comm":  # a load keeps its own
             continue
         if name not in changing:
             raise ValueError(
@@ -324,7 +320,7 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
             "weight_decay: only one of the two optimisers, that of the file and this one, was made "
             "with a decay. Make this one with the options of the file, or use numadam.load."
         )
-    rate, on_gpu = plateaus.match(settings.lr, lr, "lr"), settings.rate_array
+    rate = plateaus.match(settings.lr, lr, "lr")
     writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
     if rate is not settings.lr:
         if not (is_plain(settings.lr) and is_plain(lr)):
@@ -332,10 +328,7 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
                 "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make "
                 "it with those of the file, or use numadam.load."
             )
-        if on_gpu is None:
-            changed.set_lr(LR.check_or_schedule(rate))
-        else:
-            writes.append(partial(operator.setitem, on_gpu, ..., LR.check(lr)))
+        changed.set_lr(LR.check_or_schedule(rate))
     return [*settings.writes_from(changed), *writes]
 
 
@@ -375,15 +368,13 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
     lr, its = options_from_json(content.meta, content.arrays)
     options = _complete(kind, its)
-    if xp is np:
-        options["capturable"] = False  # for steps on a GPU
 
     def make_array(name: str, axes: Any) -> Any:
         array = content.arrays[name]
         if xp is np and options["bounds"] is not None:
             array = array.copy()  # the constructor moves it into the bounds
         elif xp is not np:
-            array = xp.asarray(array.view(memory_dtype(array.dtype))).view(array.dtype)
+            array = xp.asarray(array)
         return laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)

@@ -236,7 +236,6 @@ def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
         function(self, *args, **given)  # it does nothing: Python refuses what does not fit
         named, own, shared = declared.sort((self, *args), given)
         self._setup(named["params"], named["lr"], shared, own)
-        self._warn_of_rounding()  # of a new optimiser, not of its copies
 
     kind.__init__ = init  # type: ignore[method-assign, assignment]  # of its signature
     texts = {**OF_CLASSES, "shared": shared(Optimizer.__doc__, declared.defaults)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from numadam._arrays.checks import describe
-from numadam._arrays.interop import home
+from numadam._arrays.interop import home, is_array
 from numadam._jit.process import compile_lock
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ _OF_TORCH = (
 )
 
 
-def backend_for(arrays: Sequence[Any], names: Sequence[str]) -> type[Backend]:
+def backend_for(arrays: Sequence[Any], names: Sequence[str], written: bool = True) -> type[Backend]:
     """Return the back end for these arrays: NumPy's on the CPU, CuPy's on their GPU.
 
-    Arrays of other libraries go where their memory is (`interop`).
+    Arrays of other libraries that are not to be `written` go where their memory is (`interop`).
     """
     homes = list(map(home, arrays))
     for array, name, library in zip(arrays, names, homes, strict=True):
-        if not library:
+        if not library or (written and not is_array(array)):
             of_torch = _OF_TORCH if "['params']" in "".join(names) else ""
             raise TypeError(f"{name}: {describe(array)}{of_torch}")
         if library != homes[0]:

@@ -179,8 +179,9 @@ class UpdateFunction:
         name = "g" if without and out is not None else "p"
         if without and out is None:
             like = None  # which is refused
-        backend = backend_for([like], [name])
-        (like,) = as_views([like], backend.home, out is None, lambda k: name)
+        backend = backend_for([like], [name], written=out is None)
+        if out is not None:
+            (like,) = as_views([like], backend.home, lambda k: name)
         backend.check_params([like], [name])
         settings, usual = self._settings_of(like.dtype, arrays, absent, t, given)
         if without:

@@ -23,8 +23,8 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     An optimiser keeps references to the parameter arrays and changes them in place. Every rule
     takes the keywords below. One step does all of it in one pass over memory, in this order:
-    maximize, loss_scale, accumulate, bounds' mask, norm and guard, clip_value, clip by norm, L2
-    decay, the rule, decoupled decay, bounds, average.
+    maximize, bounds' mask, norm and guard, clip_value, clip by norm, L2 decay, the rule, decoupled
+    decay, bounds, average.
 
     Parameters
     ----------
@@ -38,22 +38,17 @@ class Optimizer(SharedAttributes, Checkpointed):
         False: the decoupled decay is ``weight_decay * p``, without lr.
     maximize : bool, default False
         Maximise instead of minimise.
-    loss_scale : float > 0 or callable, default 1.0
-        Factor by which the loss was multiplied: the gradient is divided by it.
     clip_value : float > 0 or callable, optional
         Every element of the gradient is clipped to [-clip_value, clip_value].
     clip_norm : float > 0 or callable, optional
         All gradients together are multiplied by ``min(1, clip_norm / norm)``.
     clip_array_norm : float > 0 or callable, optional
         As `clip_norm`, for each array by itself.
-    accumulate : int >= 1, default 1
-        Take a step at every `accumulate`-th call only. Its gradient is the mean of those since the
-        last step; `flush` takes it earlier, `discard` drops the gradients. t counts steps.
     nonfinite : {"propagate", "raise", "skip"}, default "propagate"
         Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
-        and change nothing. "skip": skip the step and increment `skipped`. With `accumulate` the
-        mean is checked. If the rule squares gradients, a norm whose square is infinite (1.8e19 in
-        float32, after clips) counts as non-finite: such an element would never move again.
+        and change nothing. "skip": skip the step and increment `skipped`. If the rule squares
+        gradients, a norm whose square is infinite (1.8e19 in float32, after clips) counts as
+        non-finite: such an element would never move again.
     max_skips : int >= 1, optional
         Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
@@ -64,7 +59,7 @@ class Optimizer(SharedAttributes, Checkpointed):
     ema : float in [0, 1) or callable, optional
         Decay of a running average of the parameters, read by `averaged`. Each step does
         ``average += (1 - ema) * (p - average)``. It starts as the parameters; with
-        ``like="keras"`` and "keras-jax" as those after the first step.
+        ``like="keras"`` as those after the first step.
     ema_warmup : bool, default False
         The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
     ema_debias : bool, default False
@@ -82,23 +77,13 @@ class Optimizer(SharedAttributes, Checkpointed):
         count, ``opt.state["row_counts"]``, so a row that is first updated late starts as in a new
         optimiser. Schedules use t, and a dense gradient steps all rows. "row" does not work with
         complex parameters or `comm`.
-    state_dtype : "bfloat16", optional
-        Dtype in which moments are stored: half the memory of float32, 8 significant bits. Rounding
-        is stochastic (by a hash of value and step, so the bits are the same everywhere), since
-        rounding to nearest would keep a slow average from decreasing. The arithmetic is unchanged.
-    master : bool, default False
-        Keep a float32 copy of float16 or bfloat16 parameters, so that small steps add up.
     complex_form : {"parts", "modulus"}, default "parts"
         Second moment of complex parameters. "parts": real and imaginary part are two real
         parameters (torch). "modulus": one second moment of the gradient's modulus for both (optax).
     like : str, optional
-        Defaults and arithmetic of another library; keywords override them. One of "torch", "keras"
-        (on TensorFlow), "keras-jax", "tf1", "optax", "sklearn", "qiskit", "numpy" or "quimb". All
-        but "torch" and "optax" repeat Adam and its AMSGrad bit for bit.
-    capturable : bool, default False
-        Steps may be captured in a CUDA graph and replayed, for CuPy parameters. t and lr are on
-        the GPU: `lr` is a 0-d CuPy array (the one that was passed, if it was one), and each replay
-        reads it again. Take one step before the capture.
+        Defaults and arithmetic of another library; keywords override them. One of "torch", "optax",
+        "keras", "tf1", "sklearn" or "numpy". In float64 all but "torch" and "optax" repeat Adam
+        and its AMSGrad bit for bit.
     comm : mpi4py.MPI.Intracomm, optional
         The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
         and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each
@@ -107,8 +92,8 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     Notes
     -----
-    `weight_decay`, `loss_scale`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the
-    hyperparameters of the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
+    `weight_decay`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the hyperparameters of
+    the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
     callables of the steps already taken (see `numadam.schedules`). A change that needs other
     arrays or another compiled loop raises an error: make the optimiser with a value that allows
     it, such as ``clip_norm=numpy.inf``.
@@ -203,7 +188,7 @@ class Optimizer(SharedAttributes, Checkpointed):
                         self._refuse_elsewhere("params" if out is None else "out")
                         went = self._backend.step_one(grads, rate, params, out)
             except BaseException as error:
-                self._tell_others(error, flush=False)
+                self._tell_others(error)
                 raise
             if not went:
                 self._not_finite()
@@ -219,7 +204,7 @@ class Optimizer(SharedAttributes, Checkpointed):
             leaves = self._grad_leaves
             refuse_replaced(tree, self._grads, leaves, "opt.grads")
         if params is None and not tree.is_leaf:
-            refuse_replaced(tree, self._params, self._given, "params")
+            refuse_replaced(tree, self._params, self._backend.params, "params")
         if rows is not None:
             leaves = self._marked(leaves, rows)
         rate = self._settings.constant_rate
@@ -247,40 +232,12 @@ class Optimizer(SharedAttributes, Checkpointed):
         masks = tree.flatten(rows, "rows")
         return list(map(marked, grads, masks, names, self._backend.params))
 
-    def flush(self) -> bool:
-        """Take a step with the mean of the gradients that `accumulate` has added so far.
-
-        Returns whether there were any.
-        """
-        with self._lock:
-            if not self._settings.plan.accumulate:
-                raise ValueError(
-                    "flush: nothing is added up; make the optimiser with accumulate=k."
-                )
-            if not self._backend.calls:
-                return False
-            try:
-                self._refuse_new_params()
-                went = self._backend.flush(self._settings.rate(self.t))
-            except BaseException as error:
-                self._tell_others(error, flush=True)
-                raise
-            if not went:
-                self._not_finite()
-            return True
-
-    def discard(self) -> None:
-        """Drop the gradients that `accumulate` has added so far."""
-        with self._lock:
-            self._backend.drop()
-
     def reset(self) -> None:
         """Restart: state, counters and t are as in a new optimiser of these arrays.
 
-        The average, and the float32 copy of `master`, start from the current parameters. Gradients
-        that were added up are dropped. lr, the other options and `grads` stay; so do the
-        parameters, except that those outside of their bounds are moved to the nearest bound. To
-        start from another point, write it into the parameters first.
+        The average starts from the current parameters. lr, the other options and `grads` stay; so
+        do the parameters, except that those outside of their bounds are moved to the nearest bound.
+        To start from another point, write it into the parameters first.
 
         Schedules start again, since they are functions of t. One with its own state
         (`numadam.schedules.ReduceOnPlateau`) keeps it, because other optimisers may share it:
@@ -346,9 +303,8 @@ class Optimizer(SharedAttributes, Checkpointed):
     def restore(self, snapshot: Snapshot) -> None:
         """Roll parameters, state, t and counters back to a snapshot; all of it or nothing.
 
-        State includes moments, averages, float32 copies, gradients that were added up, the numbers
-        of skipped steps and `grad_norm`. Nothing is allocated, and a snapshot can be restored any
-        number of times.
+        State includes moments, averages, the numbers of skipped steps and `grad_norm`. Nothing is
+        allocated, and a snapshot can be restored any number of times.
 
         lr, hyperparameters and `grads` stay as they are now, so that a line search may try the
         same step with half of lr. Schedules go back with t, but one with its own state
@@ -384,27 +340,18 @@ class Optimizer(SharedAttributes, Checkpointed):
             self._refuse_new_params()
             checked(snapshot, "snapshot", self._backend).restore()
 
-    def _tell_others(self, error: BaseException, flush: bool) -> None:
+    def _tell_others(self, error: BaseException) -> None:
         """Tell other ranks of an error, where they wait for this rank in the same step."""
-        settings = self._settings
-        if settings.exchange is None:
-            return
-        if flush or self._backend.calls + 1 >= settings.options["accumulate"]:
-            settings.exchange.refuse(error)
+        if self._settings.exchange is not None:
+            self._settings.exchange.refuse(error)
 
     def _refuse_elsewhere(self, name: str) -> None:
         """Refuse `params` or `out` with options that follow the optimiser's own parameters."""
         options = self._settings.options
-        for option in ("ema", "master"):
-            if options[option] not in (None, False):
-                raise ValueError(
-                    f"{name}: {option} follows the optimiser's own parameters, which such a step "
-                    "does not change. Make an optimiser without it."
-                )
-        if name == "out" and options["accumulate"] > 1:
+        if options["ema"] is not None:
             raise ValueError(
-                f"out: accumulate={options['accumulate']} gives a direction at some calls only. "
-                "Make an optimiser without it."
+                f"{name}: ema follows the optimiser's own parameters, which such a step does not "
+                "change. Make an optimiser without it."
             )
         if name == "out" and options["sparse"] == "lazy":
             raise ValueError(
@@ -414,23 +361,23 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     def _not_finite(self) -> None:
         """Raise for a step that the guard stopped, where the options ask for that."""
-        options, size = self._settings.options, np.max(self.grad_norm)
-        what = "NaN or infinite numbers"
+        options, in_a_row = self._settings.options, 0
+        if options["nonfinite"] == "skip":
+            in_a_row = int(self._backend.counters["skipped_in_a_row"])
+            if options["max_skips"] is None or in_a_row <= options["max_skips"]:
+                return
+        what, size = "NaN or infinite numbers", np.max(self.grad_norm)
         if math.isfinite(size):
             what = f"a norm whose square is infinite ({size:.3g}; clip_norm bounds it)"
         if options["nonfinite"] == "raise":
-            several = options["accumulate"] > 1
-            forget = " opt.discard() forgets what was added up." if several else ""
             raise FloatingPointError(
                 f"grads: hold {what} at step {self.t + 1}; nothing was changed. "
-                f"nonfinite='skip' leaves such steps out.{forget}"
+                "nonfinite='skip' leaves such steps out."
             )
-        in_a_row = int(self._backend.counters["skipped_in_a_row"])
-        if options["max_skips"] is not None and in_a_row > options["max_skips"]:
-            raise FloatingPointError(
-                f"grads: held {what} {in_a_row} times in a row "
-                f"(max_skips={options['max_skips']}); the parameters are those of step {self.t}."
-            )
+        raise FloatingPointError(
+            f"grads: held {what} {in_a_row} times in a row "
+            f"(max_skips={options['max_skips']}); the parameters are those of step {self.t}."
+        )
 
 
 with_options(Optimizer, DEFAULTS, HYPER_NAMES)

@@ -284,7 +284,7 @@ def as_numbers(xp: Any, x: Any, title: str) -> Any:
         return given.astype(xp.float64)
 
 
-def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) -> Any:
+def inward(end: Any, dtype: np.dtype[Any], other: float) -> Any:
     """A bound in the dtype of its parameters, rounded towards the inside of the box.
 
     `other` is the direction of the inside: +inf for a lower bound, -inf for an upper one. Rounding
@@ -296,4 +296,4 @@ def inward(end: Any, dtype: np.dtype[Any], other: float, real: np.dtype[Any]) ->
         near = wide.astype(dtype)
         step = xp.nextafter(near, near.dtype.type(other))
     outside = near.astype(xp.float64) < wide if other > 0 else near.astype(xp.float64) > wide
-    return xp.where(outside, step, near).astype(real)
+    return xp.where(outside, step, near)

@@ -14,7 +14,6 @@ from array_api_compat import array_namespace
 from numadam._arrays.interop import FEW, assign
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.half import as_storage
 from numadam._core.hyper import LR, Hyper, at_start
 from numadam._core.options import check_frozen
 from numadam._core.plan import Plan, plan_of
@@ -34,26 +33,7 @@ if TYPE_CHECKING:
 def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
     """Refuse options that do not fit the dtype of the parameters, or each other."""
     problem = ""
-    if plan.state_dtype.itemsize > plan.real.itemsize:
-        problem = (
-            f"state_dtype: {plan.state_dtype} holds more digits than the arithmetic, which is "
-            f"{plan.real} for {plan.dtype} parameters; leave it out."
-        )
-    elif plan.numbers == 2 and plan.state_dtype.itemsize == 2:
-        problem = (
-            f"state_dtype: there are no complex numbers of {plan.state_dtype} parts for the state "
-            f"of {plan.dtype} parameters; leave it out."
-        )
-    elif plan.state_dtype.name == "float16":
-        problem = (
-            "state_dtype: squares of gradients below 2e-4 are 0 in float16, and steps then too "
-            "long without end; use 'bfloat16'."
-        )
-    elif plan.master and plan.dtype.itemsize != 2:
-        problem = (
-            f"master: is for float16 and bfloat16 parameters, these are {plan.dtype}; leave it out."
-        )
-    elif plan.modulus and plan.rule.modulus(options) is None:
+    if plan.modulus and plan.rule.modulus(options) is None:
         problem = (
             f"complex_form: {plan.rule.name} with these options uses the gradient otherwise than "
             "by its square, so complex numbers cannot be taken whole; use 'parts'."
@@ -72,23 +52,20 @@ def check_plan(plan: Plan, options: Mapping[str, Any]) -> None:
 # --- numbers that processes share ----------------------------------------------------------------
 
 
-#: Before the columns of the control block: steps taken, gradients added up, and whether these are
-#: flushed.
-_COUNTED = ("t", "calls", "flush")
-#: Columns that each process has for itself.
-_OF_BLOCKS = [len(_COUNTED) + op.COLUMN.low, len(_COUNTED) + op.COLUMN.high]
+#: Columns that each process has for itself, behind t.
+_OF_BLOCKS = [1 + op.COLUMN.low, 1 + op.COLUMN.high]
 
 
-def same_numbers(counted: Sequence[int], control: np.ndarray) -> np.ndarray:
-    """The numbers, in float64: counters, and what no group changes in the control block."""
-    numbers = np.array([*counted, *control[0]], np.float64)
+def same_numbers(t: int, control: np.ndarray) -> np.ndarray:
+    """The numbers, in float64: steps taken, and what no group changes in the control block."""
+    numbers = np.array([t, *control[0]], np.float64)
     numbers[_OF_BLOCKS] = 0.0
     return numbers
 
 
 def names_of_same(rule: RuleSpec) -> list[str]:
     """Names of these numbers, as the user calls them."""
-    return [*_COUNTED, *op.ControlRow._fields, *rule.hyper_type._fields]
+    return ["t", *op.ControlRow._fields, *rule.hyper_type._fields]
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -123,8 +100,6 @@ class Settings:
         All values that change from step to step, besides the learning rate.
     guard : int
         Policy for gradients that are not finite, see `plan.SKIP`.
-    rate_array : array or None
-        The 0-d array on the GPU that holds lr, with capturable=True.
     exchange : StepExchange or None
         With the other processes that own parts of the same arrays, where a norm needs them.
     together : callable or None
@@ -150,7 +125,6 @@ class Settings:
         "options",
         "per_element",
         "plan",
-        "rate_array",
         "rule",
         "schedules",
         "together",
@@ -171,7 +145,6 @@ class Settings:
         self.rule: RuleSpec = rule
         self.options: dict[str, Any] = options
         self._names = list(names)
-        self.rate_array: Any = None
         self.exchange: StepExchange | None = None
         self.together: Callable[[str], None] | None = None
         self.lr = self._rate = self.constant_rate = None  # until `set_lr`
@@ -242,8 +215,6 @@ class Settings:
         decays = [own.get("weight_decay", options["weight_decay"]) for own in self._overrides]
         kind = "decoupled" if options["decoupled"] else "l2"
         boxed = not scalar_box or any(pair != OPEN for pair in pairs)
-        real = pl.real_of(dtype)
-        asked = options["state_dtype"]
         decay = kind if any(decay != 0.0 for decay in decays) else ""
         average = options["ema"] is not None
         return plan_of(
@@ -252,26 +223,20 @@ class Settings:
             rule.present(options) + ((pl.ROW_COUNTS,) if options["count"] == "row" else ()),
             self._products(),
             dtype,
-            real if asked is None else as_storage(asked, "state_dtype"),
             decay=decay,
             bounds=("scalar" if scalar_box else "array") if boxed else "",
             elementwise=any("lr" in own and not is_plain(own["lr"]) for own in overrides),
-            accumulate=options["accumulate"] > 1,
             average=average,
-            master=options["master"],
             norm=norm,
-            like=self._like(real, decay, average),
+            like=self._like(average),
             squares=rule.modulus(options) or (),
             modulus=dtype.kind == "c" and options["complex_form"] == "modulus",
         )
 
-    def _like(self, real: np.dtype[Any], decay: str, average: bool) -> str:
+    def _like(self, average: bool) -> str:
         """The preset, where it computes scalars in a way of its own; else ""."""
         like = self.options["like"]
-        if real == np.float32:
-            like = library(like).variant_of or like
-        own = library(like)
-        changes = (own.decay_in_float32 and decay) or (own.late_average and average)
+        changes = library(like).late_average and average
         return like if changes or self.rule.differs_like(like) else ""
 
     def _products(self) -> tuple[str, ...]:
@@ -287,16 +252,15 @@ class Settings:
 
     def _rounded(self, pair: Pair) -> Pair:
         """Bounds in the dtype of the parameters, rounded inwards where a number lies between."""
-        storage, real = self.plan.storage(pl.P), self.plan.real
-        low = inward(pair[0], storage, math.inf, real)
-        high = inward(pair[1], storage, -math.inf, real)
+        real = self.plan.real
+        low, high = inward(pair[0], real, math.inf), inward(pair[1], real, -math.inf)
         xp = np if isinstance(low, (np.ndarray, np.generic)) else array_namespace(low)
         crossed = low > high  # no number of the dtype lies between: the nearest one is both
         if bool(xp.any(low == math.inf)) or bool(xp.any(high == -math.inf)):
-            raise ValueError(f"bounds: no finite {storage} lies between {pair[0]} and {pair[1]}.")
+            raise ValueError(f"bounds: no finite {real} lies between {pair[0]} and {pair[1]}.")
         with np.errstate(all="ignore"):
-            near_low = xp.asarray(pair[0], dtype=xp.float64).astype(storage).astype(real)
-            near_high = xp.asarray(pair[1], dtype=xp.float64).astype(storage).astype(real)
+            near_low = xp.asarray(pair[0], dtype=xp.float64).astype(real)
+            near_high = xp.asarray(pair[1], dtype=xp.float64).astype(real)
         return xp.where(crossed, near_low, low), xp.where(crossed, near_high, high)
 
     def _fill_per_element(
@@ -354,9 +318,7 @@ class Settings:
     def set_lr(self, lr: Any) -> None:
         """Take another learning rate, which has been checked."""
         rate = lr
-        if self.rate_array is not None:
-            rate = math.nan  # the step reads the array
-        elif not is_plain(lr):
+        if not is_plain(lr):
             rate = 0.0  # the step reads the step size of each array
         new = {"lr": lr, "_rate": rate, "constant_rate": self._constant(rate, self.schedules)}
         at_once([self._setter(name, value) for name, value in new.items()])
@@ -372,8 +334,6 @@ class Settings:
 
     def rate(self, t: int, lr: Any = None) -> float:
         """The learning rate of the step after t, `lr` where there is one; `refresh` included."""
-        if lr is not None and self.rate_array is not None:
-            raise ValueError("lr: with capturable=True it lies on the GPU; write opt.lr = x.")
         self.refresh(t)
         if lr is None:
             rate: float = LR.check(self._rate(t)) if callable(self._rate) else self._rate

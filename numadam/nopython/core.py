@@ -22,8 +22,7 @@ from numba.extending import intrinsic, overload, register_jitable
 from numba.np.numpy_support import as_dtype
 
 from numadam._core import options as op
-from numadam._core.element import make_element, whole_step
-from numadam._core.half import put
+from numadam._core.element import make_element, put, whole_step
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import make_loop_scalars, make_power, tiny
@@ -328,7 +327,7 @@ def _make_scalars(rule: RuleSpec, options: Mapping[str, Any], wrap: Any) -> Any:
         c, row = hypers(*(numbers + switches)), shared(*(before + (decay,) + after))
         q = product_class(*(products + powers(numbers, np.float64(t))))
         h = of_rule(c, q, rate, np.float64(t))
-        return plain(h) + (of_loop(row, rate, 1.0, 1.0, 0.0).lost,)
+        return plain(h) + (of_loop(row, rate, 1.0, 0.0).lost,)
 
     return wrap(scalars)
 

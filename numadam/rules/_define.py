@@ -23,7 +23,7 @@ from numba.core.typed_passes import type_inference_stage
 from numadam._core import options as op
 from numadam._core.element import parameters_of
 from numadam._core.hyper import Hyper, check_switch
-from numadam._core.plan import OWN_STATE, ROW_COUNTS, STATE_SLOTS
+from numadam._core.plan import ROW_COUNTS, STATE_SLOTS
 from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
 from numadam._jit.loops import refuse_without_jit
 from numadam._jit.objectives import frozen
@@ -38,7 +38,7 @@ _NOT_CALLED_AT_ONCE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_A
 
 #: Names that a state array or a hyperparameter cannot have.
 _TAKEN = {"p", "g", "gg", "h", "t", "lr", "out", "like", "frozen", "params", "self", "shared"}
-_TAKEN |= {"rule", *op.DEFAULTS, *OWN_STATE, ROW_COUNTS}
+_TAKEN |= {"rule", *op.DEFAULTS, "average", ROW_COUNTS}
 
 
 def _read_names(title: str, names: Any) -> tuple[str, ...]:

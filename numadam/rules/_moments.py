@@ -26,9 +26,7 @@ def refuse_lone_buffer(m: Any, momentum: float) -> None:
 # --- Adam's arithmetic ---------------------------------------------------------------------------
 
 
-def adam_formula(
-    lerp: bool, textbook: bool, lr_last: bool, g_last: bool, nesterov: bool, vhat: bool
-) -> Callable[..., Any]:
+def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Callable[..., Any]:
     """M = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  step = s m / (sqrt(v) + e).
 
     Parameters
@@ -37,10 +35,6 @@ def adam_formula(
         Moments as m + (1 - beta1)(g - m): other roundings (Keras, TensorFlow 1).
     textbook : bool
         Divide by the corrections element by element (the usual NumPy expression).
-    lr_last : bool
-        In the textbook's form multiply the quotient by lr, not the numerator (quimb).
-    g_last : bool
-        The new part of v as ((1 - beta2) g) g (qiskit-algorithms).
     nesterov : bool
         The numerator looks ahead: s m + look g.
     vhat : bool
@@ -53,7 +47,7 @@ def adam_formula(
             v = v + (gg - v) * h.alpha2
         else:
             m = h.beta1 * m + h.alpha1 * g
-            v = h.beta2 * v + ((h.alpha2 * g) * g if g_last else h.alpha2 * gg)
+            v = h.beta2 * v + h.alpha2 * gg
         if abs(m) < h.tiny:  # a denormal m would slow the CPU down for ever; NaN stays
             m = h.zero
         u = v / h.c2 if vhat else v
@@ -67,12 +61,10 @@ def adam_formula(
         if nesterov:
             n = h.s * m + h.look * g
         elif textbook:
-            n = m / h.c1 if lr_last else h.s * (m / h.c1)
+            n = h.s * (m / h.c1)
         else:
             n = h.s * m
         step = n / d if d != h.zero else h.zero
-        if lr_last and not nesterov:
-            step = h.s * step
         return step, m, v, vmax
 
     return element
@@ -85,11 +77,6 @@ def libm_power(beta: float, t: float) -> float:
     0 where ``1 - beta^t`` is 1 anyway, since beta^t < exp(-(1 - beta) t).
     """
     return 0.0 if (1.0 - beta) * t > 60.0 else math.pow(beta, t)
-
-
-def keras_power(beta: float, t: float) -> float:
-    """Keras rounds the betas to float32."""
-    return libm_power(f32(beta), t)
 
 
 def adam_scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -126,47 +113,38 @@ def adam_scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     )
 
 
-def hat_scalars(narrow: bool) -> Callable[[bool], Callable[..., Scalars]]:
-    """The hat form of libraries that round on the way, every operation as the arrays are.
+def tf1_scalars(is_float32: bool) -> Callable[..., Scalars]:
+    """The hat form of TensorFlow 1, which rounds on the way.
 
-    Keras rounds the corrections where the arrays are float32; 1 - beta is exact. TensorFlow 1 is
-    `narrow`: it holds all hyperparameters in float32, and the powers as running products.
+    It holds all hyperparameters in float32, and the powers as running products; every operation is
+    as the arrays are.
     """
 
-    def make(is_float32: bool) -> Callable[..., Scalars]:
-        def scalars(c, q, lr, t):
-            b1, b2, eps, p1, p2 = c.beta1, c.beta2, c.eps, q.beta1_product, q.beta2_product
-            if narrow:
-                b1, b2, eps, lr = f32(b1), f32(b2), f32(eps), f32(lr)
-            elif is_float32:
-                p1, p2 = f32(p1), f32(p2)
-            a1, a2, c1, c2 = 1.0 - b1, 1.0 - b2, 1.0 - p1, 1.0 - p2
-            if is_float32:
-                c1, c2 = f32(c1), f32(c2)
-                if narrow:
-                    a1, a2 = f32(a1), f32(a2)
-            if c.corrected == 0.0:
-                c1 = c2 = 1.0
-            root, look = math.sqrt(c2), 0.0
-            s = f32(f32(f32(lr) * f32(root)) / c1) if is_float32 else lr * root / c1
-            if c.nesterov != 0.0:  # TensorFlow's kernel corrects both terms alike
-                s, look = s * b1, s * a1
-            return dict(
-                beta1=b1,
-                alpha1=a1,
-                beta2=b2,
-                alpha2=a2,
-                s=s,
-                e=eps,
-                root_e=c.eps_root,
-                c1=c1,
-                c2=c2,
-                look=look,
-            )
+    def scalars(c, q, lr, t):
+        b1, b2, eps, lr = f32(c.beta1), f32(c.beta2), f32(c.eps), f32(lr)
+        a1, a2, c1, c2 = 1.0 - b1, 1.0 - b2, 1.0 - q.beta1_product, 1.0 - q.beta2_product
+        if is_float32:
+            a1, a2, c1, c2 = f32(a1), f32(a2), f32(c1), f32(c2)
+        if c.corrected == 0.0:
+            c1 = c2 = 1.0
+        root, look = math.sqrt(c2), 0.0
+        s = f32(f32(f32(lr) * f32(root)) / c1) if is_float32 else lr * root / c1
+        if c.nesterov != 0.0:  # TensorFlow's kernel corrects both terms alike
+            s, look = s * b1, s * a1
+        return dict(
+            beta1=b1,
+            alpha1=a1,
+            beta2=b2,
+            alpha2=a2,
+            s=s,
+            e=eps,
+            root_e=c.eps_root,
+            c1=c1,
+            c2=c2,
+            look=look,
+        )
 
-        return scalars
-
-    return make
+    return scalars
 
 
 def tf1_advance(c: Any, q: Any, t: float) -> Scalars:

@@ -37,7 +37,6 @@ def refuse(options: Mapping[str, Any]) -> str:
     return ""
 
 
-_KERAS = {"lr": 1e-3, "eps": 0.0, "eps_root": 1e-7, "decoupled": True}
 ADAGRAD = RuleSpec(
     name="adagrad",
     state=("v",),
@@ -50,9 +49,13 @@ ADAGRAD = RuleSpec(
     modulus=lambda options: ("v",),
     presets={
         "torch": {"lr": 1e-2, "eps": 1e-10},
-        # TensorFlow holds the 0.1 in float32
-        "keras": {**_KERAS, "initial_accumulator": 0.10000000149011612},
-        "keras-jax": {**_KERAS, "initial_accumulator": 0.1},
+        "keras": {
+            "lr": 1e-3,
+            "eps": 0.0,
+            "eps_root": 1e-7,
+            "initial_accumulator": 0.1,
+            "decoupled": True,
+        },
         "optax": {
             "eps": 0.0,
             "eps_root": 1e-7,

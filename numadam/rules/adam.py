@@ -14,24 +14,20 @@ from numadam.rules._moments import (
     adam_formula,
     adam_scalars,
     amsgrad_by_array,
-    hat_scalars,
-    keras_power,
     libm_power,
     tf1_advance,
+    tf1_scalars,
 )
 
-#: Presets by the form of their arithmetic: the moments as TensorFlow's kernel has them, the
-#: textbook's divisions.
-LERP, TEXTBOOK = ("keras", "keras-jax", "tf1"), ("numpy", "quimb")
+#: Presets whose moments are formed as TensorFlow's kernel forms them: m + (1 - beta1)(g - m).
+LERP = ("keras", "tf1")
 
 
 def variant(options: Mapping[str, Any]) -> dict[str, bool]:
     """Which of the formula's forms these options need."""
     return {
         "lerp": options["like"] in LERP,
-        "textbook": options["like"] in TEXTBOOK,
-        "lr_last": options["like"] == "quimb",
-        "g_last": options["like"] == "qiskit",
+        "textbook": options["like"] == "numpy",
         "nesterov": options["nesterov"],
         "vhat": options["amsgrad"] == "vhat",
     }
@@ -55,16 +51,13 @@ def refuse(options: Mapping[str, Any]) -> str:
         return f"eps_form: like={options['like']!r} repeats the hat form; leave eps_form out."
     if hat and amsgrad == "vhat":
         return "amsgrad: 'vhat' corrects v first, eps_form='hat' does not: use 'v', or 'paper'."
-    if hat and options["like"] in TEXTBOOK:
-        return (
-            f"eps_form: like={options['like']!r} divides as in the paper; use like='sklearn' for "
-            "'hat'."
-        )
+    if hat and options["like"] == "numpy":
+        return "eps_form: like='numpy' divides as in the paper; use like='sklearn' for 'hat'."
     return ""
 
 
 #: Presets whose powers of the betas are those of the platform's `pow`.
-LIBM = ("keras-jax", "numpy", "quimb", "sklearn", "qiskit")
+LIBM = ("keras", "sklearn", "numpy")
 ADAM = RuleSpec(
     name="adam",
     state=("m", "v", "vmax"),
@@ -84,28 +77,22 @@ ADAM = RuleSpec(
         "hat": lambda options: options["eps_form"] == "hat",
         "corrected": lambda options: options["bias_correction"] and options["amsgrad"] != "paper",
         "vhat": lambda options: options["amsgrad"] == "vhat",
-        "textbook": lambda options: options["like"] in TEXTBOOK,
+        "textbook": lambda options: options["like"] == "numpy",
         "nesterov": lambda options: options["nesterov"],
     },
     refuse=refuse,
     powers=("beta1", "beta2"),
-    scalars_like={
-        "keras": hat_scalars(narrow=False),
-        "keras-jax": hat_scalars(narrow=False),
-        "tf1": hat_scalars(narrow=True),
-    },
+    scalars_like={"tf1": tf1_scalars},
     advance_like={"tf1": tf1_advance},
-    power_like={"keras": keras_power} | dict.fromkeys(LIBM, libm_power),
-    modulus=lambda options: None if options["like"] == "qiskit" else ("v", "vmax"),
+    power_like=dict.fromkeys(LIBM, libm_power),
+    modulus=lambda options: ("v", "vmax"),
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8},
         "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "decoupled": True},
         "tf1": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},
         "optax": {"lr": 1e-3, "eps": 1e-8, "complex_form": "modulus"},
         "sklearn": {"lr": 1e-3, "eps": 1e-8, "eps_form": "hat"},
-        "qiskit": {"lr": 1e-3, "beta2": 0.99, "eps": 1e-8, "eps_form": "hat"},
         "numpy": {"lr": 1e-3, "eps": 1e-8},
-        "quimb": {"lr": 1e-3, "eps": 1e-8},
     },
 )
 

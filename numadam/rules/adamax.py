@@ -8,10 +8,8 @@ from typing import Any, Unpack
 from numadam._core.hyper import EPS, EpsFormOfMax, Hyper, Rate, Schedule, mismatch
 from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec, Scalars
-from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-from numadam.rules._moments import keras_power
 
 
 def formula() -> Callable[..., Any]:
@@ -34,21 +32,16 @@ def formula() -> Callable[..., Any]:
     return element
 
 
-def make_scalars(rounded: bool) -> Callable[..., Scalars]:
-    """The correction of m, which Keras rounds where the arrays are float32, and eps."""
-
-    def scalars(c, q, lr, t):
-        c1 = f32(1.0 - f32(q.beta1_product)) if rounded else 1.0 - q.beta1_product
-        return dict(
-            beta1=c.beta1,
-            alpha1=1.0 - c.beta1,
-            beta2=c.beta2,
-            s=lr / c1,
-            inner=c.eps if c.norm != 0.0 else 0.0,  # eps where it is added to |g|
-            outer=0.0 if c.norm != 0.0 else c.eps,  # eps where it is added to u
-        )
-
-    return scalars
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
+    """The correction of m, and eps."""
+    return dict(
+        beta1=c.beta1,
+        alpha1=1.0 - c.beta1,
+        beta2=c.beta2,
+        s=lr / (1.0 - q.beta1_product),
+        inner=c.eps if c.norm != 0.0 else 0.0,  # eps where it is added to |g|
+        outer=0.0 if c.norm != 0.0 else c.eps,  # eps where it is added to u
+    )
 
 
 def refuse(options: Mapping[str, Any]) -> str:
@@ -62,13 +55,11 @@ ADAMAX = RuleSpec(
     nonnegative=("u",),
     hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
     formula=formula,
-    scalars=make_scalars(rounded=False),
+    scalars=scalars,
     control={"norm": lambda options: options["eps_form"] == "norm"},
     refuse=refuse,
     decoupled=True,
     powers=("beta1",),
-    scalars_like={"keras": make_scalars},
-    power_like={"keras": keras_power},
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "eps_form": "norm", "decoupled": False},
         "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "denominator"},

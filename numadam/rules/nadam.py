@@ -14,7 +14,6 @@ from numadam._core.rule import RuleSpec, Scalars
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
-from numadam.rules._moments import keras_power
 
 
 def formula() -> Callable[..., Any]:
@@ -34,46 +33,38 @@ def formula() -> Callable[..., Any]:
 
 
 @register_jitable
-def _mu(beta1, base, decay, t):
+def _mu(beta1, decay, t):
     """Momentum of step t: from about beta1/2 at the start to beta1."""
-    return beta1 * (1.0 - 0.5 * math.pow(base, t * decay))
+    return beta1 * (1.0 - 0.5 * math.pow(0.96, t * decay))
 
 
-def make_scalars(rounded: bool) -> Callable[..., Scalars]:
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     """The momenta of this step and the next, and both corrections folded into three scalars.
 
-    The formula is multiplied through by sqrt(1 - beta2^t), which the root then lacks. Keras rounds
-    betas and base to float32, but not in the product.
+    The formula is multiplied through by sqrt(1 - beta2^t), which the root then lacks.
     """
-
-    def scalars(c, q, lr, t):
-        beta1, beta2, base = c.beta1, c.beta2, 0.96
-        if rounded:
-            beta1, beta2, base = f32(beta1), f32(beta2), f32(base)
-        mu = _mu(beta1, base, c.momentum_decay, t)
-        mu_next = _mu(beta1, base, c.momentum_decay, t + 1.0)
-        root, product = math.sqrt(1.0 - q.beta2_product), q.mu_product
-        return dict(
-            beta1=beta1,
-            alpha1=1.0 - beta1,
-            beta2=beta2,
-            alpha2=1.0 - beta2,
-            s=lr * root * mu_next / (1.0 - product * mu_next),
-            e=c.eps * root,
-            look=lr * root * (1.0 - mu) / (1.0 - product),
-        )
-
-    return scalars
+    mu = _mu(c.beta1, c.momentum_decay, t)
+    mu_next = _mu(c.beta1, c.momentum_decay, t + 1.0)
+    root, product = math.sqrt(1.0 - q.beta2_product), q.mu_product
+    return dict(
+        beta1=c.beta1,
+        alpha1=1.0 - c.beta1,
+        beta2=c.beta2,
+        alpha2=1.0 - c.beta2,
+        s=lr * root * mu_next / (1.0 - product * mu_next),
+        e=c.eps * root,
+        look=lr * root * (1.0 - mu) / (1.0 - product),
+    )
 
 
 def advance(c: Any, q: Any, t: float) -> Scalars:
     """The momentum changes at every step: it has a product and no power."""
-    return dict(mu_product=q.mu_product * _mu(c.beta1, 0.96, c.momentum_decay, t))
+    return dict(mu_product=q.mu_product * _mu(c.beta1, c.momentum_decay, t))
 
 
 def torch_advance(c: Any, q: Any, t: float) -> Scalars:
     """Torch carries the product of the momenta in float32."""
-    return dict(mu_product=f32(q.mu_product * f32(_mu(c.beta1, 0.96, c.momentum_decay, t))))
+    return dict(mu_product=f32(q.mu_product * f32(_mu(c.beta1, c.momentum_decay, t))))
 
 
 NADAM = RuleSpec(
@@ -87,13 +78,11 @@ NADAM = RuleSpec(
         Hyper("momentum_decay", closed=True),
     ),
     formula=formula,
-    scalars=make_scalars(rounded=False),
+    scalars=scalars,
     decoupled=True,
     powers=("beta2",),
     advance=advance,
-    scalars_like={"keras": lambda is_float32: make_scalars(rounded=True)},
     advance_like={"torch": torch_advance},
-    power_like={"keras": keras_power},
     modulus=lambda options: ("v",),
     presets={
         "torch": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled": False},

@@ -8,7 +8,6 @@ from typing import Any, Unpack
 from numadam._core.hyper import Hyper, Rate, Schedule
 from numadam._core.keywords import Shared
 from numadam._core.rule import RuleSpec, Scalars
-from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import refuse_lone_buffer
@@ -30,17 +29,9 @@ def formula(nesterov: bool) -> Callable[..., Any]:
     return element
 
 
-def make_scalars(rounded: bool) -> Callable[..., Scalars]:
-    """The momentum, which Keras rounds to float32, and the share of the gradient in it.
-
-    The share is all of the first one (torch).
-    """
-
-    def scalars(c, q, lr, t):
-        momentum = f32(c.momentum) if rounded else c.momentum
-        return dict(momentum=momentum, share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
-
-    return scalars
+def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
+    """The share of the gradient in the momentum is all of the first one (torch)."""
+    return dict(momentum=c.momentum, share=1.0 if t == 1.0 else 1.0 - c.dampening, lr=lr)
 
 
 def refuse(options: Mapping[str, Any]) -> str:
@@ -59,12 +50,11 @@ SGD_RULE = RuleSpec(
     state=("m",),
     hypers=(Hyper("momentum", 0.0, 1.0), Hyper("dampening", 0.0, 1.0, closed=True)),
     formula=formula,
-    scalars=make_scalars(rounded=False),
+    scalars=scalars,
     present=lambda options: ("m",) if options["momentum"] != 0.0 else (),
     variant=lambda options: {"nesterov": options["nesterov"]},
     switches=("nesterov",),
     refuse=refuse,
-    scalars_like={"keras": lambda is_float32: make_scalars(rounded=True)},
     modulus=lambda options: (),
     presets={
         "torch": {"lr": 1e-3},

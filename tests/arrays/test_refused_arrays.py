@@ -6,7 +6,6 @@ import re
 import types
 from collections import OrderedDict
 
-import ml_dtypes
 import numpy as np
 import pytest
 import scipy.sparse
@@ -32,7 +31,7 @@ ROWS = [
     # None alone is what step() takes for "not given"
     if not (case == "None" and seat == "alone" and place in ("grads", "params", "out"))
     # these are right where they are alone, and refused beside float64
-    if not (case in ("float16", "complex") and seat == "alone" and place == "make")
+    if not (case == "complex" and seat == "alone" and place == "make")
 ]
 
 
@@ -215,7 +214,9 @@ def test_networks_and_groups_of_torch_are_led_to_ours():
         def named_parameters(self):
             return []
 
-    with pytest.raises(TypeError, match=r"params: .*Use dict\(x.named_parameters\(\)\)"):
+    with pytest.raises(
+        TypeError, match=r"params: .*p\.detach\(\)\.numpy\(\) for name, p in x\.named_parameters"
+    ):
         na.Adam(Network())
     with pytest.raises(TypeError, match=r"Groups of torch are written otherwise.*groups="):
         na.AdamW([{"params": [np.ones(2)], "weight_decay": 0.1}])
@@ -241,13 +242,11 @@ def test_a_tensor_on_the_cpu_is_told_how_to_reach_the_gpu():
 # --- checks at their edges ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "dtype", ["f2", "f4", "f8", "c8", "c16", ml_dtypes.bfloat16], ids=lambda d: np.dtype(d).name
-)
+@pytest.mark.parametrize("dtype", ["f4", "f8", "c8", "c16"])
 def test_numbers_below_zero(dtype):
     for values in ([0, 1], [-0.0, np.inf], [np.nan, 1], []):
         assert checks.has_negative(np.array(values, dtype)) is False
-    for values in ([1, -6e-8], [np.nan, -1], [-np.inf, 1]):
+    for values in ([1, -1e-45], [np.nan, -1], [-np.inf, 1]):
         assert checks.has_negative(np.array(values, dtype)) is True
 
 

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 
-import numadam
 from numadam.bench import measure, peers
 from numadam.rules import CLASSES
 from tests.bench import LIMIT, load
@@ -23,12 +22,12 @@ CASES = run.cases_of((*run.TARGETS, *run.OTHERS))
 #: Cases of processes that compile for seconds, one that builds for a minute, and those of a GPU.
 NOT_HERE = re.compile("first-step|workqueue|many-first|deepspeed|import|right|gpu")
 #: Rules and options that differ by a row of a table: three are measured, the others are made.
-MADE = options.ByBytes.cases.keys() - {"clip-norm-10M", "accumulate-10M", "accumulate-add-10M"}
+MADE = options.ByBytes.cases.keys() - {"clip-norm-10M"}
 
 
 def marked(name):
     """The name, marked if the case compares with another library."""
-    needs = [need for need in CASES[name][0].needs if need != "ml_dtypes"]
+    needs = CASES[name][0].needs
     return pytest.param(name, marks=[pytest.mark.peers(*needs)] if needs else [])
 
 
@@ -83,7 +82,7 @@ def test_every_rule_and_option_has_a_case_on_each_device():
     assert {f"rule-{rule}-10M" for rule in rules - {"adam"}} < CASES.keys()
     assert {f"{name}-10M" for name in options.OPTIONS} < CASES.keys()
     assert {f"right-rule-{rule}" for rule in rules} < CASES.keys()
-    left_out = {"accumulate", "like-keras"}
+    left_out = {"like-keras"}
     assert {f"right-{name}" for name in options.OPTIONS.keys() - left_out} < CASES.keys()
 
 
@@ -224,13 +223,9 @@ def test_ratio_is_divided_by_what_is_expected(monkeypatch):
         ("Adam", {"lr": options.rates}, 32),
         ("Adam", {"bounds": (-3.0, 3.0)}, 28),
         ("Adam", {"bounds": options.box}, 36),
-        ("Adam", {"accumulate": 3}, 32),
         ("AdamW", {"clip_norm": 1.0, "ema": 0.9}, 40),  # + g once more, the average in and out
         # the norm reads g, p and both bounds once more
         ("Adam", {"bounds": options.box, "nonfinite": "skip"}, 52),
-        ("Adam", {"accumulate": 3, "clip_norm": 1.0}, 40),
-        ("Adam", {"dtype": "float16"}, 22),
-        ("Adam", {"dtype": "float16", "master": True}, 28),  # p is only written
         ("Adam", {"dtype": "float64"}, 56),
         ("Adam", {"dtype": "complex64"}, 28),
         ("Adam", {"dtype": "complex64", "complex_form": "modulus"}, 24),
@@ -240,17 +235,6 @@ def test_traffic_is_what_the_arrays_say(rule, given, each, monkeypatch):
     compile_nothing(monkeypatch)
     optimizer, _ = options.prepared(100, rule, given)
     assert options.traffic(optimizer) == each * 100
-    if given == {"accumulate": 3}:
-        assert options.traffic(optimizer, adds=True) == 12 * 100
-
-
-@pytest.mark.parametrize(("calls", "steps"), [(0, 0), (1, 0), (2, 3)])
-def test_call_that_takes_a_step_or_adds(calls, steps):
-    optimizer = numadam.Adam(np.ones(5), accumulate=3)
-    call = options.call_after(optimizer, np.ones(5), calls)
-    for _ in range(3):
-        call()
-    assert optimizer.t == steps
 
 
 @pytest.mark.peers("torch")
@@ -306,13 +290,6 @@ def test_memory_of_a_side_that_keeps_and_one_that_does_not():
     passing = lambda: lambda: len(bytes(10_000))  # noqa: E731
     assert start.memory(passing, peak=False)(3).value == 0
     assert 10_000 <= start.memory(passing, peak=True)(3).value < 12_000
-    assert 10_000 <= options.peak(lambda: bytes(10_000)) < 12_000
-    assert options.peak(lambda: None) < 1000
-
-
-def test_memory_that_accumulate_adds(monkeypatch):
-    monkeypatch.setattr(common, "LIMIT", 100_000)
-    assert 0.9 < options.accumulating(100_000, 3)(1).value < 1.2
 
 
 def test_overhead_is_what_an_iteration_adds():

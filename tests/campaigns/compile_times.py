@@ -70,9 +70,6 @@ COMBINATIONS = {
     "like='keras'": "na.Adam(x, like='keras').step(x.copy())",
     "like='torch'": "na.Adam(x, like='torch').step(x.copy())",
     "complex128": "z = x + 0j; na.Adam(z).step(z.copy())",
-    "float32, bfloat16 state": (
-        "y = x.astype('f4'); na.Adam(y, state_dtype='bfloat16').step(y.copy())"
-    ),
     "all of clip_norm, bounds, weight_decay, ema": (
         "na.AdamW(x, clip_norm=1.0, bounds=(0, 2), ema=0.9).step(x.copy())"
     ),

@@ -200,7 +200,6 @@ def test_arrays_and_bounds_come_back_in_float64():
     low, rate = np.array([0, 1], np.int32), np.array([[1e-3], [1.0]], np.float32)
     options = {
         "bounds": {"w": (low, np.array(2.0)), "b": Bounds(low, np.inf), "c": np.float32(1)},
-        "state_dtype": np.float16,
     }
     arrays = {}
     saved = options_to_json([rate, 0.1], options, arrays)
@@ -210,7 +209,6 @@ def test_arrays_and_bounds_come_back_in_float64():
     assert lr[0].dtype == np.float64
     assert lr[1] == 0.1
     assert back["bounds"]["w"][1] == 2.0
-    assert back["state_dtype"] == "float16"
     assert np.array_equal(back["bounds"]["b"].lb, low)
     assert np.all(back["bounds"]["b"].ub == np.inf)
     assert equal(back, options)

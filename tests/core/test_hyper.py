@@ -187,7 +187,7 @@ def test_values_besides_texts_are_taken_by_identity():
 # --- options that contradict ----------------------------------------------------------------------
 
 
-LAZY, CAPTURED = {"sparse": "lazy"}, {"capturable": True}
+LAZY = {"sparse": "lazy"}
 REFUSED = [
     ({"max_skips": 3}, "max_skips: needs nonfinite='skip'."),
     ({"clip_norm": 1.0, "clip_array_norm": 1.0}, "clip_array_norm: clips each array by itself"),
@@ -196,23 +196,13 @@ REFUSED = [
     ({"ema_debias": True}, "ema_debias: needs an average, e.g. ema=0.999."),
     ({"ema": 0.9, "ema_debias": True, "ema_warmup": True}, "ema_debias: ema_warmup already keeps"),
     ({"ema": lambda t: 0.9, "ema_debias": True}, "ema_debias: divides by 1 - ema^t"),
-    ({**LAZY, "accumulate": 2}, "accumulate: with sparse='lazy' a mean would touch"),
     ({**LAZY, "ema": 0.9}, "ema: sparse='lazy' leaves rows alone"),
-    ({**CAPTURED, "accumulate": 2}, "accumulate: with capturable=True every call is the same step"),
-    ({**CAPTURED, "nonfinite": "raise"}, "nonfinite: a captured step cannot raise; use 'skip'"),
-    ({**CAPTURED, "nonfinite": "skip", "max_skips": 1}, "max_skips: a captured step cannot raise"),
-    ({**CAPTURED, "sparse": "dense"}, "sparse: which rows have a gradient is the host's business"),
-    ({**CAPTURED, "ema": lambda t: 0.9}, "ema: a captured step cannot call a schedule; give a num"),
-    ({**CAPTURED, "count": "row"}, "count: 'row' counts the steps of rows that step alone"),
-    ({**CAPTURED, "beta1": lambda t: 0.9}, "beta1: a captured step cannot call a schedule; give"),
 ]
 TAKEN = [
     {"nonfinite": "skip", "max_skips": 1},
     {"clip_norm": float("inf")},
     {"decay_times_lr": False, "decoupled": True},
     {"ema": 0.9, "ema_warmup": True},
-    {**LAZY, "accumulate": 1},
-    {**CAPTURED, "nonfinite": "skip", "accumulate": 1},
 ]
 
 

@@ -25,14 +25,14 @@ BOUND = Fraction(2, 2**53) + Fraction(1, 2**60)
 UNHURRIED = settings(deadline=None)  # the first call compiles
 
 
-def _scaled(i, p, g, acc, lo, hi, k):
+def _scaled(i, p, g, lo, hi, k):
     return g[i] * k[0]
 
 
-def _everything(i, p, g, acc, lo, hi, k):
-    """An effective gradient that reads every array: accumulated, and 0 at an active bound."""
+def _everything(i, p, g, lo, hi, k):
+    """An effective gradient that reads every array: 0 at an active bound."""
     x, low, high, zero = p[i], lo[i], hi[i], k[1]
-    y = g[i] * k[0] + acc[i]
+    y = g[i] * k[0]
     if x <= low and y > zero:
         y = zero
     if x >= high and y < zero:
@@ -53,7 +53,7 @@ def _make_part(block):
         for j in range(low, high):
             first = j * BLOCK
             n = min(BLOCK, g.size - first)
-            block(first, n, g, g, None, None, None, k, unit, partials, j)
+            block(first, n, g, g, None, None, k, unit, partials, j)
 
     return part
 
@@ -70,8 +70,8 @@ def _make_fill(real):
 
 def _make_one_block(block):
     @numba.njit(error_model="numpy")
-    def one_block(first, n, p, g, acc, lo, hi, k, unit, partials):
-        block(first, n, p, g, acc, lo, hi, k, unit, partials, 0)
+    def one_block(first, n, p, g, lo, hi, k, unit, partials):
+        block(first, n, p, g, lo, hi, k, unit, partials, 0)
 
     return one_block
 
@@ -234,13 +234,13 @@ def test_infinity_and_nan_beside_large_numbers(real, large):
 
 @pytest.mark.parametrize("real", REALS)
 def test_a_gradient_of_all_arrays(real):
-    p, g, acc, lo, hi = (numbers(real, 700, seed) for seed in range(5))
+    p, g, lo, hi = (numbers(real, 700, seed) for seed in range(4))
     k = (real(0.3), real(0))
-    x = g * k[0] + acc
+    x = g * k[0]
     x = np.where(((p <= lo) & (x > 0)) | ((p >= hi) & (x < 0)), real(0), x)
     got, scale = np.full(2, -7), unit(0, real is np.float64)
     for first, n in [(0, 700), (256, 444), (512, 188), (300, 5), (700, 0)]:
-        one_block_of_all[real](first, n, p, g, acc, lo, hi, k, scale, got)
+        one_block_of_all[real](first, n, p, g, lo, hi, k, scale, got)
         assert tuple(got) == digits_by_fractions(x[first : first + n], 0)
 
 
@@ -254,7 +254,7 @@ def test_a_gradient_of_all_arrays(real):
 def test_blocks_are_packed_and_round_as_written_without_allocation(real):
     array, none, size = real[::1], numba.none, numba.int64
     k, words = numba.types.UniTuple(real, 2), numba.int64[::1]
-    arrays, absent = (array,) * 5, (array, array, none, none, none)
+    arrays, absent = (array,) * 4, (array, array, none, none)
     kind = np.float64 if real == numba.float64 else np.float32
     for function, others in [(block[kind], absent), (block_of_all[kind], arrays)]:
         compiled = inner(function.py_func)

@@ -46,7 +46,7 @@ def test_tables_lead_to_what_exists_and_shadow_nothing():
         ("clipvalue", "Write clip_value=..."),
         ("ema_momentum", "Write ema=..."),
         ("param_groups", "Write groups=..."),
-        ("accumulation_steps", "Write accumulate=..."),
+        ("accumulation_steps", "Add the gradients of several calls, then take one step"),
         ("fused", "Leave it out"),
         ("weight_decoy", "Did you mean 'weight_decay'?"),
         ("clip_grad_norm", "Write clip_norm=..."),

@@ -39,7 +39,7 @@ def compiled(case: str, out: bool, real: Any) -> Any:
     kinds = plan.rule.scalar_type, LoopScalars
     scalars = [types.NamedUniTuple(real, len(kind._fields), kind) for kind in kinds]
     signature = types.void(
-        int64, array, array, *slots, array if out else none, *[none] * 6, *scalars
+        int64, array, array, *slots, array if out else none, *[none] * 4, *scalars
     )
     function = loops.make_run(plan, functions.linked).py_func
     how = {"error_model": "numpy", "no_cpython_wrapper": True, "_nrt": False}

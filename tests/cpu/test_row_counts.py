@@ -7,7 +7,6 @@ import pickle
 import re
 from contextlib import nullcontext
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -72,22 +71,6 @@ def test_a_row_steps_as_one_alone(kind, options, dtype):
     assert_same_bits(opt.params, params)
     assert opt.state["row_counts"].tolist() == counts
     assert opt.t == len(calls)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_rows_of_16_bits_as_alone(dtype):
-    """Roundings are by a hash of number and step: of the row's own."""
-    options = {"master": True} if dtype != "float32" else {}
-    options |= {"state_dtype": "bfloat16"}
-    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    random = np.random.default_rng(2)
-    start = random.standard_normal((7, 4)).astype(kind)
-    calls = [(random.standard_normal((7, 4)).astype(kind), mask) for mask in masks(3)]
-    opt = na.Adam(start.copy(), 0.1, **ROW, **options)
-    for grads, mask in calls:
-        opt.step(grads, rows=mask)
-    params, _ = alone(na.Adam, start, calls, **options)
-    assert_same_bits(opt.params.view(np.uint8), params.view(np.uint8))
 
 
 def test_a_row_seen_late_moves_by_lr():

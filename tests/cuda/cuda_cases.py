@@ -92,7 +92,7 @@ class Option:
     dtype: str
     options: dict[str, Any]
     name: str = "Adam"
-    #: steps, and what is to be done instead of one: "flush", "discard", or a bad gradient
+    #: steps; "nan" and "inf" are bad gradients
     script: tuple[str, ...] = ("", "", "")
 
 
@@ -101,34 +101,31 @@ BY_ELEMENT = {"lr": {"w": 0.1 * ROW**2, "b": 0.1}}
 #: Neighbours share a plan, and so the loop that the CPU back end has to compile: 3 s each.
 _L2 = {"weight_decay": 0.1, "lr": 0.05, "clip_norm": 1.0}
 _DECOUPLED = {"weight_decay": 0.1, "ema": 0.999, "clip_array_norm": 0.5}
-_SUMS = {"accumulate": 2, "clip_norm": 0.1, "bounds": (-0.5, 0.25), "ema": 0.9}
+_AVERAGED = {"clip_norm": 0.1, "bounds": (-0.5, 0.25), "ema": 0.9}
 
 OPTIONS = {
     "frozen": Option("float32", {"groups": {"b": {"frozen": True}}}),
     "lr by array": Option("float32", {"lr": {"w": 0.1, "b": 0.01}}),
     "schedule": Option("float32", {"lr": lambda t: 0.1 / (t + 1), "eps": lambda t: 0.1**t}),
-    "l2": Option("float32", _L2 | {"maximize": True, "loss_scale": 8.0, "clip_value": 0.5}),
+    "l2": Option("float32", _L2 | {"maximize": True, "clip_value": 0.5}),
     "groups": Option(
         "float32",
         _L2 | {"groups": {"b": {"lr": 0.2, "weight_decay": 0.0, "clip_value": 0.1, "beta1": 0.5}}},
     ),
     "like torch": Option("float32", _L2 | {"like": "torch"}),
     "like keras": Option("float64", _DECOUPLED | {"like": "keras"}, "AdamW"),
-    "like quimb": Option("float64", {"like": "quimb"}),
-    "like qiskit": Option("float32", {"like": "qiskit"}),
+    "like numpy": Option("float64", {"like": "numpy"}),
+    "like tf1": Option("float32", {"like": "tf1"}),
     "decoupled": Option("float64", _DECOUPLED | {"ema_warmup": True}, "AdamW"),
     "decay without lr": Option(
         "float64", _DECOUPLED | {"decay_times_lr": False, "ema_debias": True}, "AdamW"
     ),
-    "norms out of range": Option("float64", _DECOUPLED | {"loss_scale": 1e-200}, "AdamW"),
-    "accumulate": Option(
-        "float64", _SUMS, "SGD", ("", "", "", "flush", "flush", "", "discard", "", "")
+    "norms out of range": Option("float64", _DECOUPLED, "AdamW", ("", "huge", "")),
+    "raise": Option("float64", _AVERAGED | {"nonfinite": "raise"}, "SGD", ("", "nan", "")),
+    "skip": Option("float64", _AVERAGED | {"nonfinite": "skip"}, "SGD", ("", "inf", "", "nan", "")),
+    "bounds of each": Option(
+        "float64", _AVERAGED | {"bounds": {"w": (0.1, None), "b": None}}, "SGD"
     ),
-    "raise": Option("float64", _SUMS | {"nonfinite": "raise"}, "SGD", ("", "nan", "", "", "")),
-    "skip": Option(
-        "float64", _SUMS | {"nonfinite": "skip"}, "SGD", ("", "inf", "", "", "nan", "", "flush")
-    ),
-    "bounds of each": Option("float64", _SUMS | {"bounds": {"w": (0.1, None), "b": None}}, "SGD"),
     "by element": Option(
         "float32",
         {
@@ -145,38 +142,19 @@ OPTIONS = {
         {
             "complex_form": "modulus",
             "amsgrad": True,
-            "accumulate": 2,
             "clip_norm": 1.0,
             **BY_ELEMENT,
         },
         "Adam",
-        ("", "", "", "flush"),
-    ),
-    "bfloat16 state": Option("float32", {"state_dtype": "bfloat16", "beta2": lambda t: 0.9}),
-    "float16": Option("float16", {"clip_norm": 1.0}, "RMSprop"),
-    "bfloat16": Option("bfloat16", {"bounds": (-0.7, 0.31), "accumulate": 2}, "SGD"),
-    "bfloat16 master": Option(
-        "bfloat16", {"master": True, "ema": 0.9, "bounds": (-0.7, 0.31), "clip_norm": 1.0}, "SGD"
-    ),
-    "float16 by element": Option(
-        "float16", {"bounds": {"w": (ROW - 0.1, ROW + 0.1), "b": None}, "master": True}, "SGD"
     ),
 }
 
 
-def as_dtype(dtype):
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(dtype)
-
-
 def draw(shape, dtype, random):
     values = random.standard_normal(shape)
-    if as_dtype(dtype).kind == "c":
+    if np.dtype(dtype).kind == "c":
         values = values + 1j * random.standard_normal(shape)
-    return values.astype(as_dtype(dtype))
+    return values.astype(dtype)
 
 
 def moved(value, asarray):
@@ -201,13 +179,12 @@ def run(option, asarray, asnumpy):
         grads = {key: draw(shape, option.dtype, random) for key, shape in shapes.items()}
         if word in ("nan", "inf"):
             grads["w"][1, 2] = word
-        if word in ("flush", "discard"):
-            getattr(opt, word)()
-        else:
-            try:
-                opt.step({key: asarray(g) for key, g in grads.items()})
-            except FloatingPointError as error:
-                left["error"] = str(error)
+        if word == "huge":
+            grads["w"] *= 1e200
+        try:
+            opt.step({key: asarray(g) for key, g in grads.items()})
+        except FloatingPointError as error:
+            left["error"] = str(error)
         if opt._settings.plan.norm:
             left["norms"].append(opt.grad_norm)
     for key, p in params.items():
@@ -225,21 +202,17 @@ def run(option, asarray, asnumpy):
 
 
 #: Bound between GPU and CPU, which differ in the last bit of a product and a sum.
-AGREE = {"float16": 2e-2, "bfloat16": 2e-1, "complex64": 1e-4, "float32": 1e-4}
+AGREE = {"complex64": 1e-4, "float32": 1e-4}
 
 
 def check_option(option, asarray, asnumpy):
     """What compiled code on the device leaves of the script, against the CPU back end."""
     of_cpu, of_gpu = run(option, np.array, np.asarray), run(option, asarray, asnumpy)
     assert list(of_gpu) == list(of_cpu)
-    rtol = 2e-1 if "state_dtype" in option.options else AGREE.get(option.dtype, 1e-12)
+    rtol = AGREE.get(option.dtype, 1e-12)
     for key, wanted in of_cpu.items():
         if wanted is None or isinstance(wanted, str):
             assert of_gpu[key] == wanted
             continue
-        got, wanted = np.asarray(of_gpu[key]), np.asarray(wanted)
-        if got.dtype == as_dtype(option.dtype):
-            got, wanted = (
-                x.astype(complex if x.dtype.kind == "c" else float) for x in (got, wanted)
-            )
+        got = np.asarray(of_gpu[key])
         np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol, err_msg=str(key))

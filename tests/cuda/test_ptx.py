@@ -14,7 +14,7 @@ import numadam as na
 from numadam import nopython
 from numadam._core import plan as pl
 from numadam.rules import CLASSES
-from tests.cuda.cuda_cases import CASES, OPTIONS, Case, as_dtype
+from tests.cuda.cuda_cases import CASES, OPTIONS, Case
 from tests.cuda.kernel_code import Code, check_arithmetic, check_common, check_tiles, operations
 from tests.variants import compile_nothing
 
@@ -37,8 +37,8 @@ def plan_of(option):
     if isinstance(option, Case):
         return option.make(np.zeros(3, "f4"))._settings.plan
     params = {
-        "w": np.zeros((3, 4), as_dtype(option.dtype)),
-        "b": np.zeros(5, as_dtype(option.dtype)),
+        "w": np.zeros((3, 4), option.dtype),
+        "b": np.zeros(5, option.dtype),
     }
     return getattr(na, option.name)(params, **option.options)._settings.plan
 
@@ -100,9 +100,8 @@ def test_machine_code_of_a_step(capability, generation):
 
 
 #: Options whose kernels differ in all, and those that share arrays and numbers with one of them.
-PLANS = ["l2", "decoupled", "accumulate", "by element", "complex modulus", "bfloat16 state"]
-PLANS += ["float16 by element"]
-ALIKE = ["complex parts", "float16", "bfloat16", "bfloat16 master"]
+PLANS = ["l2", "decoupled", "by element", "complex modulus"]
+ALIKE = ["complex parts"]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +118,12 @@ def test_options(name):
     code.check_registers()
     sizes = {plan.stride(slot) for slot in step_slots(plan, has_out=False)}
     if len(sizes) == 1:
-        read_only = {pl.G, pl.SUM, pl.LOW, pl.HIGH, pl.RATE}
+        read_only = {pl.G, pl.LOW, pl.HIGH, pl.RATE}
         slots = step_slots(plan, has_out=False)
-        check_tiles(ptx, len(slots) - plan.master, len(set(slots) - read_only))
+        check_tiles(ptx, len(slots), len(set(slots) - read_only))
 
 
-@pytest.mark.parametrize("name", ["l2", "accumulate", "by element", "bfloat16 master"])
+@pytest.mark.parametrize("name", ["l2", "by element"])
 def test_norms_are_summed_in_double_precision(name):
     from numadam._cuda.norms import make_sums, norm_slots
 
@@ -142,15 +141,10 @@ def test_norms_are_summed_in_double_precision(name):
 
 def test_what_follows_the_norm_is_formed_on_the_gpu():
     """Kernels of one block: they may take double precision, and no memory of their own."""
-    from numadam._cuda.kernel import make_prepare
     from numadam._cuda.norms import make_combine, make_finalize_norms
 
     plan = plan_of(OPTIONS["l2"])
-    for make, more in (
-        (make_combine, ()),
-        (make_finalize_norms, (True,)),
-        (make_prepare, (np.dtype("f8"),)),
-    ):
+    for make, more in ((make_combine, ()), (make_finalize_norms, (True,))):
         code = Code(make, plan, *more)
         ptx = code.text
         assert ".f64" in ptx
@@ -189,9 +183,6 @@ def test_a_linker_with_other_words_decides_nothing(monkeypatch):
 KERNELS = {
     "many arrays": ("make_step", "frozen", (True, True, False), (4, 3)),
     "out": ("make_step", "frozen", (True, False, True), (3, 3)),  # parameters are not read
-    "sum": ("make_sum", "accumulate", (True, False, False), ()),
-    "complex sum": ("make_sum", "complex modulus", (True, False, False), ()),
-    "bfloat16 sum": ("make_sum", "bfloat16", (True, False, False), ()),
     "lazy": ("make_lazy", "by element", (True,), ()),
 }
 

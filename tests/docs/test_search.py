@@ -20,7 +20,6 @@ PAGES = {
     "gpu": "tutorials/gpu",
     "checkpoint": "how-to/checkpoint",
     "many fits": "how-to/many-problems",
-    "float16": "explanation/casting",
     "slow first call": "how-to/cold-start",
     "stop early": "how-to/watch-a-run",
     "uncertainty": "how-to/uncertainty",

@@ -34,14 +34,13 @@ if extras.lacking("cuda", "cupy"):
     REFUSED.remove("cupy")
 PLAIN = {"lr": 0.05}
 #: of the compiled combination of `SINK`
-FULL = {**SINK, "loss_scale": 1.0, "clip_value": None, "clip_norm": 1e5, "nonfinite": "raise"}
+FULL = {**SINK, "clip_value": None, "clip_norm": 1e5, "nonfinite": "raise"}
 
 #: hyperparameters that either may change, and values of them
 CHANGES = {
     "beta1": [0.0, 0.5, 0.9],
     "beta2": [0.5, 0.99, 0.999],
     "eps": [1e-8, 1e-3],
-    "loss_scale": [1.0, 0.3, 64.0],
     "clip_value": [0.5, 2.0, 1e6],
 }
 ONLY_PLAIN = {"lr": [0.0, 0.01, 0.1]}
@@ -59,10 +58,10 @@ seeds = st.integers(0, 10**6)
 class Model(Steps):
     """The reference, with what may be done to an optimiser between its steps."""
 
-    def flush(self):
+    def step(self, grads):
         # a beta that is a number enters as a power: one that was changed counts from the start
         self.product1, self.product2 = (self._of(b) ** self.t for b in ("beta1", "beta2"))
-        super().flush()
+        super().step(grads)
 
     def change(self, name, value):
         self._options[name] = value
@@ -77,13 +76,13 @@ class Model(Steps):
     def forget(self):
         """Begin anew where the parameters are."""
         self.m, self.v = ([np.zeros_like(x) for x in self.p] for _ in range(2))
-        self.average, self.t, self.calls = [x.copy() for x in self.p], 0, []
+        self.average, self.t = [x.copy() for x in self.p], 0
 
     def state(self):
-        return copy.deepcopy((self.m, self.v, self.average, self.t, self.calls))
+        return copy.deepcopy((self.m, self.v, self.average, self.t))
 
     def load(self, state):
-        self.m, self.v, self.average, self.t, self.calls = copy.deepcopy(state)
+        self.m, self.v, self.average, self.t = copy.deepcopy(state)
 
 
 class AnyCalls(RuleBasedStateMachine):
@@ -151,18 +150,6 @@ class AnyCalls(RuleBasedStateMachine):
             moved = end - begin if into else end
             np.testing.assert_allclose(got, moved, rtol=1e-9, atol=1e-9)
 
-    @precondition(lambda self: self.full)
-    @rule()
-    def flush(self):
-        assert self.opt.flush() == bool(self.model.calls)
-        if self.model.calls:
-            self.model.flush()
-
-    @rule()
-    def discard(self):
-        self.opt.discard()
-        self.model.calls = []
-
     # --- refusals --------------------------------------------------------------------------------
 
     @rule(case=st.sampled_from(REFUSED))
@@ -185,16 +172,12 @@ class AnyCalls(RuleBasedStateMachine):
     @precondition(lambda self: self.full)
     @rule(seed=seeds, value=st.sampled_from([np.nan, np.inf, -np.inf]))
     def step_that_is_not_finite(self, seed, value):
-        """The mean is what is checked; what was added up is then forgotten."""
         grads = self.gradients(seed)
         grads["w"][1][seed % 5] = value  # no bounds there, which would take an infinite one
         before = digest_of_run(self.opt)
-        if not self.model.calls:
-            self.opt.step(grads)
         with pytest.raises(FloatingPointError):
             self.opt.step(grads)
         assert digest_of_run(self.opt) == before
-        self.discard()
 
     @rule(name=st.sampled_from(sorted(CHANGES)), value=st.sampled_from([-1.0, np.nan, "x", None]))
     def refused_change(self, name, value):
@@ -283,13 +266,12 @@ class AnyCalls(RuleBasedStateMachine):
         self.model = copy.deepcopy(self.file)
 
     @precondition(lambda self: self.file is not None)
-    @rule(place=st.integers(0, 10**6), flipped=st.integers(1, 255))
-    def refused_load(self, place, flipped):
-        """One changed byte, anywhere in the file."""
-        content = bytearray((Path(self.folder.name) / "run.npz").read_bytes())
-        content[place % len(content)] ^= flipped
+    @rule(place=st.integers(0, 10**6))
+    def refused_load(self, place):
+        """A file that ends early."""
+        content = (Path(self.folder.name) / "run.npz").read_bytes()
         path = Path(self.folder.name) / "damaged.npz"
-        path.write_bytes(content)
+        path.write_bytes(content[: place % len(content)])
         before = snapshot(self.opt, self.params)
         with pytest.raises(na.CheckpointError):
             self.opt.load(path)

@@ -341,7 +341,7 @@ def test_version_of_nopython_is_the_stamp() -> None:
 def test_compiled_functions_of_a_step_are_of_stamped_packages() -> None:
     """In a process of its own: other tests compile functions of their own."""
     text = python("""
-        na.SGD(np.zeros(3), clip_norm=1.0, accumulate=2, bounds=(0.0, 1.0), ema=0.9)
+        na.SGD(np.zeros(3), clip_norm=1.0, bounds=(0.0, 1.0), ema=0.9)
         from numadam._jit import functions
         print(*{code[0] for code, _ in functions._compiled_once})
     """)

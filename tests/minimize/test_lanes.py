@@ -109,7 +109,7 @@ def test_any_number_of_elements(n, widths):
 
 #: Options, whether they go in lanes, and the dtype of the default run.
 OPTIONS = [
-    ({"ftol": 1e-6, "xtol": 1e-5, "gtol": 1e-3, "amsgrad": True, "like": "quimb"}, 64, "f4"),
+    ({"ftol": 1e-6, "xtol": 1e-5, "gtol": 1e-3, "amsgrad": True, "like": "numpy"}, 64, "f4"),
     ({"xtol": 1e-6, "bounds": Bounds([-0.5] * 4, [0.3, 0.2, 1.0, 0.9]), "gtol": 1e-3}, 64, "f8"),
     ({"rule": "sgd", "lr": 1e-2, "momentum": 0.9, "gtol": 0.5, "ema": 0.5}, 64, "f8"),
     (

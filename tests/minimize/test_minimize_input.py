@@ -109,7 +109,6 @@ REFUSED = [
     ((square, np.zeros(2)), {"jac": True, "state": {"t": 1}}, ValueError, "state"),
     ((square, np.zeros(2)), {"jac": True, "check_every": 0}, ValueError, "check_every"),
     ((square, np.zeros(2)), {"jac": True, "maximize": True}, ValueError, "minimise -fun"),
-    ((square, np.zeros(2)), {"jac": True, "accumulate": 2}, ValueError, "accumulate"),
     ((square, np.zeros(2)), {"jac": True, "comm": 0}, ValueError, r"comm: .*na\.Adam\(block, comm"),
     ((square, np.zeros(2)), {"jac": True, "nonfinite": "skip"}, ValueError, "status 3"),
     ((square, np.zeros(2)), {"jac": True, "beta3": 0.5}, TypeError, "beta3"),

@@ -319,5 +319,5 @@ def test_no_text_offers_a_callable_where_a_number_is_wanted():
     """Update functions call no schedule."""
     tree = ast.parse(stubs.stubs()[stubs.PACKAGE / "_core" / "keywords.pyi"])
     (options,) = (node for node in tree.body if getattr(node, "name", "") == "FunctionalOptions")
-    assert "loss_scale" in ast.unparse(options)
+    assert "clip_value" in ast.unparse(options)
     assert "callable" not in ast.unparse(options)

@@ -246,7 +246,6 @@ OTHERS = {
     ),
     "dtype": ({"params": {"w": np.ones(6, "f4"), "b": np.ones(2, "f4")}}, "p/w: is float64 of"),
     "option": ({"nonfinite": "skip"}, "nonfinite: is 'propagate' in the file, 'skip' here"),
-    "sum": ({"accumulate": 2}, "accumulate: is 1 in the file, 2 here"),
     "state": ({"amsgrad": True}, "amsgrad: is False in the file"),
     "bounds": ({"bounds": (0.0, 1.0)}, "bounds: is None in the file"),
     "average": ({"ema": 0.9}, "ema: cannot change from 0.9 to None"),

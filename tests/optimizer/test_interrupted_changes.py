@@ -146,7 +146,6 @@ ALL_STATE = {
     "bounds": (-1.0, 1.0),
     "ema": 0.9,
     "amsgrad": True,
-    "accumulate": 2,
     "nonfinite": "skip",
     "beta1": falling,
 }
@@ -213,7 +212,7 @@ def run(opt, seeds):
 )
 def test_a_restored_run_goes_on_as_the_one_that_never_left(rule, options):
     opt, twin = (rule(tree_of(0), **copy.deepcopy(options)) for _ in range(2))
-    run(opt, (1, 2, 3))  # with `accumulate` one gradient is left in the sum
+    run(opt, (1, 2, 3))
     here = run(twin, (1, 2, 3))
     snap = opt.snapshot()
     for seeds in ((7, 8), (9,)):  # restored twice

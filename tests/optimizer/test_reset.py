@@ -38,7 +38,7 @@ def run(opt, seeds):
 def test_a_reset_optimiser_goes_on_as_a_new_one(rule, options):
     params = tree_of(0)
     opt = rule(params, **copy.deepcopy(options))
-    run(opt, (1, 2, 3))  # with `accumulate` one gradient is left in the sum
+    run(opt, (1, 2, 3))
     here = tree_map(np.copy, params)
     opt.reset()
     for one, other in zip(tree_leaves(params), tree_leaves(here), strict=True):

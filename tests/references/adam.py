@@ -14,8 +14,7 @@ VARIANTS = [
     {"amsgrad": "vhat"},
     {"nesterov": True},
     {"like": "numpy"},
-    {"like": "quimb"},
-    {"like": "qiskit", "eps_form": "hat", "beta2": 0.99},
+    {"like": "sklearn", "eps_form": "hat"},
     {"like": "keras", "eps_form": "hat", "eps": 1e-8, "decoupled": False},
 ]
 

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +19,6 @@ from tests.runs import neutral
 from tests.trees import relaxed, tree_leaves
 
 INF = math.inf
-STORAGES = ["float64", "float32", "float16", ml_dtypes.bfloat16]
 
 
 # --- at construction -----------------------------------------------------------------------------
@@ -107,26 +105,25 @@ def test_complex_numbers_have_no_bounds():
 # --- rounding into the dtype ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("storage", STORAGES, ids=lambda s: np.dtype(s).name)
+@pytest.mark.parametrize("storage", [np.dtype("f8"), np.dtype("f4")], ids=str)
 def test_bounds_round_towards_the_inside(storage):
     """0.1 and 0.7 are no numbers of the dtype: nothing of it may lie outside of them."""
-    storage = np.dtype(storage)
     for low in (0.1, -0.1, 1e-6, -1e-6, 1.0, -1e39, -INF, 0.0):
-        inside = bd.inward(low, storage, INF, np.dtype("f8"))
+        inside = bd.inward(low, storage, INF)
         assert float(inside) >= low
         with np.errstate(over="ignore"):
             below = np.nextafter(inside.astype(storage), storage.type(-INF))
         assert low == -INF or float(below) < low
-        mirrored = bd.inward(-low, storage, -INF, np.dtype("f8"))
+        mirrored = bd.inward(-low, storage, -INF)
         assert float(mirrored) == -float(inside)
 
 
 def test_bounds_beyond_the_range_of_the_dtype_are_open_or_refused():
-    p = np.ones(2, np.float16)
-    na.Adam(p, bounds=(-1e5, 1e5))
+    p = np.ones(2, np.float32)
+    na.Adam(p, bounds=(-1e39, 1e39))
     assert p.tolist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"^bounds: no finite float16 lies between"):
-        na.Adam(p, bounds=(1e5, None))
+    with pytest.raises(ValueError, match=r"^bounds: no finite float32 lies between"):
+        na.Adam(p, bounds=(1e39, None))
     assert p.tolist() == [1.0, 1.0]
 
 
@@ -236,8 +233,7 @@ def test_any_box_against_the_reference(pairs, seed):
     opt = na.Adam(start.copy(), **neutral(start, bounds=Bounds(lo, hi), maximize=True))
     ref = Steps([start], lr=0.1, bounds=[(lo, hi)], maximize=True)
     for g in calls:
-        for _ in range(2):
-            opt.step(g)
+        opt.step(g)
         ref.step([g])
         assert ((opt.params >= lo) & (opt.params <= hi)).all()
         np.testing.assert_allclose(opt.params, ref.p[0], rtol=1e-12, atol=1e-13)
@@ -252,11 +248,10 @@ def test_scalars_and_arrays_have_the_same_bits():
     pairs = [(-0.5, 0.5), (None, 0.1), None]
     by_number = na.Adam([p.copy() for p in start], 0.1, bounds=pairs)
     arrays = [(np.full((3, 5), -0.5), 0.5), (None, np.full(9, 0.1)), (None, None)]
-    by_array = na.Adam(start, **neutral(start, bounds=arrays, accumulate=2))
+    by_array = na.Adam(start, **neutral(start, bounds=arrays))
     for grads in calls:
         by_number.step(grads)
         by_array.step(grads)
-        by_array.flush()
     for name in ("m", "v"):
         for one, other in zip(by_number.state[name], by_array.state[name], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-15)

@@ -332,7 +332,6 @@ def test_step_size_for_each_element_against_the_reference(decoupled):
     ref = Steps([start], **options)
     for g in calls:
         opt.step(g)
-        opt.flush()
         ref.step([g])
     np.testing.assert_allclose(opt.params, ref.p[0], rtol=1e-13)
     by_row = na.Adam([row.copy() for row in start], list(lr[:, 0]))

@@ -79,10 +79,9 @@ def test_any_finite_gradient_passes(dtype):
     n = 1000
     for value in (info.max, -info.max, info.smallest_subnormal, 0.0, -0.0):
         p = np.ones(n, dtype)
-        options = neutral(p, nonfinite="raise", accumulate=2, decoupled=True)
+        options = neutral(p, nonfinite="raise", decoupled=True)
         opt = na.Adam(p, **options | {"clip_norm": 1.0})
         opt.step(np.full(n, value, dtype))
-        opt.flush()
         assert opt.t == 1
         exact = abs(float(value)) * math.sqrt(n)  # infinite for the largest float64
         assert opt.grad_norm == pytest.approx(exact, rel=1e-15, abs=0)
@@ -102,7 +101,6 @@ TAKEN = {
     "clipped": (na.Adam, {"clip_value": 1.0}, True),
     "clipped by norm": (na.Adam, {"clip_norm": 1.0}, True),
     "clipped by norms": (na.Adam, {"clip_array_norm": 1.0}, True),
-    "scaled": (na.Adam, {"loss_scale": 1e3}, True),
 }
 
 
@@ -164,10 +162,8 @@ def test_either_form_leaves_strided_arrays_alone(form):
     for _ in range(3):
         opt.step(grads)
     for place in (0, 1234, 4999):
-        opt.flush()
         kept = room.copy()
         opt.step([*grads[:2], spoiled(grads[2], place, np.nan)])
-        opt.flush()
         np.testing.assert_array_equal(room, kept)
     assert opt.skipped == 3
 
@@ -286,16 +282,3 @@ def test_norm_is_readable_where_it_is_formed():
     opt = na.Adam({"b": np.ones(2), "a": np.ones((0, 3))}, clip_array_norm=np.inf)
     opt.step({"a": np.ones((0, 3)), "b": np.array([3.0, 4.0])})
     assert opt.grad_norm == [5.0, 0.0]
-
-
-def test_overflow_of_a_scaled_loss_is_skipped_in_float16():
-    """Mixed precision: the gradients of a scaled loss overflow, the step is left out."""
-    p = np.ones(3, np.float16)
-    opt = na.Adam(p, lr=0.1, loss_scale=1024.0, nonfinite="skip")
-    with np.errstate(over="ignore"):
-        opt.step(np.array([100.0, 1.0, 0.0]).astype("f2") * np.float16(1024))
-    assert (opt.skipped, p.tolist()) == (1, [1.0, 1.0, 1.0])
-    opt.loss_scale = 256.0
-    opt.step(np.array([100.0, 1.0, 0.0], "f2") * np.float16(256))
-    assert opt.grad_norm == pytest.approx(math.sqrt(10001), rel=1e-15)
-    assert p.tolist() == [np.float16(0.9), np.float16(0.9), 1.0]

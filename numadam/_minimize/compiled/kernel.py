@@ -72,6 +72,7 @@ SINGLE = np.dtype(
         ("before", POINTER),  # x before the step, 0 if no test asks for it
         ("best", POINTER),  # best x, 0 if it is not tracked
         ("best_gradient", POINTER),
+        ("firsts", POINTER),  # the first gradient of each number, see `share_of_own`
         # each step
         ("rates", POINTER),  # float64: lr of each step of the call
         ("rate_step", NUMBER),  # 0 if they are one number
@@ -119,7 +120,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
             for b in range(blocks):
                 e = b * norms.NORM_BLOCK
                 m = n - e if n - e < norms.NORM_BLOCK else norms.NORM_BLOCK
-                block(e, m, x, g, None, low_bounds, high_bounds, k, unit, partials, b)
+                block(e, m, x, g, low_bounds, high_bounds, k, unit, partials, b)
             high, low, large = norms.combine(partials, 0, blocks)
             tried = exponent
             exponent = norms.next_exponent(high, low, large, tried, ranged)
@@ -146,7 +147,7 @@ def _make_update(plan: Plan, wrap: Any) -> Any:
         if k.scale == one and k.clip == most:
             # scale and clip, as constants, fold: two operations less in the chain of an iteration,
             # 6 %
-            folded = LoopScalars(one, k.gradients, most, *k[3:])
+            folded = LoopScalars(one, most, *k[2:])
             run(n, *slots, h, folded)
         else:
             run(n, *slots, h, k)
@@ -164,7 +165,7 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
     def step(d, slots, row, own, q, it, t):
         lr = array_at(d.rates, it * d.rate_step + 1, np.float64)[it * d.rate_step]
         find_products(q, row, float(t))
-        fill_row(own, row, q, lr, float(t), 1.0)
+        fill_row(own, row, q, lr, float(t))
         pre = factor = 1.0
         if normed:
             n = d.numbers
@@ -234,6 +235,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
         n, code, number = d.numbers, RUNNING, d.done
         x, g, before = slots[0], slots[1], view(d.before, n)
         best_x, best_g = view(d.best, n), view(d.best_gradient, n)
+        firsts, low_x, high_x = view(d.firsts, n), slots[pl.LOW], slots[pl.HIGH]
         it = -1 if d.at_start != 0 else 0  # -1: x0 is evaluated, and no step taken
         while it < d.steps and code == RUNNING:
             if d.changing > 0 and it >= 0:
@@ -252,8 +254,9 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
                     code = RAISED
                     break
                 f = f_at[0]
+                later, early = number > 0, meta.steps <= 1
                 code, size, _, _ = test(
-                    d, n, x, g, slots[pl.LOW], slots[pl.HIGH], ends, before, f, number > 0
+                    d, n, x, g, low_x, high_x, ends, before, firsts, f, later, early
                 )
                 if d.best != 0 and f < d.f_best and math.isfinite(f):
                     d.f_best, d.size_best = f, size

@@ -65,7 +65,7 @@ def make_fill_steps(plan: Plan, wrap: Any) -> Any:
             for c in range(len(columns)):
                 control[columns[c]] = changes[it, c]
             find_products(products[it], control, float(t + 1 + it))
-            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it), 1.0)
+            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it))
             for i in range(count):
                 products[it + 1, i] = products[it, i]
             advance_row(products[it + 1])
@@ -125,7 +125,7 @@ def make_own_scalars(plan: Plan, wrap: Any) -> Any:
         lr = array_at(batch.own_lr, batch.problems, np.float64)[problem]
         products = array_at(batch.products, (it + 1, count), np.float64)
         t = float(meta.steps + 1 + begin + it)
-        fill_row(out, control, products[it], lr, t, 1.0)
+        fill_row(out, control, products[it], lr, t)
 
     return wrap(own_scalars)
 
@@ -201,12 +201,14 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
         rows = array_at(batch.rows, 4, np.int64)
         here = position // lanes * n * lanes + position % lanes
         there = last // lanes * n * lanes + last % lanes
-        for s in range(count + 2):
+        for s in range(count + 3):
             words, row, first = item_x, s - count + 1, batch.best
             if s < count:
                 words, row, first = item[s], kept[s], at[slots[s]]
-            elif s > count:
+            elif s == count + 1:
                 first = batch.best_g
+            elif s > count:
+                row, first = -1, batch.firsts
             step, mine, other = words * lanes, first + 4 * words * here, first + 4 * words * there
             if row >= 0:
                 copy(rows[row] + 4 * words * n * problem, words, mine, step, n, words)
@@ -352,7 +354,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
             stopped = np.int64(0)
             for place in range(first, first + live, lanes):
                 count = min(lanes, first + live - place)
-                stopped |= test_packet(d, leaf, ends, tolerances, place, count, number > 0)
+                stopped |= test_packet(d, leaf, ends, tolerances, place, count, number)
             if stopped != 0:
                 live = retire_block(meta, batch, first, live, number)
             it += 1

@@ -66,6 +66,11 @@ class PythonRun(Run):
         return self._objective.nfev, self._objective.njev
 
     @property
+    def _firsts(self) -> Sequence[Any]:
+        firsts: Sequence[Any] = self._stop_tests.firsts
+        return firsts
+
+    @property
     def _lines(self) -> np.ndarray:
         return np.frombuffer(bytes(self._table)).reshape(-1, 4)
 
@@ -129,7 +134,7 @@ class PythonRun(Run):
             if f is not None:
                 memory.f = f = float(f)
             if g is not None:
-                code = test(grads, f or 0.0)
+                code = test(grads, f or 0.0, k <= check)
                 memory.grad_norm = sizes[0]
             else:  # of the last iterate, whose gradient is for nobody
                 code = RUNNING if isfinite(f) else BAD_F
@@ -208,13 +213,16 @@ class PythonRun(Run):
             lines = lines[lines[:, 0] < self._backend.t]
         self._table += lines.tobytes()
 
-    def _value_at(self, leaves: Sequence[Any]) -> float:
-        objective, params = self._objective, self._backend.params
+    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        objective, params, jac = self._objective, self._backend.params, self._task.jac
         kept, counted = [leaf.copy() for leaf in params], self._evaluations
         try:
             for own, leaf in zip(params, leaves, strict=True):
                 own[...] = leaf
-            return float(objective.value())
+            if jac is not True and not callable(jac):
+                return float(objective.value()), ()
+            f, g = objective.evaluate(True)
+            return float(f), self._tree.flatten(g, "jac")
         finally:
             for own, leaf in zip(params, kept, strict=True):
                 own[...] = leaf

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -14,12 +13,10 @@ from tests.cuda.cuda_cases import CASES, OPTIONS, check, check_option
 from tests.processes import python
 
 
-@pytest.mark.parametrize("options", [{}, {"capturable": True}], ids=["numbers", "rows"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_the_reference(cp, case, dtype, options):
-    """Whether the host forms the scalars, or the GPU."""
-    check(case, dtype, cp.asarray, cp.asnumpy, **options)
+def test_matches_the_reference(cp, case, dtype):
+    check(case, dtype, cp.asarray, cp.asnumpy)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (255,), (257,), (100_003,)])
@@ -100,25 +97,11 @@ def test_parameters_and_copies_begin_where_the_bounds_are(cp):
     opt = na.Adam(p, bounds=(-1.0, 1.0), ema=0.9)
     cp.testing.assert_array_equal(p, [-1, 0.5, np.nan, 1])
     cp.testing.assert_array_equal(opt.averaged, p)
-    strided, room = cp.full((3, 2), 9.0), cp.full(64, 9.0, np.float16)
+    strided, room = cp.full((3, 2), 9.0), cp.full(64, 9.0, np.float32)
     na.Adam(strided[:, 1], bounds=(None, 1.0))
     cp.testing.assert_array_equal(strided, [[9, 1]] * 3)
-    na.Adam(room[:24], bounds=(0.0, 1.0))  # tiles of float16, without state in float32
+    na.Adam(room[:24], bounds=(0.0, 1.0))
     cp.testing.assert_array_equal(room, [1] * 24 + [9] * 40)
-
-
-@pytest.mark.parametrize("array", [False, True], ids=["numbers", "arrays"])
-def test_bfloat16_begins_with_the_bits_of_the_cpu(cp, array):
-    """Within bounds that are rounded inwards; NaN and the sign of zero stay."""
-    start = np.array([-3.0, -0.0, 0.1, np.nan, 3.0], np.float32).astype(ml_dtypes.bfloat16)
-    bounds = (np.full(5, -0.3), np.full(5, 0.7)) if array else (-0.3, 0.7)
-    found = []
-    for xp in (np, cp):
-        bits = xp.asarray(start.view(np.uint16))
-        opt = na.Adam(bits.view(start.dtype), bounds=bounds, master=True, ema=0.9)
-        found.append([bits, opt.state["master"], opt.averaged])
-    for on_cpu, on_gpu in zip(*found, strict=True):
-        cp.testing.assert_array_equal(on_gpu, on_cpu)
 
 
 def test_a_history_beside_step(cp):

@@ -10,21 +10,8 @@ import pytest
 
 import numadam as na
 from tests import emulator
-from tests.cuda.cuda_cases import OPTIONS, as_dtype, draw
+from tests.cuda.cuda_cases import OPTIONS, draw
 from tests.trees import Exported
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_every_short_number_is_read_and_written_as_on_the_cpu(cp, dtype):
-    """All 65,536 of them as parameters, and their halves as what a step writes."""
-    p = np.arange(65_536, dtype=np.uint16).view(as_dtype(dtype))
-    on_gpu = cp.asarray(p.view(np.uint16)).view(as_dtype(dtype))
-    g = p.copy()
-    one, two = na.SGD(p, lr=0.5), na.SGD(on_gpu, lr=0.5)
-    one.step(g)
-    two.step(cp.asarray(g.view(np.uint16)).view(as_dtype(dtype)))
-    got = cp.asnumpy(on_gpu.view(np.uint16)).view(as_dtype(dtype)).astype(np.float32)
-    np.testing.assert_array_equal(got, p.astype(np.float32))
 
 
 def test_more_elements_than_threads(cp, monkeypatch):
@@ -90,7 +77,7 @@ def cut(cp, values, shift):
 
 
 #: Plans whose arrays differ in width, or that have passes besides the step.
-PLANS = ["skip", "float16", "bfloat16 master", "complex modulus"]
+PLANS = ["skip", "by element", "complex modulus"]
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -156,21 +143,26 @@ def test_arrays_of_many_sizes_and_alignments_get_the_numbers_of_each_alone(cp):
         assert bool((got == wanted).all())
 
 
-def test_torch_tensors_are_updated_in_place(cp):
+def test_torch_tensors_are_gradients(cp):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if not torch.cuda.is_available():
         pytest.skip("torch finds no GPU")
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        p = torch.nn.Parameter(torch.ones(5, 3, device="cuda", dtype=dtype))
-        na.SGD([p], lr=0.25).step([torch.ones(5, 3, device="cuda", dtype=dtype)])
-        assert bool((p == 0.75).all())
+    p = torch.nn.Parameter(torch.ones(5, 3, device="cuda"))
+    with pytest.raises(
+        TypeError, match=r"^params\[0\]: .* Use cupy\.asarray\(x\.detach\(\)\), which"
+    ):
+        na.SGD([p])
+    na.SGD([cp.asarray(p.detach())], lr=0.25).step([torch.ones(5, 3, device="cuda")])
+    assert bool((p == 0.75).all())
 
 
-def test_device_arrays_of_numba_are_updated_in_place(cp):
+def test_device_arrays_of_numba_are_gradients(cp):
     from numba import cuda
 
     p = cuda.to_device(np.ones(5))
-    na.SGD(p, lr=0.25).step(cuda.to_device(np.ones(5)))
+    with pytest.raises(TypeError, match=r"^params: .* Use cupy\.asarray\(x\), which has the same"):
+        na.SGD(p)
+    na.SGD(cp.asarray(p), lr=0.25).step(cuda.to_device(np.ones(5)))
     np.testing.assert_array_equal(p.copy_to_host(), 0.75)
 
 
@@ -190,9 +182,9 @@ class Shown:
 
 @pytest.mark.parametrize("show", [Exported, Shown])
 @pytest.mark.parametrize("count", [1, 20])
-def test_arrays_of_other_libraries_are_updated_in_place(cp, count, show):
+def test_arrays_of_other_libraries_are_gradients(cp, count, show):
     params = [cp.ones(4) for _ in range(count)]
-    opt = na.SGD([show(p) for p in params], lr=1.0)
+    opt = na.SGD(params, lr=1.0)
     grads = [show(cp.ones(4)) for _ in range(count)]
     for _ in range(3):
         opt.step(grads)
@@ -206,10 +198,10 @@ def test_arrays_of_other_libraries_are_updated_in_place(cp, count, show):
 
 def test_what_another_library_shows_as_read_only_is_never_written(cp):
     p, m, v, g = cp.ones(4), cp.zeros(4), cp.zeros(4), Shown(cp.ones(4), True)
-    said = r"params\['w'\]: expected a CuPy array, got .*Shown, which is read-only. Use cupy.array"
+    said = r"params\['w'\]: expected a NumPy or CuPy array, got .*Shown, which is read-only."
     with pytest.raises(TypeError, match=said):
         na.SGD({"w": Shown(p, True)})
-    opt = na.SGD(Shown(p), lr=1.0)
+    opt = na.SGD(p, lr=1.0)
     opt.step(g)
     assert (p == 0).all()
     with pytest.raises(TypeError, match=r"out: .* which is read-only"):
@@ -243,21 +235,6 @@ def test_the_gpu_waits_for_the_stream_of_an_array_and_the_host_does_not(cp):
     assert (p == -1).all()
 
 
-def test_an_array_of_the_captured_stream_may_be_captured(cp):
-    p, g = cp.zeros(4), cp.ones(4)
-    cp.cuda.Device().synchronize()
-    with cp.cuda.Stream(non_blocking=True) as stream:
-        opt = na.SGD(p, lr=1.0, capturable=True)
-        shown = Shown(g, stream=stream.ptr)
-        opt.step(shown)
-        stream.begin_capture()
-        opt.step(shown)
-        graph = stream.end_capture()
-        graph.launch()
-        stream.synchronize()
-    assert (p == -2).all()
-
-
 # --- two GPUs: arrays of one of them while the other is current -----------------------------------
 
 
@@ -281,10 +258,10 @@ def test_a_step_takes_place_where_its_arrays_are(cp, second):
     np.testing.assert_allclose(cp.asnumpy(x), 0.8, rtol=1e-5)
 
 
-def test_many_arrays_whose_steps_the_gpu_counts(cp, second):
+def test_many_arrays_with_a_guard(cp, second):
     with second:
         x, g = ({"a": cp.ones(1_000), "b": cp.ones(10)} for _ in range(2))
-    opt = na.Adam(x, lr=0.1, amsgrad=True, capturable=True)
+    opt = na.Adam(x, lr=0.1, amsgrad=True, nonfinite="skip")
     for _ in range(2):
         opt.step(g)
     assert opt.t == 2

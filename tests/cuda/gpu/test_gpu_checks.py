@@ -96,13 +96,6 @@ def test_no_memory_is_taken_for_elements_on_one_memory(cp, monkeypatch):
         na.Adam([cp.ones(8), cp.ones(2)])
 
 
-def test_bfloat16_is_refused_where_cupy_cannot_copy_it(cp, monkeypatch):
-    monkeypatch.setattr(cp, "__version__", "13.6.0")
-    with pytest.raises(ImportError, match=r"state_dtype: bfloat16 .* needs CuPy 14, and this is"):
-        na.Adam(cp.zeros(3, np.float32), state_dtype="bfloat16")
-    na.Adam(cp.zeros(3, np.float32))
-
-
 def test_a_gradient_of_the_other_library_is_refused(cp):
     with pytest.raises(TypeError, match="expected a NumPy array, got cupy"):
         na.minimize(lambda x: (1.0, cp.zeros(2)), np.ones(2), jac=True)

@@ -113,7 +113,7 @@ def test_an_update_is_refused_during_a_capture(cp):
     with cp.cuda.Stream(non_blocking=True) as stream:
         stream.begin_capture()
         try:
-            text = r"update: .* at each replay t and lr .* capturable=True"
+            text = r"update: .* at each replay t and lr "
             with pytest.raises(RuntimeError, match=text):
                 na.adam_update(p, g, m, v, 2)
             with pytest.raises(RuntimeError, match="a graph is being captured"):
