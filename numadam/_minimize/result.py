@@ -110,6 +110,8 @@ FIT_STATUS = {
     3: "xtol held",
     4: "ftol and xtol held",
     5: "a residual or a derivative is not finite, or all squares underflow",
+    6: "no data, or an unknown of which the residuals show nothing",
+    7: "no step lowers the cost as J says: J may be wrong, or fun is not smooth",
     -1: "interrupted",
 }
 #: Entries of a problem, in the result of the best one.
