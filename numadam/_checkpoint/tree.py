@@ -331,11 +331,6 @@ def values_in(node: Any, name: str = "p") -> Iterator[tuple[str, Any]]:
             yield from values_in(child, f"{name}/{_token(key, name)}")
 
 
-def host_array(array: Any) -> np.ndarray:
-    """The numbers of an array in the host's memory: itself where it is there, else a copy."""
-    return np.asarray(to_host(array))
-
-
 def laid_out(array: Any, axes: Any, xp: Any) -> Any:
     """A C-contiguous array as one whose axes lie in memory in this order; a copy where needed."""
     if sorted(axes) != list(range(array.ndim)):
