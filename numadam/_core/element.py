@@ -232,6 +232,8 @@ def _followed(average, x, k):
     """The running average after the new parameter; unchanged bit for bit where they are equal."""
     if average is None:
         return None
+    if k.weight == 1.0:  # no memory, also of an average that is infinite
+        return x
     return average + k.weight * (x - average)
 
 
