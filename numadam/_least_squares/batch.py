@@ -86,7 +86,7 @@ class Fits:
         self._raised = np.full(workers, -1)
         self._past = np.zeros((workers, 4), np.int64)
         self._trial = np.zeros((workers, n), task.x.dtype)
-        size = workers * large_size(n, task.m) + check_size(n, task.m, task.derives)
+        size = max(workers * large_size(n, task.m), check_size(n, task.m, task.derives))
         try:
             large = aligned_zeros(task.x.itemsize * size)
         except MemoryError as error:

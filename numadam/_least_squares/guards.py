@@ -74,12 +74,14 @@ def _changed(numbers, begin, end, value):
 
 @linked
 def set_guards(numbers, n, m, mark):
-    """Fill the guards in the memory of a worker."""
+    """Fill the guards in the memory of a worker, and what they guard with zeros."""
     r, r2, J, J2, total = places(n, m)
-    wide, of_J = padded(m), n * padded(m)
     for k in range(total):
-        inside = r <= k < r + wide or r2 <= k < r2 + wide
-        numbers[k] = 0.0 if inside or J <= k < J + of_J or J2 <= k < J2 + of_J else mark
+        numbers[k] = mark
+    for k in range(padded(m)):
+        numbers[r + k] = numbers[r2 + k] = 0.0
+    for k in range(n * padded(m)):
+        numbers[J + k] = numbers[J2 + k] = 0.0
 
 
 @linked

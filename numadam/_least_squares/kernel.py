@@ -346,7 +346,7 @@ def make_kernels(real: Any, name: str) -> tuple[Callable[..., Any], Callable[...
         s = record_at(state_at, FITS)
         size = places(s.n, s.m)[4]
         if s.checks != 0:
-            check(s, s.large + s.checks * size * item, args_at)
+            check(s, s.large, args_at)  # in the memory that the workers get next
             for k in range(s.checks):
                 set_guards(array_at(s.large + k * size * item, size, real), s.n, s.m, mark)
             return
