@@ -13,8 +13,8 @@ from numadam._core.norms import NORM_LANES, lane_memory
 from numadam._jit.functions import cast
 from numadam._jit.pointers import array_at
 
-# Codes of `check_convergence`; the loops add the last three.
-RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
+# Codes of `check_convergence`; the loops add the last four.
+RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED, UNSEEN = range(10)
 
 #: ``status`` of a result. As in SciPy: 0 if a stop test held, 1 at maxiter, 99 from a callback.
 STATUS = {
@@ -24,6 +24,7 @@ STATUS = {
     MAXITER: 1,
     BAD_F: 2,
     BAD_G: 3,
+    UNSEEN: 4,
     CALLBACK: 99,
     RUNNING: -1,
     RAISED: -1,
@@ -38,6 +39,9 @@ MESSAGES = {
     CALLBACK: "The callback asked to stop.",
     RUNNING: "The run was interrupted.",
     RAISED: "fun raised an exception.",
+    UNSEEN: "The gradient by differences is small, but with longer steps it is not: f does not "
+    "show the steps, or bends across them. Return the gradient (jac=True), or change the unit or "
+    "the offset of x.",
 }
 
 AT_REST = (GTOL, FTOL, XTOL, MAXITER)

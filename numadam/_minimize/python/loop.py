@@ -15,7 +15,7 @@ from numadam._minimize.checkpoint import Best, RunState, Task
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.run import Memory, Run
-from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
+from numadam._minimize.stopping import BAD_F, GTOL, MAXITER, RUNNING, UNSEEN
 from numadam._optimizer.optimizer import Optimizer
 
 #: A line of the history: a list of tuples would take 0.3 us a line, most of it at the end.
@@ -182,6 +182,12 @@ class PythonRun(Run):
             self._memory.f = float(self._objective.value())
             return code if math.isfinite(self._memory.f) else BAD_F
         return code
+
+    def _confirm(self, code: int) -> int:
+        f, firsts, gtol = self._memory.f, self._firsts, self._task.tolerances.gtol
+        if code != GTOL or f is None:
+            return code
+        return code if self._objective.is_at_rest(f, firsts, gtol) else UNSEEN
 
     def _is_whole(self) -> bool:
         return self._counted is not None
