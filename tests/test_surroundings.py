@@ -167,6 +167,7 @@ def test_runs_raise_no_error_of_their_own_arithmetic(gradient, norm):
         na.minimize(lambda x: (1.0, g), x0, **options, callback=na.History())
         na.minimize(lambda x: (1.0, g), x0, **options, ftol=1e-3, xtol=1e-3)
         na.minimize_many(lambda X: (np.ones(2), np.array([g, g])), np.array([x0, x0]), **options)
+        na.minimize(lambda x: (1.0, {"a": g, "b": g}), {"a": x0, "b": x0}, **options, xtol=1e-3)
 
 
 @pytest.mark.usefixtures("raising")

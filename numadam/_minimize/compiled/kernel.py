@@ -30,6 +30,7 @@ from numadam._core.scalars import (
     tiny,
     width_of,
 )
+from numadam._cpu.denormals import make_settle
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import (
     leaves_of,
@@ -212,6 +213,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
     copy, views, view = wrap(_copy), make_leaf_views(plan, False), view_of(plan.real)
     control_of, products_of = make_control_of(plan), make_products_of(plan)
     low, high, change = op.COLUMN.low, op.COLUMN.high, wrap(_change)
+    settle = make_settle(plan)
     wide, width = op.RULE + plan.rule.width, width_of(plan)
     if max(wide, width) > NORM_LANES:
         raise ValueError(f"{plan.rule.name}: has more scalars than fit into a row of lanes.")
@@ -249,6 +251,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
                         copy(before, x, n)
                     step(d, slots, row, own, q, it, meta.steps + 1)
                     meta.steps += 1
+                    settle(meta, leaf, 0, d.updates, meta.steps)
                     number += 1
                 if call7(d.fun, 1, x_at, g_at, d.f, d.number, d.shape, args_at) != 0:
                     code = RAISED

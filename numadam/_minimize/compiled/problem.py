@@ -17,6 +17,7 @@ from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.options import freeze
 from numadam._core.parts import parts_of
+from numadam._cpu.kernel import code_address
 from numadam._cpu.state import CpuState
 from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
@@ -93,6 +94,7 @@ class StateOnly(CpuState):
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)
+        self.arguments.meta["settle"] = code_address("settle")
         self.begin()
 
     def restart(self, x: Any) -> None:

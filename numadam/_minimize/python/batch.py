@@ -155,6 +155,7 @@ def _sizes(xp: Any, x: Any) -> Any:
     return a.reshape(len(a), math.prod(a.shape[1:]))
 
 
+@np.errstate(all="ignore")
 def _norms(xp: Any, a: Any, norm: float) -> np.ndarray:
     """The norm of each row of sizes, with the bits of `stopping.make_norm` on NumPy arrays."""
     if a.size == 0:
@@ -163,12 +164,11 @@ def _norms(xp: Any, a: Any, norm: float) -> np.ndarray:
     if norm == np.inf:
         return _host(top)
     scaled = (top > 0.0) & (top < np.inf)  # False for NaN
-    with np.errstate(all="ignore"):
-        a = a / xp.where(scaled, top, 1.0)[:, None]
-        a *= a
-        # in the order of the elements, unlike NumPy's sum; CuPy's cumsum has another order, too
-        total = np.cumsum(a, axis=1)[:, -1] if isinstance(a, np.ndarray) else a.sum(axis=1)
-        return _host(xp.where(scaled, top * xp.sqrt(total), top))
+    a = a / xp.where(scaled, top, 1.0)[:, None]
+    a *= a
+    # in the order of the elements, unlike NumPy's sum; CuPy's cumsum has another order, too
+    total = np.cumsum(a, axis=1)[:, -1] if isinstance(a, np.ndarray) else a.sum(axis=1)
+    return _host(xp.where(scaled, top * xp.sqrt(total), top))
 
 
 class PythonBatch(Batch):
@@ -284,6 +284,7 @@ class PythonBatch(Batch):
             where = self._xp.asarray(rows).reshape(-1, *[1] * (to.ndim - 1))
             self._xp.copyto(to, of, where=where)
 
+    @np.errstate(all="ignore")
     def _test(self) -> None:
         """Run the stop tests of all rows that run."""
         xp, x, first = self._xp, self._x, not self._started

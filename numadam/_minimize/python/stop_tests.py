@@ -127,6 +127,7 @@ class StopTests:
         its = self._tolerances
         self._limits = (st.gradient_limit(its.gtol, its.gtol_rel, first), its.ftol, its.xtol)
 
+    @np.errstate(all="ignore")
     def test(self, grads: Sequence[Any], f: float, early: bool) -> int:
         """The test that holds at the next iterate; it is `early` at the first two."""
         its, sizes = self._tolerances, self.measure(grads)
@@ -264,7 +265,6 @@ class DeviceStopTests(StopTests):
         return [joined([float(value) for value in column], norm) for column in columns]
 
 
-@np.errstate(all="ignore")  # x - low may be beyond the range
 def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
     """The projected gradient of an array, as `stopping.projected`; `box` is None or its bounds."""
     if box is None:
@@ -283,7 +283,6 @@ def _top(xp: Any, x: Any) -> Any:
     return xp.max(xp.abs(x))
 
 
-@np.errstate(all="ignore")
 def _euclidean(xp: Any, x: Any) -> Any:
     """The 2-norm, divided by the largest element as in `stopping.make_norm`."""
     top = _top(xp, x)
