@@ -303,21 +303,20 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
         if number <= 1:
             learn(n, x, g, low, high, ends, firsts, norms, first_norm)
         keep_best(n, x, g, best, best_g, f, norms, f_best, norm_best, not later)
-        near = np.int64(0)
-        for j in range(np.uint64(count)):
-            near |= np.int64(norms[j] <= limit[j])
-        if near != 0:
-            share, own = share_of(gtol_rel), array_at(lane_memory(), lanes, np.float64)
-            limits(own, count, n, x, g, low, high, ends, firsts, norms, limit, gtol, share)
-            limit = own
-        if ftol == 0.0 and xtol == 0.0:
-            return gradient_tests(count, tests, f, norms, limit)
+        gradient_alone = ftol == 0.0 and xtol == 0.0
+        if gradient_alone and gradient_tests(count, tests, f, norms, limit) == 0:
+            return np.int64(0)
+        own = array_at(lane_memory(), lanes, np.float64)
+        share = share_of(gtol_rel)
+        limits(own, count, n, x, g, low, high, ends, firsts, norms, limit, gtol, share)
+        if gradient_alone:
+            return gradient_tests(count, tests, f, norms, own)
         way = array_at(lane_memory(), lanes, np.float64)
         size = array_at(lane_memory(), lanes, np.float64)
         if xtol > 0.0 and later:
             before = view(d.before + skip, all_n)
             far(way, n, x, before, None, None, None, None)
             large(size, n, x, before, None, None, None, None)
-        return all_tests(count, tests, f, f_before, norms, way, size, later, limit, ftol, xtol)
+        return all_tests(count, tests, f, f_before, norms, way, size, later, own, ftol, xtol)
 
     return wrap(test_packet, forceinline=True)
