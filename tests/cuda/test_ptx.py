@@ -264,7 +264,7 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
         t.UniTuple(t.Array(f4, 1, "C"), len(step_slots(plan, has_out=False))),
         t.UniTuple(lines[0], 2),
         *lines[2:],
-        t.UniTuple(t.Array(f4, 1, "C"), 3),
+        t.UniTuple(t.Array(f4, 1, "C"), 4),
         t.UniTuple(f4, 2),
         t.UniTuple(f8, 4),
         t.UniTuple(i8, 3),
