@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
-import re
 from fractions import Fraction
 
 import numba
@@ -29,22 +27,8 @@ def _scaled(i, p, g, lo, hi, k):
     return g[i] * k[0]
 
 
-def _everything(i, p, g, lo, hi, k):
-    """An effective gradient that reads every array: 0 at an active bound."""
-    x, low, high, zero = p[i], lo[i], hi[i], k[1]
-    y = g[i] * k[0]
-    if x <= low and y > zero:
-        y = zero
-    if x >= high and y < zero:
-        y = zero
-    return y
-
-
-gradient, gradient_of_all = inner(_scaled), inner(_everything)
+gradient = inner(_scaled)
 block = {real: norms.make_block(gradient, inner, real is np.float64) for real in REALS}
-block_of_all = {
-    real: norms.make_block(gradient_of_all, inner, real is np.float64) for real in REALS
-}
 
 
 def _make_part(block):
@@ -68,21 +52,7 @@ def _make_fill(real):
     return fill
 
 
-def _make_one_block(block):
-    @numba.njit(error_model="numpy")
-    def one_block(first, n, p, g, lo, hi, k, unit, partials):
-        block(first, n, p, g, lo, hi, k, unit, partials, 0)
-
-    return one_block
-
-
 fill = {real: _make_fill(real) for real in REALS}
-one_block_of_all = {real: _make_one_block(block_of_all[real]) for real in REALS}
-
-
-@numba.njit(error_model="numpy")
-def combine(partials, first, count):
-    return norms.combine(partials, first, count)
 
 
 @numba.njit(error_model="numpy")
@@ -137,15 +107,6 @@ def off_by(g):
 
 def numbers(real, size, seed=0):
     return np.random.default_rng(seed).standard_normal(size).astype(real)
-
-
-def digits_by_fractions(g, exponent):
-    """The digits of a sum of squares as they are defined: each square rounded to the last one."""
-    total = 0
-    for x in g:
-        scaled = math.ldexp(float(x), -exponent)  # the square rounds as that of any scale does
-        total += round(Fraction(scaled * scaled) * 2**82)
-    return total >> 46, total & (2**46 - 1)
 
 
 # --- accuracy -------------------------------------------------------------------------------------
@@ -229,47 +190,6 @@ def test_infinity_and_nan_beside_large_numbers(real, large):
     assert math.isnan(total_of(g)[0])
 
 
-# --- the bits -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("real", REALS)
-def test_a_gradient_of_all_arrays(real):
-    p, g, lo, hi = (numbers(real, 700, seed) for seed in range(4))
-    k = (real(0.3), real(0))
-    x = g * k[0]
-    x = np.where(((p <= lo) & (x > 0)) | ((p >= hi) & (x < 0)), real(0), x)
-    got, scale = np.full(2, -7), unit(0, real is np.float64)
-    for first, n in [(0, 700), (256, 444), (512, 188), (300, 5), (700, 0)]:
-        one_block_of_all[real](first, n, p, g, lo, hi, k, scale, got)
-        assert tuple(got) == digits_by_fractions(x[first : first + n], 0)
-
-
-# --- machine code ---------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 instructions"
-)
-@pytest.mark.parametrize("real", [numba.float32, numba.float64], ids=str)
-def test_blocks_are_packed_and_round_as_written_without_allocation(real):
-    array, none, size = real[::1], numba.none, numba.int64
-    k, words = numba.types.UniTuple(real, 2), numba.int64[::1]
-    arrays, absent = (array,) * 4, (array, array, none, none)
-    kind = np.float64 if real == numba.float64 else np.float32
-    for function, others in [(block[kind], absent), (block_of_all[kind], arrays)]:
-        compiled = inner(function.py_func)
-        compiled.compile((size, size, *others, k, numba.float64, words, size))
-        (text,) = compiled.inspect_asm().values()
-        codes = re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)
-        fused = [code for code in codes if re.match(r"v?fn?m(add|sub)", code)]
-        packed = [code for code in codes if re.fullmatch("v?mulpd", code)]
-        packed += [code for code in fused if code.endswith("pd")]
-        assert packed, "the loop was not vectorised"
-        # the square of a float32 is exact in float64: then FMA is the same bits
-        assert not fused or real == numba.float32
-        assert "NRT_Allocate" not in text
-
-
 # --- order and cuts -------------------------------------------------------------------------------
 
 
@@ -294,48 +214,6 @@ def test_order_and_cuts_change_no_bit(real, width):
         assert result(np.split(g[order], cuts)) == expected
 
 
-@pytest.mark.parametrize("real", REALS)
-def test_an_exponent_of_another_step_changes_no_bit(real):
-    most = 0
-    for low in (-1074, -500, -140, -30, 0, 7, 100, 900):
-        if real == np.float32 and not -140 <= low <= 100:
-            continue
-        g = np.ldexp(1 + abs(numbers(np.float64, 50)), low).astype(real)
-        expected = result([g])
-        for exponent in EXPONENTS[real]:
-            total, found, passes = search([g], exponent)
-            assert (total, found) == expected
-            most = max(most, passes)
-        assert search([g], expected[1])[2] == 1
-    assert most <= 6
-
-
-@pytest.mark.parametrize("real", REALS)
-def test_at_the_edge_between_two_exponents(real):
-    """Where rounding decides whether a sum is below its limit, every way leads to one result."""
-    # their squares add up to 2**15 - 2**-66: the limit at exponent 0, less one unit at exponent 8
-    powers = [2.0**7, *np.repeat(2.0 ** np.arange(-33, 7), 3)]
-    exponents = set()
-    for eighths in range(8, 17):
-        for count in range(9):
-            g = np.array([*powers, *[eighths / 8 * 2.0**-34] * count], real)
-            found = {result([h], e) for h in (g, g[::-1].copy()) for e in (-16, -8, 0, 8, 16)}
-            assert len(found) == 1
-            exponents |= {exponent for _, exponent in found}
-    assert exponents == {0, 8}
-
-
-@pytest.mark.parametrize("real", REALS)
-def test_half_units_are_rounded_alike_in_any_order(real):
-    """Squares that are half a unit of the last digit, behind sums that are even and odd."""
-    unit = 2.0**-82
-    g = np.sqrt(np.array([1.0, *[unit / 2] * 5, *[unit] * 3, *[unit * 1.5] * 5, *[2.0**-36] * 2]))
-    g = np.repeat(g, 3).astype(real)
-    expected = result([g])
-    for seed in range(50):
-        assert result([np.random.default_rng(seed).permutation(g)]) == expected
-
-
 @UNHURRIED
 @given(st.data())
 def test_any_numbers_in_any_order(data):
@@ -348,33 +226,6 @@ def test_any_numbers_in_any_order(data):
     exponent = data.draw(st.sampled_from(EXPONENTS[real]))
     parts = [np.array(one, real) for one in (mixed[:cut], mixed[cut:])]
     assert result(parts, exponent) == result([np.array(values, real)])
-
-
-@pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 700, BLOCK - 1, BLOCK, BLOCK + 3])
-def test_digits_are_as_defined(real, size):
-    g = numbers(real, size, seed=3) * real(0.01)
-    for exponent in (0, 8) if real == np.float32 else (0, 8, 120):
-        expected = [digits_by_fractions(g[j : j + BLOCK], exponent) for j in range(0, size, BLOCK)]
-        assert list(map(tuple, partials_of(g, exponent).tolist())) == expected
-
-
-def test_combine_carries_and_takes_a_range():
-    rng = np.random.default_rng(0)
-    partials = np.stack([rng.integers(0, 2**38, 5000), rng.integers(0, 2**46, 5000)], 1)
-    for first, count in [(0, 5000), (7, 10), (100, 0), (7, 3993)]:
-        total = sum((int(h) << 46) + int(low) for h, low in partials[first : first + count])
-        high, low, large = combine(partials.reshape(-1), first, count)
-        assert (high, low, large) == (total >> 46, total % 2**46, 0.0)
-
-
-def test_combine_says_that_a_sum_is_too_large():
-    partials = np.zeros((40, 2), np.int64)
-    partials[:, 0] = 2**46  # of them 32 reach the limit
-    assert combine(partials.reshape(-1), 0, 31) == (31 * 2**46, 0, 0.0)
-    assert combine(partials.reshape(-1), 0, 40)[2] >= 0.5
-    partials[:, 0] = 2**58  # the largest of a block: 40 of them would leave int64
-    assert combine(partials.reshape(-1), 0, 40)[2] == 40 * 2.0**6
 
 
 # --- clipping -------------------------------------------------------------------------------------
