@@ -21,7 +21,6 @@ from numadam._core.hyper import (
     EpsForm,
     Hyper,
     Like,
-    Sparse,
     at_start,
     check_choice,
     count,
@@ -172,16 +171,6 @@ def test_the_text_names_the_option_its_choices_and_what_it_got():
         check_choice("eps_form", "max", EpsForm)
     text = mismatch("amsgrad", 1, AMSGrad, (True, False))
     assert text == "amsgrad: expected True, False, 'v', 'vhat' or 'paper', got 1."
-
-
-@pytest.mark.parametrize("value", [None, 1, ["hat"], b"hat", "HAT"])
-def test_only_the_texts_are_taken(value):
-    assert mismatch("eps_form", value, EpsForm)
-
-
-def test_values_besides_texts_are_taken_by_identity():
-    assert not mismatch("sparse", None, Sparse, (None,))
-    assert not mismatch("sparse", "lazy", Sparse, (None,))
 
 
 # --- options that contradict ----------------------------------------------------------------------
