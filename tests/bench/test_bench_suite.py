@@ -205,15 +205,6 @@ def test_usual_step_is_the_same_in_torch():
         np.testing.assert_allclose(mine, other.detach().numpy(), rtol=1e-5, atol=1e-7)
 
 
-def test_idle_step_has_no_momentum_left():
-    side = options.idle(20, steps=1000)
-    side()
-    optimizer = side.func.__self__
-    assert optimizer.t == 1011
-    assert not optimizer.state["m"].any()
-    assert optimizer.state["v"].all()
-
-
 def test_lazy_side_touches_a_share_of_the_rows():
     lazy, dense = options.embedding(100, 4, 0.05)
     table, every = lazy.func.__self__.params, dense.func.__self__.params
@@ -222,12 +213,3 @@ def test_lazy_side_touches_a_share_of_the_rows():
     dense()
     assert (table != before).any(axis=1).sum() == 5
     assert (every != all_before).all()
-
-
-def test_memory_of_a_side_that_keeps_and_one_that_does_not():
-    kept = []
-    keeps = start.memory(lambda: lambda: kept.append(bytes(10_000)), peak=False)(3)
-    assert 10_000 <= keeps.value < 12_000
-    passing = lambda: lambda: len(bytes(10_000))  # noqa: E731
-    assert start.memory(passing, peak=False)(3).value == 0
-    assert 10_000 <= start.memory(passing, peak=True)(3).value < 12_000

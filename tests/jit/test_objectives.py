@@ -14,6 +14,7 @@ import pytest
 from numba.core import config
 
 from numadam._jit import objectives
+from tests.processes import python
 
 SOURCE = '''
 import math, numba, numpy as np, constants
@@ -232,3 +233,33 @@ def test_what_cannot_be_told_is_not_kept(value: str) -> None:
 )
 def test_names_signatures_and_python_that_are_not_in_the_code_are_not_kept(fun: str) -> None:
     assert digest(made(f"import numba, numpy as np\n@numba.{fun}")) is None
+
+
+def test_extensions_of_what_nobody_else_uses_do_not_count() -> None:
+    """Functions and types of a user's, or of SciPy: code that uses them has to name them."""
+    found = python("""
+        import numba
+        from numba import float64, types
+        from numba.extending import lower_builtin, overload, overload_attribute, overload_method
+        from numadam._jit.objectives import snapshot
+        class Kind(types.Type): pass
+        ufunc = np.frompyfunc(abs, 1, 1)
+        def own(a): return a
+        @overload(own)
+        def f(a): return lambda a: 7.0
+        @overload_method(Kind, "sum")
+        def f(a): return lambda a: 7.0
+        @overload_attribute(Kind, "size")
+        def f(a): return lambda a: 7.0
+        @overload(ufunc)
+        def f(a): return lambda a: 7.0
+        @lower_builtin(len, Kind)
+        def f(context, builder, signature, args): return context.get_constant(float64, 7.0)
+        @numba.njit
+        def plain(x, g): return x[0]
+        print(snapshot(plain).digest() is not None)
+        @overload_method(types.Array, "sum")  # np.mean may use it
+        def f(a): return lambda a: 7.0
+        print(snapshot(plain).digest() is not None)
+    """)
+    assert found.split() == ["True", "False"]
