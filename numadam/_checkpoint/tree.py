@@ -12,7 +12,7 @@ import numpy as np
 
 from numadam import schedules
 from numadam._arrays.checks import memory_order
-from numadam._arrays.interop import as_view, is_array, to_host
+from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
 from numadam._checkpoint.container import name_fault
 from numadam._settings.bounds import Box, as_numbers
 from numadam.schedules import ReduceOnPlateau
@@ -333,7 +333,7 @@ def values_in(node: Any, name: str = "p") -> Iterator[tuple[str, Any]]:
 
 def host_array(array: Any) -> np.ndarray:
     """The numbers of an array in the host's memory: itself where it is there, else a copy."""
-    return np.asarray(to_host(array))
+    return np.asarray(array.get(order="A") if is_cupy(array) else array)
 
 
 def laid_out(array: Any, axes: Any, xp: Any) -> Any:
