@@ -1,8 +1,7 @@
 """Figures of the targets on different processors, side by side: processors.json.
 
     NUMADAM_BENCH_LARGE=1 python asv_benchmarks/run.py --wait 60 --json targets.json
-    python -m numadam bench --size 1e4 --size 1e6 --json sizes.json
-    python asv_benchmarks/processors.py targets.json sizes.json
+    python asv_benchmarks/processors.py targets.json
 
 writes the figures into the column of their processor in processors.json; the others stay, and may
 be changed by hand. The build of the documentation makes the tables of processors.md from that file
@@ -46,34 +45,22 @@ def add(columns, table):
         title += f", family {about['family']}"
     column = next((one for one in columns if one["title"] == title), None)
     if column is None:
-        column = {"title": title, "cases": {}, "roofline": {}}
+        column = {"title": title, "cases": {}}
         columns.insert(0, column)
     column["about"] = machine.introduction(about).replace("\n", ", ")
     column["cases"] |= {row["case"]: cell(row) for row in table.get("rows", ())}
-    column["roofline"] |= {
-        str(row["elements"]): f"{row['ratio']['roofline']:.3f}"
-        for row in table.get("sizes", ())
-        if "roofline" in row["ratio"]
-    }
 
 
 def tables(columns):
-    """Both tables as Markdown, and what the columns are."""
+    """The table as Markdown, and what the columns are."""
     titles = [one["title"] for one in columns]
     cases = [
         [name, case.what, run.target_text(case.target, unit)]
         + [one["cases"].get(name, "-") for one in columns]
         for name, (case, unit) in run.cases_of(run.TARGETS).items()
     ]
-    sizes = sorted({int(size) for one in columns for size in one["roofline"]})
-    rooflines = [
-        [f"{size:,}", *(one["roofline"].get(str(size), "-") for one in columns)] for size in sizes
-    ]
     parts = [f"- **{one['title']}**: {one['about']}" for one in columns]
     parts += ["", "**Targets**", "", machine.table(["case", "what", "target", *titles], cases)]
-    if rooflines:
-        parts += ["", "**A step / its memory traffic**", ""]
-        parts += [machine.table(["elements", *titles], rooflines)]
     return "\n".join(parts) + "\n"
 
 
@@ -83,10 +70,7 @@ def main():
     files = parser.parse_args().figures
     columns = json.loads(DATA.read_text())
     for file in files:
-        table = json.loads(file.read_text())
-        if "sizes" in table:  # of `numadam bench`, which names no family; taken on this machine
-            table["machine"] = machine.machine()
-        add(columns, table)
+        add(columns, json.loads(file.read_text()))
     DATA.write_text(json.dumps(columns, indent=1) + "\n")
 
 

@@ -18,9 +18,8 @@ from mpi4py import MPI
 
 import numadam as na
 
-ROUNDS = 41
-#: Numbers in all blocks together, and steps of a sample.
-SIZES = {10_000: 100, 1_000_000: 5, 10_000_000: 1}
+#: Numbers in all blocks together; steps of a sample, and samples: short ones find a quiet moment.
+SIZES = {10_000: (10, 400), 1_000_000: (1, 200)}
 #: Seconds between two looks of a rank that waits without using its core.
 _NAP = 5e-4
 
@@ -75,12 +74,12 @@ def sample(comm, step, count):
 
 
 def main(comm):
-    for n, count in SIZES.items():
+    for n, (count, rounds) in SIZES.items():
         steps = sides(comm, min(n, LIMIT))
         found = {name: [] for name in steps}
         for step in steps.values():  # compiles
             step()
-        for _ in range(ROUNDS if n < LIMIT else 1):
+        for _ in range(rounds if n < LIMIT else 1):
             for name, step in steps.items():
                 found[name].append(sample(comm, step, count))
         for name, taken in found.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import machine
 import numpy as np
+from benchmarks.sides import Roofline
 
 from numadam import bench
 from numadam.bench import measure, peers
@@ -69,7 +70,7 @@ SIDES = {
     "NumPy": numpy_in_place,
     "torch": peers.torch_fused,
     "optax": peers.optax_adam,
-    MEMORY: peers.Roofline,
+    MEMORY: Roofline,
 }
 
 

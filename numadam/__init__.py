@@ -44,16 +44,16 @@ __all__ = ["__version__", *_HOMES, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import numadam`` loads no numba."""
-    process.check_imports()
-    if name in _MODULES:
-        return import_module(f"numadam.{name}")
-    if name not in _HOMES:
+    if name not in _MODULES and name not in _HOMES:
         hint = ""
         if not name.startswith("__"):  # which tools ask for
             schedules = import_module("numadam.schedules").__all__
             hint = import_module("numadam._core.synonyms").public_hint(name, __all__, schedules)
         raise AttributeError(f"module 'numadam' has no attribute {name!r}.{hint}")
-    value = getattr(import_module(_HOMES[name]), name)
+    with process.compile_lock():  # a child forked in the middle would wait for ever
+        if name in _MODULES:
+            return import_module(f"numadam.{name}")
+        value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

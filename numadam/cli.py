@@ -36,17 +36,13 @@ Each draws a picture and prints figures. Loops are compiled before
 training is timed. All data come with numadam and its extra "demo".
 """
 _BENCH = """\
-The first table has arrays of 1 to 50 million elements. Each step is timed
-against the memory traffic of a step (the roofline), NumPy, and torch and
-optax if they are installed. The last line is an iteration of a compiled
-minimisation. The sides take turns, so compare the ratios: seconds change
-from minute to minute.
+Arrays of 1 to 50 million elements. A step is timed beside ten lines of
+NumPy, and torch and optax if they are installed. The sides take turns, so
+compare the ratios: seconds change from minute to minute.
 
 examples:
   python -m numadam bench --quick                up to 1M elements, fast
-  python -m numadam bench --plot steps.png       all sizes, with a picture
   python -m numadam bench --size 5e4 --size 2e6  your own sizes
-  python -m numadam bench --json figures.json    the figures, for a script
 
 The column "busy" shows how much of the machine other programs used
 meanwhile. Above 5 %, measure again. Above 50 % nothing is measured unless

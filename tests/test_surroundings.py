@@ -54,6 +54,33 @@ def test_without_a_console_there_is_no_bar_and_the_same_result(name, monkeypatch
     assert capsys.readouterr().out == ""
 
 
+class Gone:
+    """The stderr of a terminal that is closed after so many texts."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def write(self, text):
+        self.texts -= 1
+        if self.texts < 0:
+            raise OSError(5, "Input/output error")
+        return len(text)
+
+    def flush(self):
+        if self.texts < 0:
+            raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("texts", [0, 1, 2, 5])
+def test_a_run_outlives_its_terminal(texts, monkeypatch):
+    run = RUNS["minimize"]
+    right = run()
+    monkeypatch.setattr(sys, "stderr", Gone(texts))
+    found = run(progress=True)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found.x, right.x)
+
+
 def test_without_a_console_no_line_of_compiling_goes_elsewhere(monkeypatch, capsys):
     monkeypatch.setattr(reports, "PATIENCE", 0.0)
     monkeypatch.setenv(reports.VARIABLE, "1")
@@ -140,6 +167,7 @@ def test_runs_raise_no_error_of_their_own_arithmetic(gradient, norm):
         na.minimize(lambda x: (1.0, g), x0, **options, callback=na.History())
         na.minimize(lambda x: (1.0, g), x0, **options, ftol=1e-3, xtol=1e-3)
         na.minimize_many(lambda X: (np.ones(2), np.array([g, g])), np.array([x0, x0]), **options)
+        na.minimize(lambda x: (1.0, {"a": g, "b": g}), {"a": x0, "b": x0}, **options, xtol=1e-3)
 
 
 @pytest.mark.usefixtures("raising")

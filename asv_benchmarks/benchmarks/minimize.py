@@ -11,9 +11,9 @@ from scipy.optimize import least_squares
 import numadam
 from numadam.bench import peers
 from numadam.bench.measure import timed
-from numadam.bench.peers import START, VALLEY_LR, numpy_loop, rosen
 
 from .common import Case, Cases, Figure, counted, pair, run_python, size
+from .sides import START, VALLEY_LR, minimize, numpy_loop, rosen
 
 _JAX = ("jax", "optax")
 _OFF = {"gtol": 0, "ftol": 0, "xtol": 0, "track_best": False, "history": False}
@@ -199,7 +199,7 @@ def short_run():
 
 
 def _valley(what, target, iterations, tests=True):
-    ours = functools.partial(peers.minimize, size(iterations), **({} if tests else _OFF))
+    ours = functools.partial(minimize, size(iterations), **({} if tests else _OFF))
     theirs = functools.partial(jax_loop, size(iterations))
     return Case(what, target, pair(ours, theirs), _JAX)
 
@@ -216,7 +216,7 @@ class Ratio(Cases):
             "on the same objective",
             0.015,
             pair(
-                functools.partial(peers.minimize, size(300_000)),
+                functools.partial(minimize, size(300_000)),
                 functools.partial(numpy_loop, size(300_000) // 100),
                 expected=100,
             ),

@@ -11,6 +11,7 @@ from numadam._core.parts import parts_of
 from numadam._cpu.kernel import compiled_step
 from numadam.bench import peers
 
+from . import sides as own
 from .common import Case, Cases, pair, size, step, under_layer, values
 
 SIZES = {"50M": 5 * 10**7, "20M": 2 * 10**7, "10M": 10**7, "5M": 5 * 10**6, "1M": 10**6}
@@ -176,13 +177,13 @@ _TO_TORCH = {"50M": 1.0, "10M": 1.0, "1M": 0.65, "100k": 0.35, "10k": 0.12, "100
 
 class Roofline(Cases):
     cases = {
-        **_against("roofline", peers.Roofline, "4R3W roofline", _ROOFLINES),
+        **_against("roofline", own.Roofline, "4R3W roofline", _ROOFLINES),
         "roofline-10M-float64": Case(
             "a step of 10M float64 / its roofline",
             1.1,
             pair(
                 step(10**7, np.float64),
-                functools.partial(peers.Roofline, size(10**7), np.float64),
+                functools.partial(own.Roofline, size(10**7), np.float64),
             ),
         ),
     }

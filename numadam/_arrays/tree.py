@@ -183,19 +183,6 @@ class Active:
         return self.select(self._tree.names(name))
 
 
-def nested(paths: Sequence[Sequence[Any]], values: Sequence[Any]) -> Any:
-    """Values in dicts by the keys that lead to their arrays; of a single array the value."""
-    if not all(paths):
-        return values[0]
-    nest: dict[Any, Any] = {}
-    for path, value in zip(paths, values, strict=True):
-        node = nest
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = value
-    return nest
-
-
 def _first_difference(spec: Any, tree: Any, name: str) -> str:
     """Error text for the first container in `tree` that is not as `spec` has it, or ""."""
     import optree

@@ -12,7 +12,7 @@ import numpy as np
 
 from numadam import schedules
 from numadam._arrays.checks import memory_order
-from numadam._arrays.interop import as_view, is_array, is_cupy, to_host
+from numadam._arrays.interop import as_view, is_array, to_host
 from numadam._checkpoint.container import name_fault
 from numadam._settings.bounds import Box, as_numbers
 from numadam.schedules import ReduceOnPlateau
@@ -329,11 +329,6 @@ def values_in(node: Any, name: str = "p") -> Iterator[tuple[str, Any]]:
     elif kind != "array":
         for key, child in _children(kind, content):
             yield from values_in(child, f"{name}/{_token(key, name)}")
-
-
-def host_array(array: Any) -> np.ndarray:
-    """The numbers of an array in the host's memory: itself where it is there, else a copy."""
-    return np.asarray(array.get(order="A") if is_cupy(array) else array)
 
 
 def laid_out(array: Any, axes: Any, xp: Any) -> Any:

@@ -209,7 +209,7 @@ def _make_finish(plan: Plan, wrap: Wrap) -> Any:
     `r` is the element's index in the array of step sizes.
     """
     fetch, store = wrap(_at), wrap(put)
-    decayed, bounded, follow = wrap(whole_step), wrap(_bounded), wrap(_followed)
+    decayed, bounded, follow = wrap(whole_step), wrap(_bounded), _make_followed(plan, wrap)
     loses = wrap(_scalar if plan.decay == "decoupled" else _nothing)
     bound = _make_bound(plan, wrap)
 
@@ -228,11 +228,21 @@ def _make_finish(plan: Plan, wrap: Wrap) -> Any:
     return wrap(finish)
 
 
-def _followed(average, x, k):
-    """The running average after the new parameter; unchanged bit for bit where they are equal."""
-    if average is None:
-        return None
-    return average + k.weight * (x - average)
+def _make_followed(plan: Plan, wrap: Wrap) -> Any:
+    """``followed(average, x, k)``: the running average after the new parameter x.
+
+    Unchanged bit for bit where they are equal.
+    """
+    one = plan.real.type(1)
+
+    def followed(average, x, k):
+        if average is None:
+            return None
+        if k.weight == one:  # no memory, also of an average that is infinite
+            return x
+        return average + k.weight * (x - average)
+
+    return wrap(followed)
 
 
 def _make_reads(plan: Plan, wrap: Wrap) -> list[Any]:

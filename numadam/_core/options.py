@@ -299,11 +299,10 @@ def own_copy(option: Any) -> Any:
         kinds = {*map(type, option)}
         if kinds in ({list}, {tuple}):
             inner = {*map(type, itertools.chain.from_iterable(option))}
+            # pairs of bounds: one by one they take ten times as long
             if all(kind in _PLAIN or issubclass(kind, np.number) for kind in inner):
                 (pair_type,) = kinds
-                return type(option)(
-                    map(pair_type, option)
-                )  # pairs of bounds, in a tenth of the time
+                return type(option)(map(pair_type, option))
         # of a list, which knows its length: of a map short ones take four times the memory
         return type(option)([own_copy(one) for one in option])
     if hasattr(option, "__next__"):

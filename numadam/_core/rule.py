@@ -94,6 +94,8 @@ class RuleSpec:
     modulus : tuple of str or None
         State arrays that hold a square and are real where a complex number is taken whole; None
         where the formula uses the gradient otherwise, so that it cannot be taken whole.
+    lasting : tuple of str
+        State arrays that never decay: denormal numbers stay in them.
     squared : bool
         Whether the formula squares gradients though it has no state array v.
     digest : str
@@ -123,6 +125,7 @@ class RuleSpec:
     scalars_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     advance_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     power_like: Mapping[str, Callable[[float, float], float]] = field(default_factory=dict)
+    lasting: tuple[str, ...] = ()
     squared: bool = False
     digest: str = ""
     scalar_names: tuple[str, ...] = ()

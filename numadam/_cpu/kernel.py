@@ -12,9 +12,10 @@ from numba import float64, int64, prange
 
 from numadam._core.element import make_element_update
 from numadam._core.plan import CHECKED, OUT, G, P, Plan
-from numadam._core.scalars import make_scalars, width_of
+from numadam._core.scalars import is_due, make_scalars, width_of
 from numadam._cpu import norm_kernel as norms
 from numadam._cpu import records as abi
+from numadam._cpu.denormals import SETTLE_MEMORY, make_settle, settle
 from numadam._cpu.parts import (
     factors_of,
     find_leaf,
@@ -25,6 +26,7 @@ from numadam._cpu.parts import (
     make_prefetch,
     make_row_at,
     make_scalars_of,
+    make_step_of,
     part_of,
 )
 from numadam._cpu.records import META, NDARRAY
@@ -33,6 +35,7 @@ from numadam._cpu.validate import (
     BEFORE_STEP,
     CHECK,
     NEEDS_ROWS,
+    NEEDS_SETTLE,
     NEEDS_WORK,
     NORMS_AGAIN,
     OK,
@@ -215,7 +218,7 @@ def make_run(plan: Plan, wrap: Any) -> Any:
 
 
 def _make_part(plan: Plan, run: Any, out: bool) -> Any:
-    """``part(q, meta_at)``: `run` over the iterations of part q.
+    """``part(q, meta_at)``: `run` over the iterations of part q, then `make_settle`.
 
     All that `run` needs is read from memory into locals of this one function: for all that the
     compiler knows, the stores of `run` may change what lies behind an address, and one load of it
@@ -226,6 +229,7 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
     scalars_of, views = make_scalars_of(width), make_leaf_views(plan, out)
     prefetch = make_prefetch(plan)
     each, row_at = plan.norm == "array" or plan.by_row, make_row_at(plan)
+    free, step_of = make_settle(plan, out), make_step_of(plan)
 
     def part(q, meta_at):
         meta = record_at(meta_at, META)
@@ -256,6 +260,7 @@ def _make_part(plan: Plan, run: Any, out: bool) -> Any:
                 h, k = scalars(row, factors[0, j], factors[1, j])
             p, g, s0, s1, s2, to, average, lo, hi, rate = views(leaf, i, e, n)
             run(n, p, g, s0, s1, s2, to, average, lo, hi, rate, h, k)
+            free(meta, leaf, i, n, step_of(meta, leaf, e))
             low += n
             j += low == after
 
@@ -293,6 +298,8 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             home = record_at(meta.home, META)
             if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
+            if meta.settle == 0 and is_due(home.steps + 1):
+                return NEEDS_SETTLE
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
             parts = (total + size - 1) // size
@@ -332,6 +339,7 @@ _C_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
     "validator": ("validate", validate, VALIDATE),
     "overlap_search": ("overlap", search, SEARCH),
     "strided_arrays": ("strided", handle, HANDLE),
+    "settle": ("settle", settle, SETTLE_MEMORY),
     "sum_up": ("sum_up", norms.sum_up, norms.SUM_UP),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite.ir import FunctionType, IntType, VoidType
-from numba import types
+from numba import int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
@@ -178,6 +178,19 @@ def make_row_at(plan: Plan) -> Any:
         return leaf.table + of_counts * load64(leaf.classes + 8 * (e // leaf.width))
 
     return linked(of_count if plan.by_row else of_group)
+
+
+def make_step_of(plan: Plan) -> Any:
+    """``step_of(meta, leaf, e)``: the number of this step, for iteration e of a leaf."""
+    row_at, width = make_row_at(plan), row_scalars_width(plan)
+
+    def of_all(meta, leaf, e):
+        return record_at(meta.home, META).steps + 1
+
+    def of_row(meta, leaf, e):
+        return int64(array_at(row_at(meta, leaf, e), width, _FLOAT64)[width - 1])
+
+    return linked(of_row if plan.by_row else of_all)
 
 
 def _make_fill_tables(plan: Plan) -> Any:

@@ -156,7 +156,11 @@ def _make_fetch(
 # --- one step over NumPy arrays ------------------------------------------------------------------
 
 #: Compiled functions that few steps need, by the status that asks for them; fields of META.
-_ON_DEMAND = {va.NEEDS_SEARCH: "overlap_search", va.NEEDS_STRIDED: "strided_arrays"}
+_ON_DEMAND = {
+    va.NEEDS_SEARCH: "overlap_search",
+    va.NEEDS_STRIDED: "strided_arrays",
+    va.NEEDS_SETTLE: "settle",
+}
 Named = list[tuple[str, Any]]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # `signal` takes longer to import
 import contextlib
 import functools
 import operator
@@ -13,11 +12,10 @@ import time
 import weakref
 
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
-from _signal import SIGINT, getsignal, signal
+from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
 from _thread import interrupt_main, start_new_thread
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import _bootstrap
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 # --- several calls that have to happen together --------------------------------------------------
@@ -108,8 +106,8 @@ def _interrupt_again() -> None:
 # Registered by ``import numadam`` itself, so that it holds also where other code forks before the
 # first optimiser is made. Imports neither numba nor numpy.
 #
-# A fork copies the forking thread alone. What another thread is in the middle of stays so for ever
-# in the child, so a fork waits, a bounded time, until no other thread compiles and none steps.
+# A fork copies the forking thread alone: a lock that another thread holds stays held in the child.
+# A child that was forked while no other thread compiled or stepped works; any other gets an error.
 
 Kind = TypeVar("Kind")
 
@@ -118,63 +116,28 @@ Kind = TypeVar("Kind")
 #: other threads of the parent hold on to it.
 serial_only = False
 
-#: Seconds a fork waits for steps under way, so that the child gets whole ones. Bounded: a step
-#: may itself wait for the forking thread, in a schedule of the user's.
-_PATIENCE = 1.0
-
-#: Seconds it waits for what other threads compile or load: a loop takes 0.1 to 5 s, and 15 on a
-#: machine that is busy. Ctrl-C ends this wait within `_TURN` seconds.
-_COMPILE_PATIENCE = 30.0
-_TURN = 0.1
-
-#: Locks of Numba, LLVM and our lines on a terminal: a module, and attributes from there.
-_LOCKS = (
-    "numadam._jit.reports _printing",
-    "numba.core.compiler_lock global_compiler_lock _lock",
-    "numba.core.registry CPUTarget _toplevel_target_context _lock",
-    "numba.core.registry CPUTarget _toplevel_typing_context _lock",
-    "numba.np.ufunc.parallel _backend_init_thread_lock",
-    "llvmlite.binding.ffi lib _lock _lock",
-)
-
-#: What Numba imports, also in the middle of a call and outside of its lock: see `_importing`.
-_IMPORTED = sys.stdlib_module_names | {"numadam", "numba", "llvmlite", "numpy", "scipy"}
-
+#: Held while a thread compiles or loads a loop, or imports Numba for numadam.
 _compiling = threading.RLock()
 #: Set in a child that was forked in the middle of it: Numba and LLVM stay half changed.
-_compile_cut_off = _import_cut_off = False
+_compile_cut_off = False
+_threads_before_fork = 1
 
-# Plain dicts: their single operations cannot be interrupted, and so need no lock of their own. No
+# A plain dict: its single operations cannot be interrupted, and so need no lock of their own. No
 # weak set either: its callbacks are Python code, in which an interrupt would be lost.
-_locks: dict[weakref.ref[Any], None] = {}
+_owners: dict[weakref.ref[Any], None] = {}
 _purge_at = 64
 
 
-class _Fork(threading.local):
-    """State that the hooks of one fork share: they run in one thread."""
-
-    def __init__(self) -> None:
-        self.under_way = False
-        self.threads = 1
-        self.importing = self.compiling = False
-        self.interrupts = defer_interrupts()
-        self.compiler: Sequence[Any] = ()
-        self.acquired: list[Any] = []
-
-
-_fork = _Fork()
-
-
 def give_lock(owner: Any) -> None:
-    """Give `owner` a ``_lock`` for its steps that is free in every forked child."""
+    """Give `owner` a ``_lock`` for its steps, which raises in a child that cannot have it."""
     global _purge_at
-    lock = owner._lock = threading.RLock()  # noqa: SLF001  # this module makes and frees it
-    _locks[weakref.ref(lock)] = None
-    if len(_locks) >= _purge_at:
-        for ref in list(_locks):
+    owner._lock = threading.RLock()  # noqa: SLF001  # this module makes and replaces it
+    _owners[weakref.ref(owner)] = None
+    if len(_owners) >= _purge_at:
+        for ref in list(_owners):
             if ref() is None:
-                _locks.pop(ref, None)
-        _purge_at = 64 + 2 * len(_locks)
+                _owners.pop(ref, None)
+        _purge_at = 64 + 2 * len(_owners)
 
 
 @contextlib.contextmanager
@@ -186,27 +149,30 @@ def compile_lock() -> Iterator[None]:
     Raises
     ------
     RuntimeError
-        In a child that was forked while another thread did so, after the fork has waited in vain.
+        In a child that was forked while another thread did so.
     """
     if _compile_cut_off:
-        raise _error("compile or load a loop", "compiling")
+        raise _error("compile or load a loop", "was compiling")
     with _compiling, outside_llvmlite():
         yield
 
 
-def check_imports() -> None:
-    """Raise where a fork has cut off an import of Numba, for which another would wait for ever."""
-    if _import_cut_off:
-        raise _error("be imported", "importing Numba")
-
-
 def _error(what: str, other: str) -> RuntimeError:
     return RuntimeError(
-        f"numadam cannot {what} in this process: it was forked while another thread was {other}, "
-        f"and a fork waits {_COMPILE_PATIENCE:g} s for that, or until Ctrl-C. Fork when nothing is "
-        "being compiled, take a step of each kind before the fork, or start processes by 'spawn' "
-        "or 'forkserver'."
+        f"numadam cannot {what} in this process: it was forked while another thread {other}. "
+        "Fork while no other thread compiles or steps, or start processes by 'spawn' or "
+        "'forkserver'."
     )
+
+
+class _LostLock:
+    """Lock of an optimiser that another thread of the parent was stepping."""
+
+    def __enter__(self) -> None:
+        raise _error("use this optimiser", "was in the middle of a step of it")
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing: it is never entered."""
 
 
 class cached_property(functools.cached_property[Kind]):
@@ -222,148 +188,33 @@ def safe(serial: Any, parallel: Any) -> Any:
     return serial if serial_only else parallel
 
 
-def _compiler_locks() -> Iterator[Any]:
-    """Our lock and those of Numba and LLVM, as far as they are imported; LLVM's is the last.
-
-    They are Python's own. LLVM's is held in each call into it, so that whoever holds it finds no
-    other thread in its midst.
-    """
-    yield _compiling
-    for place in _LOCKS:
-        name, *path = place.split()
-        # not imported, or a version that has no such lock
-        with contextlib.suppress(KeyError, AttributeError):
-            found: Any = sys.modules[name]
-            for attribute in path:  # of a class itself `getattr` would call the property
-                found = (
-                    vars(found)[attribute] if isinstance(found, type) else getattr(found, attribute)
-                )
-            yield found
-
-
-def _importing() -> bool:
-    """Whether another thread imports what a child may import, which would wait for ever."""
-    # Python offers no other way
-    module_locks = _bootstrap._module_locks  # type: ignore[attr-defined]  # noqa: SLF001
-    locks = [ref() for ref in list(module_locks.values())]
-    return any(
-        lock.name.partition(".")[0] in _IMPORTED
-        for lock in locks
-        if lock is not None and lock.owner not in (None, threading.get_ident())
-    )
-
-
-def _acquire(lock: Any, deadline: float = 0.0) -> bool:
-    acquired: bool = lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
-    if acquired:
-        _fork.acquired.append(lock)
-    return acquired
-
-
-def _acquire_all(locks: Sequence[Any], deadline: float) -> bool:
-    """Acquire all of these locks or none: others take them in another order."""
-    first = locks[0]
-    while _acquire(first, deadline):
-        taken = next((lock for lock in locks if lock is not first and not _acquire(lock)), None)
-        if taken is None:
-            return True
-        _release_all()
-        first = taken  # wait for that one first
-    return False
-
-
-def _acquire_steps() -> None:
-    """Acquire the locks of all optimisers that can be had in a while."""
-    deadline = time.monotonic() + _PATIENCE
-    for ref in list(_locks):
-        if (lock := ref()) is not None:
-            _acquire(lock, deadline)
-
-
-def _release_all() -> None:
-    while _fork.acquired:
-        _fork.acquired.pop().release()
-
-
-@contextlib.contextmanager
-def _logging_free() -> Iterator[None]:
-    """Release the lock of `logging`: its hook may have run first, and who compiles may log."""
-    lock: Any = getattr(sys.modules.get("logging"), "_lock", None)
-    held = lock is not None and lock._is_owned()  # noqa: SLF001  # by its hook, in this thread
-    if held:
-        lock.release()
-    try:
-        yield
-    finally:
-        if held:
-            lock.acquire()
+def _is_free(lock: Any) -> bool:
+    """Whether no other thread holds a lock."""
+    if not lock.acquire(blocking=False):
+        return False
+    lock.release()
+    return True
 
 
 def _before() -> None:
-    # Python prints what a hook raises, and forks: whatever comes here, the other hooks need these.
-    _fork.acquired, _fork.compiler = [], list(_compiler_locks())
-    _fork.threads, _fork.importing, _fork.compiling = threading.active_count(), False, True
-    _fork.interrupts = defer_interrupts()
-    _fork.under_way = True
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_fork.interrupts)
-        with _logging_free():
-            _wait()
-        stack.pop_all()  # deferred until after the fork
-
-
-def _wait() -> None:
-    """Wait until no other thread compiles or steps, so long as there is patience."""
-    deadline = time.monotonic() + _COMPILE_PATIENCE
-    while True:
-        _fork.importing, _fork.compiler = _importing(), list(_compiler_locks())
-        turn = min(deadline, time.monotonic() + _TURN)
-        if not _fork.importing and _acquire_all(_fork.compiler, turn):
-            _acquire_steps()
-            _fork.importing = _importing()  # one may have begun meanwhile
-            if not _fork.importing:
-                _fork.compiling = False
-                return
-            _release_all()
-        if time.monotonic() >= deadline or _fork.interrupts.caught:
-            _acquire(_fork.compiler[-1], time.monotonic() + _PATIENCE)  # a call into LLVM is short
-            _acquire_steps()
-            return
-        time.sleep(0.001)
-
-
-def _interrupt_soon() -> None:
-    """Send Ctrl-C to the main thread when the hook is done, which would lose its exception."""
-    time.sleep(0.01)
-    _signal.pthread_kill(threading.main_thread().ident, _signal.SIGINT)
-
-
-def _in_parent() -> None:
-    if _fork.under_way:
-        _fork.under_way = False
-        _release_all()
-        if _fork.interrupts.end():
-            start_new_thread(_interrupt_soon, ())
+    global _threads_before_fork
+    _threads_before_fork = threading.active_count()
 
 
 def _in_child() -> None:
-    global serial_only, _compile_cut_off, _import_cut_off
-    if not _fork.under_way:
-        return
-    _fork.under_way = False
-    _fork.interrupts.end()  # Ctrl-C before the fork was for the parent
-    _compile_cut_off = _compile_cut_off or _fork.compiling
-    _import_cut_off = _import_cut_off or _fork.importing
-    acquired = set(map(id, _fork.acquired))
-    for lock in (*_fork.compiler, *(ref() for ref in list(_locks))):
-        if lock is not None and id(lock) not in acquired:
-            lock._at_fork_reinit()  # noqa: SLF001  # as CPython renews its own: its thread is not here
-    _release_all()
+    global serial_only, _compile_cut_off
+    numbas: Any = sys.modules.get("numba.core.compiler_lock")  # held by all that compiles by Numba
+    locks = [_compiling, *([numbas.global_compiler_lock._lock] if numbas else [])]  # noqa: SLF001
+    _compile_cut_off = _compile_cut_off or not all(map(_is_free, locks))
+    for ref in list(_owners):
+        owner = ref()
+        if owner is not None and not _is_free(owner._lock):  # noqa: SLF001
+            owner._lock = _LostLock()  # noqa: SLF001
     layer = None
     with contextlib.suppress(AttributeError, ValueError):  # not imported, or none chosen yet
         layer = sys.modules["numba"].threading_layer() if "numba" in sys.modules else None
-    serial_only = serial_only or layer == "omp" or (layer == "tbb" and _fork.threads > 1)
+    serial_only = serial_only or layer == "omp" or (layer == "tbb" and _threads_before_fork > 1)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_child=_in_child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from ctypes import addressof
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,14 @@ from numadam._jit import loops, process
 from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
 from numadam._least_squares import kernel as kn
+from numadam._least_squares.guards import (
+    CHECKED,
+    FINE,
+    PAST_J,
+    PAST_R,
+    check_size,
+    large_size,
+)
 from numadam._least_squares.objective import ResidualAdapter
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
 from numadam._minimize.observers import ProgressBar
@@ -58,8 +67,10 @@ class FitTask:
 class Fits:
     """Fits that are run in chunks, in the order of their numbers."""
 
-    def __init__(self, task: FitTask, adapter: ResidualAdapter) -> None:
-        self._task, self._adapter = task, adapter
+    _adapter: ResidualAdapter
+
+    def __init__(self, task: FitTask) -> None:
+        self._task = task
         problems, n = task.x.shape
         threads = loops.count() if problems * task.m >= _PARALLEL_FROM else 1
         self._workers = workers = max(1, min(threads, problems))
@@ -73,7 +84,13 @@ class Fits:
             "njev": np.zeros(problems, np.int64),
         }
         self._raised = np.full(workers, -1)
+        self._past = np.zeros((workers, 4), np.int64)
         self._trial = np.zeros((workers, n), task.x.dtype)
+        size = max(workers * large_size(n, task.m), check_size(n, task.m, task.derives))
+        try:
+            large = aligned_zeros(task.x.itemsize * size)
+        except MemoryError as error:
+            raise MemoryError(f"m: there is no memory for {task.m} residuals: {error}") from error
         self._arrays = {
             **self._out,
             "x": task.x,
@@ -83,7 +100,8 @@ class Fits:
             "raised": self._raised,
             "trial": self._trial,
             "small": aligned_zeros(workers * 8 * kn.small_size(n)),
-            "large": aligned_zeros(workers * task.x.itemsize * kn.large_size(n, task.m)),
+            "large": large,
+            "past": self._past,
         }
         self._state = _Fits(
             workers=workers,
@@ -93,7 +111,7 @@ class Fits:
             jac=task.derives,
             max_nfev=task.max_nfev,
             absolute_sigma=task.absolute_sigma,
-            fun=adapter.address,
+            need=task.m if task.points is None else task.points.max(initial=0),
             eps=float(np.finfo(task.x.dtype).eps),
             **dict(zip(("ftol", "xtol", "gtol"), task.tolerances, strict=True)),
             **{name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()},
@@ -103,18 +121,37 @@ class Fits:
         self._in_threads = workers > 1 and loops.layer() != "workqueue"
         self._entry = entry_for(task.args)
 
+    def check(self, adapter: ResidualAdapter) -> None:
+        """Call the residuals on marks between guards, and refuse what they write elsewhere."""
+        self._adapter, self._state.fun = adapter, adapter.address
+        self._state.end = len(self._task.x)
+        self._state.checks, self._state.workers = self._workers, 1
+        self._call()
+        self._state.checks, self._state.workers = 0, self._workers
+
     def advance(self) -> None:
         """Fit the next problems: about as many as take `_CHUNK_SECONDS`."""
         end = min(len(self._task.x), self.done + self._chunk)
         self._state.first, self._state.end = self.done, end
-        kernel = kernel_address(self._kernels.choose(process.safe(False, self._in_threads)))
         start = time.perf_counter()
-        self._entry(self._task.args, kernel, 0, addressof(self._state))
+        self._call()
         seconds = max(time.perf_counter() - start, 1e-9)
-        if (self._raised >= 0).any():
-            self._raise_again()
         many = int((end - self.done) * min(8.0, _CHUNK_SECONDS / seconds))
         self.done, self._chunk = end, max(self._workers, many)
+
+    def _call(self) -> None:
+        """Run the loop, and raise what the residuals raised, or where they wrote."""
+        kernel = kernel_address(self._kernels.choose(process.safe(False, self._in_threads)))
+        try:
+            if self._entry(self._task.args, kernel, 0, addressof(self._state)) == 0:
+                return
+        except SystemError:  # of `numba.objmode`: its exception is pending, and the loop returned
+            if not (self._raised >= 0).any():
+                raise
+        if (self._raised >= 0).any():
+            self._raise_again()
+        for found in self._past[self._past[:, 0] != FINE].tolist():
+            raise ValueError(_text_of(found, self._task))
 
     def _raise_again(self) -> None:
         """Raise the exception of the residuals, by calling them once more where they raised."""
@@ -145,6 +182,8 @@ class Fits:
         few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
         if few and not self._task.absolute_sigma:
             found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
+        if np.isinf(variances).any():
+            found.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
         return ManyResult(
             success=np.isin(status, (kn.BY_GTOL, kn.BY_FTOL, kn.BY_XTOL, kn.BY_BOTH)),
             status=status,
@@ -159,11 +198,35 @@ class Fits:
         )
 
 
-def run_fits(task: FitTask, adapter: ResidualAdapter) -> ManyResult:
+def _text_of(found: list[int], task: FitTask) -> str:
+    """What the residuals wrote where, and what to do."""
+    kind, a, b, c = found
+    m, n, slips = task.m, task.x.shape[1], "@numba.njit(boundscheck=True) finds the line."
+    if kind == PAST_J:
+        return (
+            f"fun: wrote J[{a}, {b}], J has shape ({m}, {n}): J[k, j] is the derivative of r[k] by "
+            f"x[j]. {slips}"
+        )
+    if kind == PAST_R:
+        return f"fun: wrote r[{a}], m is {m}. {slips}"
+    where = f"m: fun wrote {a} residuals, m is {m}"
+    if b < 0 or c >= m:
+        return f"{where}: r[{b}] to r[{c}]. If m is right, {slips}"
+    checked = min(len(task.x), CHECKED)
+    return (
+        f"{where}, in the first {checked} problems together. Write m={a}, or 0 into what a problem "
+        "has no data for; where all have fewer than m, pass their number as points."
+    )
+
+
+def run_fits(task: FitTask, compile_residuals: Callable[[], ResidualAdapter]) -> ManyResult:
     """Fit all problems; an exception carries the result so far."""
-    fits, problems = Fits(task, adapter), len(task.x)
+    fits, problems = Fits(task), len(task.x)
     bar = ProgressBar(task.progress, problems)
     try:
+        adapter = compile_residuals()
+        if problems:
+            fits.check(adapter)
         while fits.done < problems:
             fits.advance()
             bar.update(fits.done, f"{problems - fits.done} left")

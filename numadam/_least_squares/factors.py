@@ -21,6 +21,8 @@ from numadam._jit.functions import linked
 POINTS = 16
 #: A column depends on those before it where no larger share of it is left, in units of eps.
 _DEPENDENT = 10.0
+#: Shares of a column from which they overflow in float32, or in float64.
+_LARGE_32, _LARGE = 1e38, 1e300
 #: Factors of a step, and of the bounds of its length, as in MINPACK.
 _TINY, _NEAR, _SEARCHES = 2.3e-308, 0.1, 10
 
@@ -89,8 +91,6 @@ def gradient(J, r, x, low, high, g, sizes, scale, free):
         g[j], sizes[j] = dot(J[j], r), math.sqrt(dot(J[j], J[j]))
         finite = finite and abs(g[j]) < np.inf and sizes[j] < np.inf
         scale[j] = max(scale[j], sizes[j])
-        if scale[j] == 0.0:
-            scale[j] = 1.0
         held = (x[j] <= low[j] and g[j] > 0.0) or (x[j] >= high[j] and g[j] < 0.0)
         free[j] = 0.0 if held or low[j] == high[j] else 1.0
     return finite
@@ -104,8 +104,10 @@ def factorize(J, r, free, sizes, eps, R, qr):
     Householder. Columns that are not free, or that depend on those before, get a row and a column
     of zeros: their elements do not move. J and r are overwritten.
     """
-    n = len(J)
+    n, largest = len(J), 0.0
+    limit = _LARGE if eps < 1e-10 else _LARGE_32
     for j in range(n):
+        largest = max(largest, sizes[j])
         qr[j] = 0.0
         for k in range(n):
             R[j, k] = 0.0
@@ -113,14 +115,18 @@ def factorize(J, r, free, sizes, eps, R, qr):
         size = 0.0
         if free[j] != 0.0:
             size = math.sqrt(dot(J[j], J[j])) if j > 0 else sizes[0]
-        if not size > _DEPENDENT * eps * sizes[j]:
+        if not size > _DEPENDENT * eps * sizes[j] or largest > limit * size:
             continue
-        R[j, j], inverse = size, 1.0 / size
+        inverse = 1.0 / size
+        onto = dot(J[j], r) * inverse
+        if abs(onto) > limit * size:
+            continue
+        R[j, j] = size
         for k in range(j + 1, n):
             if free[k] != 0.0:
                 R[j, k] = dot(J[j], J[k]) * inverse
                 _subtract(J[k], J[j], r.dtype.type(R[j, k] * inverse))
-        qr[j] = dot(J[j], r) * inverse
+        qr[j] = onto
         _subtract(r, J[j], r.dtype.type(qr[j] * inverse))
 
 
@@ -243,7 +249,7 @@ def damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p):
         total = 0.0
         for k in range(j + 1):
             total += R[k, j] * qr[k]
-        high += (total / scale[j]) ** 2
+        high += (total / scale[j]) ** 2 if total != 0.0 else 0.0
     steepest = math.sqrt(high)
     high = max(steepest / radius, _TINY / min(radius, _NEAR))
     damping = min(max(damping, low), high)

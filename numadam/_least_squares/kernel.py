@@ -17,6 +17,7 @@ from numba import int64, prange
 
 from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at, record_at
+from numadam._least_squares.differences import differentiate
 from numadam._least_squares.factors import (
     bend,
     covariance,
@@ -27,16 +28,21 @@ from numadam._least_squares.factors import (
     length,
     padded,
 )
+from numadam._least_squares.guards import FINE, MARKS, find_past, make_check, places, set_guards
 from numadam._minimize.compiled.objective import call7
 
-#: ``status`` of a problem: 0 to 4 as in SciPy; BUSY inside the loop alone.
-UNFINISHED, MAX_NFEV, BY_GTOL, BY_FTOL, BY_XTOL, BY_BOTH, LOST, BUSY = -1, 0, 1, 2, 3, 4, 5, 6
+#: ``status`` of a problem: 0 to 4 as in SciPy. LOOSE: an unknown that r does not
+#: show; STUCK: J promises what r does not keep; BUSY inside the loop alone.
+UNFINISHED, MAX_NFEV, BY_GTOL, BY_FTOL, BY_XTOL, BY_BOTH, LOST, LOOSE, STUCK, BUSY = range(-1, 9)
 
 #: All that the loop reads, numbers and addresses.
-_COUNTS = ("workers", "first", "end", "n", "m", "boxes", "jac", "max_nfev", "absolute_sigma")
+_COUNTS = (
+    *("workers", "first", "end", "n", "m", "boxes", "jac", "max_nfev", "absolute_sigma"),
+    *("checks", "need"),
+)
 _ADDRESSES = (
     *("fun", "x", "low", "high", "points", "cost", "optimality", "cov"),
-    *("status", "nfev", "njev", "small", "large", "trial", "raised"),
+    *("status", "nfev", "njev", "small", "large", "trial", "raised", "past"),
 )
 FITS = np.dtype(
     [(name, np.int64) for name in (*_COUNTS, *_ADDRESSES)]
@@ -44,9 +50,15 @@ FITS = np.dtype(
 )
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
-_VECTORS, _MATRICES = 10, 2
-#: The radius of the first step, in lengths of x, or of r where x is 0.
+_VECTORS, _MATRICES = 13, 2
+#: The radius of the first step, in lengths of x; of r where r does not show that.
 _FACTOR = 100.0
+#: The last step that a claim allows, in error bars, and in roundings of the model.
+_OF_ERROR, _OF_ROUNDING = 0.01, 1.0
+#: A column of J is taken for a sum of others where less of it is left, in roundings.
+_WEAK = 1e4
+#: The changes of the cost by two steps that are alike, relative to the steps.
+_ALIKE = 0.25
 #: A smaller norm has lost digits of its squares, which underflow.
 _UNDERFLOWS = 1e-146
 #: The gain from which a step is taken, and those from which the radius shrinks and grows.
@@ -58,45 +70,7 @@ def small_size(n: int) -> int:
     return _VECTORS * n + _MATRICES * n * n
 
 
-def large_size(n: int, m: int) -> int:
-    """Numbers of the dtype of x in the memory of a worker: r and J, twice."""
-    return 2 * (n + 1) * int(padded.py_func(m))
-
-
 # --- parts of an iteration -----------------------------------------------------------------------
-
-
-@linked
-def _difference(x, low, high, root):
-    """The step of a forward difference, as MINPACK has it; 0 where the bounds fix x."""
-    step = root * abs(x)
-    if step == 0.0:
-        step = root
-    if x + step > high:  # backward; where neither fits, towards the farther bound
-        step = -step
-        if x + step < low:
-            step = high - x if high - x >= x - low else low - x
-    return step
-
-
-@linked
-def _differentiate(s, i, x, low, high, r, J, trial, spare, addresses, args_at):
-    """J by forward differences at x, where the residuals are r; -1 if the objective raised."""
-    trial_at, spare_at = addresses
-    root = math.sqrt(s.eps)
-    for j in range(s.n):
-        trial[j] = x[j]
-    for j in range(s.n):
-        trial[j] = x[j] + _difference(x[j], low[j], high[j], root)
-        step = trial[j] - x[j]
-        if step != 0.0:
-            failed = call7(s.fun, i, trial_at, spare_at, 0, s.n, s.m, args_at)
-            if failed != 0:
-                return failed
-        trial[j] = x[j]
-        for k in range(len(r)):
-            J[j, k] = (spare[k] - r[k]) / step if step != 0.0 else 0.0
-    return 0
 
 
 @linked
@@ -156,13 +130,51 @@ def _adapt(gain, actual, slope, far, radius, size, damping):
 
 
 @linked
-def _stopped(s, gain, actual, predicted, radius, size_of_x):
+def _stopped(s, gain, actual, predicted, radius, size_of_x, least):
     """The status that MINPACK's tests of f and x give, or BUSY."""
     flat = abs(actual) <= s.ftol and 0.0 <= predicted <= s.ftol and gain <= 2.0
-    near = radius <= s.xtol * size_of_x
+    near = radius <= s.xtol * size_of_x or radius <= least
     if flat:
         return BY_BOTH if near else BY_FTOL
     return BY_XTOL if near else BUSY
+
+
+@linked
+def _is_loose(J, r, x, sizes, free, norm, eps):
+    """Whether there are no data, or r shows nothing of an unknown within max(|x|, 1)."""
+    empty, unknowns = True, 0
+    for j in range(len(x)):
+        if free[j] == 0.0:
+            continue
+        unknowns += 1
+        empty = empty and sizes[j] == 0.0
+        reach = max(abs(float(x[j])), 1.0)
+        if norm > 0.0 and sizes[j] * reach <= eps * norm:
+            shown = False
+            for k in range(len(r)):
+                shown = shown or abs(float(J[j, k])) * reach > eps * abs(float(r[k]))
+            if not shown:
+                return True
+    return empty and unknowns > 0
+
+
+@linked
+def _is_settled(s, R, p, x, sizes, norm, freedom):
+    """Whether the undamped step -p is small against the error bars, or against rounding of r.
+
+    MINPACK's tests compare a step with x and with the cost alone.
+    """
+    weak = min(1e3 * math.sqrt(s.eps), 1e-2) if s.jac == 0 else _WEAK * s.eps
+    square, reach = 0.0, norm
+    for j in range(len(p)):
+        reach = max(reach, sizes[j] * abs(x[j]))
+        if R[j, j] > weak * sizes[j]:
+            moved = 0.0
+            for k in range(j, len(p)):
+                moved += R[j, k] * p[k]
+            square += moved * moved
+    error = norm / math.sqrt(max(freedom, 1))
+    return math.sqrt(square) <= max(_OF_ERROR * error, _OF_ROUNDING * s.eps * reach)
 
 
 # --- a problem -----------------------------------------------------------------------------------
@@ -184,48 +196,67 @@ def _make_fit(real: Any) -> Any:
         small = array_at(s.small + w * 8 * n * (_VECTORS + 2 * n), (_VECTORS + 2 * n, n), f8)
         g, sizes, scale, free, qr, p = small[0], small[1], small[2], small[3], small[4], small[5]
         rotated, row, v, fixed = small[6], small[7], small[8], small[9]
+        steps, changes, units = small[10], small[11], small[12]
         R, S = small[_VECTORS : _VECTORS + n], small[_VECTORS + n :]
         wide = padded(m)
-        trial_at, r_at = s.trial + w * n * item, s.large + w * 2 * (n + 1) * wide * item
-        r2_at, J_at, J2_at = (
-            r_at + wide * item,
-            r_at + 2 * wide * item,
-            r_at + (n + 2) * wide * item,
-        )
-        trial, r, r2 = (
-            array_at(trial_at, n, real),
-            array_at(r_at, wide, real),
-            array_at(r2_at, wide, real),
-        )
-        J = array_at(J_at, (n, wide), real)
+        of_r, of_r2, of_J, of_J2, total = places(n, m)
+        trial_at, large_at = s.trial + w * n * item, s.large + w * total * item
+        r_at, r2_at = large_at + of_r * item, large_at + of_r2 * item
+        J_at, J2_at = large_at + of_J * item, large_at + of_J2 * item
+        trial = array_at(trial_at, n, real)
+        r, r2 = array_at(r_at, wide, real), array_at(r2_at, wide, real)
+        J, spare_slope = array_at(J_at, (n, wide), real), array_at(J2_at, wide, real)
+        freedom = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
+        empty = freedom == 0
         for j in range(n):
             x[j] = trial[j] = min(max(x[j], low[j]), high[j])
-            scale[j] = 0.0
+            scale[j] = steps[j] = changes[j] = 0.0
+            freedom -= 1 if low[j] < high[j] else 0  # else it is known
         nfev, njev, status = 1, 0, BUSY
         if call7(s.fun, i, trial_at, r_at, J_at, n, m, args_at) != 0:
             return -1
         norm = math.sqrt(dot(r, r))
         if not norm < np.inf or (norm < _UNDERFLOWS and r.any()):
             status = LOST
-        radius = damping = size_of_x = 0.0
-        derived, first, taken = s.jac != 0, True, True
+        radius = damping = size_of_x = size_before = change_before = 0.0
+        derived, first, taken, loose, follows, now = s.jac != 0, True, True, False, 0, norm
         while status != LOST:
             if not derived:
-                if _differentiate(s, i, x, low, high, r, J, trial, r2, (trial_at, r2_at), args_at):
+                count = differentiate(
+                    s, i, norm, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at),
+                    args_at, steps, changes, units,
+                )  # fmt: skip
+                if count < 0:
                     return -1
-                nfev, njev, derived = nfev + n, njev + 1, True
+                nfev, njev, derived = nfev + count, njev + 1, True
             if taken:
                 if not gradient(J, r, x, low, high, g, sizes, scale, free):
                     status = LOST
-                elif status == BUSY and _cosine(g, sizes, free, norm) <= s.gtol:
-                    status = BY_GTOL
+                    break
+                loose = empty or _is_loose(J, r, x, sizes, free, norm, s.eps)
+                if status == BUSY and _cosine(g, sizes, free, norm) <= s.gtol:
+                    status = LOOSE if loose else BY_GTOL
                 elif status == BUSY and nfev >= s.max_nfev:
                     status = MAX_NFEV
                 factorize(J, r, free, sizes, s.eps, R, qr)
                 size_of_x = length(scale, x)
                 if first:
-                    # in the unit of r: MINPACK takes 1 at x = 0, which large data never leave
-                    radius = _FACTOR * (size_of_x if size_of_x > 0.0 else norm)
+                    # in the unit of r: MINPACK takes 1 at x = 0, which large data never leave,
+                    # and at 1e-300 no step that r shows
+                    radius = _FACTOR * (size_of_x if size_of_x > s.eps * norm else norm)
+            if BY_FTOL <= status <= BY_BOTH:
+                damped_step(R, qr, scale, np.inf, 0.0, fixed, S, rotated, row, v, p)
+                bend(R, qr, scale, 0.0, x, low, high, fixed, v, S, rotated, row, p)
+                if _is_settled(s, R, p, x, sizes, norm, freedom):
+                    status = LOOSE if loose else status
+                elif radius > s.eps * max(size_of_x, norm):
+                    status = BUSY if nfev < s.max_nfev else MAX_NFEV
+                elif not now < np.inf:
+                    status = LOST
+                elif loose or follows > 1:
+                    status = LOOSE if loose else STUCK
+                else:
+                    status = BY_XTOL
             if status != BUSY:
                 break
             damping = damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p)
@@ -255,8 +286,21 @@ def _make_fit(real: Any) -> Any:
                     J_at, J2_at = J2_at, J_at
                     J = array_at(J_at, (n, wide), real)
                 derived = s.jac != 0
-            status = _stopped(s, gain, actual, predicted, radius, size_of_x)
-            if status == BY_XTOL and not now < np.inf:
+            if gain > _POOR:
+                follows, size_before = 0, 0.0
+            elif now < np.inf and not far:
+                # a right J foretells the gain of a small step: where that stays poor, and the cost
+                # follows smaller and smaller steps, it is no rounding
+                size = length(scale, p)
+                if actual == 0.0:
+                    follows += 2 if size > math.sqrt(s.eps) * size_of_x else 0
+                elif size < 0.9 * size_before:
+                    of_now, of_before = abs(actual) / size, change_before / size_before
+                    apart = abs(of_now - of_before)
+                    follows += 1 if apart <= _ALIKE * max(of_now, of_before) else 0
+                size_before, change_before = size, abs(actual)
+            status = _stopped(s, gain, actual, predicted, radius, size_of_x, s.eps * norm)
+            if taken and norm < _UNDERFLOWS and r.any():
                 status = LOST
             if status == BUSY and nfev >= s.max_nfev:
                 status = MAX_NFEV
@@ -266,10 +310,8 @@ def _make_fit(real: Any) -> Any:
         array_at(s.status, i + 1, np.int64)[i] = status
         if status != LOST:  # else they stay NaN
             array_at(s.optimality, i + 1, f8)[i] = _largest(g, free)
-            freedom = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
             for j in range(n):
                 fixed[j] = 0.0 if low[j] < x[j] < high[j] else 1.0
-                freedom -= 1 if low[j] < high[j] else 0  # else it is known
             factor = 1.0
             if s.absolute_sigma == 0:
                 factor = norm * norm / freedom if freedom > 0 else np.inf
@@ -283,24 +325,46 @@ def _make_fit(real: Any) -> Any:
 # --- the loop ------------------------------------------------------------------------------------
 
 
+def _told(workers, state_at):
+    """How many workers have something to tell."""
+    s, count = record_at(state_at, FITS), 0
+    for w in range(workers):
+        raised, past = array_at(s.raised, w + 1, np.int64), array_at(s.past, 4 * w + 1, np.int64)
+        count += 1 if raised[w] >= 0 or past[4 * w] != FINE else 0
+    return count
+
+
 def make_kernels(real: Any, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``kernel(0, state_at, args_at)``: fit some problems; serial, and parallel over workers."""
-    fit = _make_fit(real)
+    """``kernel(0, state_at, args_at)``: fit some problems; serial, and parallel over workers.
+
+    It returns how many workers have something to tell, in `raised` or in `past`.
+    """
+    fit, check, mark = _make_fit(real), make_check(real), real(MARKS[real])
+    item = np.dtype(real).itemsize
 
     def work(w, state_at, args_at):
         s = record_at(state_at, FITS)
+        size = places(s.n, s.m)[4]
+        if s.checks != 0:
+            check(s, s.large, args_at)  # in the memory that the workers get next
+            for k in range(s.checks):
+                set_guards(array_at(s.large + k * size * item, size, real), s.n, s.m, mark)
+            return
         for i in range(s.first + w, s.end, s.workers):
             if fit(w, i, state_at, args_at) != 0:
                 array_at(s.raised, w + 1, np.int64)[w] = i
                 break
+        found = array_at(s.past, (w + 1, 4), np.int64)[w]
+        find_past(array_at(s.large + w * size * item, size, real), s.n, s.m, mark, found)
 
-    fit_share = linked(work)
+    fit_share, told = linked(work), linked(_told)
 
     def make_kernel(each: Any) -> Callable[..., Any]:
         def kernel(meta_at, state_at, args_at):
-            for w in each(record_at(state_at, FITS).workers):
+            workers = record_at(state_at, FITS).workers
+            for w in each(workers):
                 fit_share(int64(w), state_at, args_at)
-            return 0
+            return told(workers, state_at)
 
         kernel.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.kernel"
         return kernel

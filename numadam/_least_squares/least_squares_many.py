@@ -13,7 +13,7 @@ from numadam._least_squares.batch import FitTask, run_fits
 from numadam._least_squares.objective import adapter_for, form_of
 from numadam._minimize.arguments import Run, own_copy, read_args
 from numadam._minimize.result import ManyResult
-from numadam._settings.bounds import OPEN, check_ends, inward, standard_bounds
+from numadam._settings.bounds import OPEN, Box, check_ends, inward, standard_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,23 +78,28 @@ def least_squares_many(
     fun : function
         Compiled by Numba: ``fun(x, r, i, *args)`` writes the m residuals of problem i into r, or
         ``fun(x, r, *args)``. r is 0 before the call: a problem of fewer points leaves the rest 0.
+        It is called once more for each run, which checks what it writes.
     x0 : array of shape (problems, n)
         Starts, float64 or float32; not modified. One problem is ``x0[None]``. An iteration takes
         about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster.
     args : tuple, default ()
         Further arguments of `fun`.
     m : int
-        Residuals of a problem, the same number for all. Numba does not check that `fun` stays
-        within them: while you write it, use ``@numba.njit(boundscheck=True)``.
+        Residuals of a problem, the same number for all. That `fun` writes them all, and nothing
+        beyond r and J, is checked as far as they are long; further off only
+        ``@numba.njit(boundscheck=True)`` can tell.
     jac : True, optional
         ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J is
-        0 before the call, too. Without it: forward differences, which take n evaluations.
-    bounds : (lo, hi), sequence of (lo, hi), or scipy.optimize.Bounds, optional
-        As in `minimize_many`. A start outside is moved to the bound.
+        0 before the call, too. Without it: forward differences, which take some n evaluations.
+        They need an r that is smooth in x, over steps that change it by more than its rounding.
+    bounds : (low, high), array of shape (n, 2), or scipy.optimize.Bounds, optional
+        As in SciPy's `least_squares`: two numbers or arrays, low first; None is open. Pairs for
+        each unknown are an array. A start outside is moved to the bound.
     ftol, xtol, gtol : float, default 1e-8
         Tolerances of MINPACK's tests: of the relative change of the cost, of that of x, and of
-        the cosine between r and the columns of J. At least 2.2e-16; in float32, a smaller one
-        than 1.2e-7 is raised to that.
+        the cosine between r and the columns of J. The first two hold only where the next step
+        would be below 0.01 of the error bars, or no more than rounding of r. At least 2.2e-16; in
+        float32, a smaller one than 1.2e-7 is raised to that.
     max_nfev : int, optional
         Evaluations of `fun` after which no step is tried, those of differences included: default
         100 (n + 1). The differences at the last x come on top.
@@ -112,7 +117,9 @@ def least_squares_many(
         :math:`J^T r` that no bound holds), ``cov`` of shape (problems, n, n) and its ``stderr`` as
         `pcov` of ``curve_fit``, ``nfev``, ``njev``, ``success``, and ``status`` as of SciPy: 1 to
         4 for gtol, ftol, xtol, and both of these, 0 for `max_nfev`, -1 interrupted; 5: a residual
-        or a derivative, or a sum of their squares, is not finite, or all squares underflow.
+        or a derivative, or a sum of their squares, is not finite, or all squares underflow; 6: no
+        data, or an unknown whose column of J, times max(\|x\|, 1), changes no residual by more
+        than its rounding; 7: no step lowers the cost as J says, so J may be wrong.
         ``cov`` is inf where J has no full rank (by rounding it may be finite and huge), or there
         are no more points than unknowns that the bounds leave open; an element at a bound has
         none (NaN). ``message`` counts why they ended.
@@ -150,7 +157,7 @@ def least_squares_many(
     args = read_args(args, compiled=True)
     form = form_of(fun, args, jac)
     low, high = read_bounds(bounds, x)
-    m = count("m", m, 1)
+    m = count("m", m, 1, 2**40)
     task = FitTask(
         x=x,
         args=args,
@@ -167,7 +174,7 @@ def least_squares_many(
         progress=progress,
         derives=form[0],
     )
-    return run_fits(task, adapter_for(fun, form, x.dtype, args))
+    return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args))
 
 
 def read_starts(x0: Any) -> np.ndarray:
@@ -190,7 +197,10 @@ def read_starts(x0: Any) -> np.ndarray:
 
 def read_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Low and high, each of shape (1, n) or (problems, n)."""
-    pair = standard_bounds(bounds, x.shape[1:]) or OPEN
+    pair = OPEN
+    if bounds is not None:
+        box = bounds if hasattr(bounds, "lb") and hasattr(bounds, "ub") else _read_box(bounds, x)
+        pair = standard_bounds(box, x.shape[1:]) or OPEN
     check_ends(pair, x, "bounds", "x")
     rows = len(x) if any(np.ndim(end) == 2 for end in pair) else 1
     low, high = (
@@ -198,6 +208,31 @@ def read_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         for end, other in zip(pair, (np.inf, -np.inf), strict=True)
     )
     return low, high
+
+
+def _read_box(bounds: Any, x: np.ndarray) -> Box:
+    """(low, high) as SciPy's least_squares reads it, or an array of a pair for each unknown."""
+    n, shape = x.shape[1], getattr(bounds, "shape", None)
+    if shape == (2, 2) == (n, 2):
+        raise ValueError(
+            "bounds: an array of shape (2, 2) for two unknowns could be low and high, or a pair "
+            "for each. Write (low, high), or scipy.optimize.Bounds(low, high)."
+        )
+    if shape == (n, 2):
+        return Box(bounds[:, 0], bounds[:, 1])
+    if not (isinstance(bounds, (tuple, list)) or shape) or len(bounds) != 2:
+        got = f"shape {shape}" if shape else f"{bounds!r:.80}"
+        raise ValueError(
+            f"bounds: expected (low, high), each a number or one for each of the {n} unknowns, "
+            f"got {got}. Pairs are an array of shape ({n}, 2)."
+        )
+    ends = [
+        np.array([other if value is None else value for value in end])
+        if isinstance(end, (tuple, list))
+        else end
+        for end, other in zip(bounds, OPEN, strict=True)
+    ]
+    return Box(*ends)
 
 
 def _read_tolerance(name: str, value: Any, dtype: np.dtype[Any]) -> float:

@@ -77,22 +77,32 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any) -> tuple[bool, bool]:
 def _make_evaluate(fun: Any, form: tuple[bool, bool], guard: Any, real: Any, args_type: Any) -> Any:
     """The function at whose address the loop finds the residuals; r and J begin as zeros.
 
+    With m below 0 for the check of `numadam._least_squares.guards`: they hold marks, and J has rows
+    that are twice as long. A second call for that, so that the compiler knows the layout in each.
+
     Numba drops the calls of other forms: a function for the call takes 40 % of the compile time.
     """
     load_tuple, (derives, numbered) = make_load_tuple(args_type), form
 
     def evaluate(i, x_at, r_at, J_at, n, m, args_at):
-        wide = padded(m)
-        r, J = array_at(r_at, wide, real), array_at(J_at, (n if derives else 0, wide), real)
-        for k in range(wide):
-            r[k] = 0.0
-        for j in range(len(J)):
-            for k in range(wide):
-                J[j, k] = 0.0
-        x, r, args = guard(array_at(x_at, n, real)), array_at(r_at, m, real), load_tuple(args_at)
+        x, args, checks = guard(array_at(x_at, n, real)), load_tuple(args_at), m < 0
+        m = abs(m)
+        wide, r = padded(m), array_at(r_at, m, real)
+        J = array_at(J_at, (n if derives else 0, wide), real)
+        if not checks:
+            for k in range(m):
+                r[k] = 0.0
+            flat = array_at(J_at, J.size, real)
+            for k in range(len(flat)):
+                flat[k] = 0.0
         if derives:
-            if numbered:
+            rows = array_at(J_at, (m, 2 * n), real)
+            if numbered and checks:
+                fun(x, r, rows[:, :n], i, *args)
+            elif numbered:
                 fun(x, r, J[:, :m].T, i, *args)
+            elif checks:
+                fun(x, r, rows[:, :n], *args)
             else:
                 fun(x, r, J[:, :m].T, *args)
         elif numbered:

@@ -11,7 +11,7 @@ import numpy as np
 from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._minimize import stopping as st
-from numadam._minimize.checkpoint import NEVER, RunState, Task, check_objective
+from numadam._minimize.checkpoint import NEVER, RunState, Task, check_gradient, check_objective
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import ManyResult, attach
 
@@ -188,8 +188,8 @@ def run_batch(make: Callable[[Task], Batch], task: Task) -> ManyResult:
 def _check_objective(
     make: Callable[[Task], Batch], task: Task, batch: Batch, saved: RunState
 ) -> None:
-    """Compare f of all problems with that of the file, by a run of no iteration from there."""
-    (x,) = saved.leaves("x", [task.x])
+    """Compare f and gradients with those of the file, by a run of no iteration from the best x."""
+    (x,) = saved.leaves("best_x", [task.x])
     there = make(task._replace(x=x))
     try:
         there.advance(0, NEVER)
@@ -197,7 +197,9 @@ def _check_objective(
         attach(error, batch.result(interrupted=True))
         raise
     each = (len(x),)
-    f, first = (saved.array(name, each, np.float64) for name in ("f", "first_grad_norm"))
+    f, first = (saved.array(name, each, np.float64) for name in ("lowest", "first_grad_norm"))
     largest = np.abs(to_host(x)).reshape(len(x), -1).max(axis=1, initial=0.0)
-    now, where = to_host(there.memory()["f"]), "in problem {k}"
-    check_objective(f, now, first * largest, x.dtype, where, saved.path)
+    now, where = there.memory(), "in problem {k}"
+    check_objective(f, to_host(now["lowest"]), first * largest, x.dtype, where, saved.path)
+    g, mine = saved.array("best_gradient", x.shape, x.dtype), to_host(now["best_gradient"])
+    check_gradient(g, mine, first, where, saved.path)

@@ -52,7 +52,7 @@ class Best(NamedTuple):
 
 
 #: Entries of a saved run besides those of the optimiser's state.
-_OF_THE_RUN = (*Best._fields, "x_last", "first_grad_norm", "norm")
+_OF_THE_RUN = (*Best._fields, "x_last", "first_grad_norm", "first_gradient", "norm")
 
 
 def save_state(
@@ -61,11 +61,12 @@ def save_state(
     best: Best | None,
     first: float,
     norm: float,
+    firsts: Any,
 ) -> dict[str, Any]:
     """Add to `saved`, the state of the optimiser, what else belongs to a run.
 
     No entry may be an array that somebody else writes to. `first` is the norm of the first
-    projected gradient, NaN where none was formed.
+    projected gradient, NaN where none was formed, and `firsts` its components.
     """
     if best is not None:
         saved["x"], saved["fun"], saved["grad_norm"] = best.x, best.fun, best.grad_norm
@@ -73,7 +74,7 @@ def save_state(
             saved["jac"] = best.jac
     saved["x_last"] = x_last
     if math.isfinite(first):
-        saved["first_grad_norm"], saved["norm"] = first, norm
+        saved["first_grad_norm"], saved["norm"], saved["first_gradient"] = first, norm, firsts
     return saved
 
 
@@ -119,6 +120,16 @@ def first_of(saved: Any, tolerances: Tolerances) -> float:
     return float(saved["first_grad_norm"])
 
 
+def load_first_gradient(saved: Any, tree: Active, firsts: Sequence[Any]) -> None:
+    """Copy the first gradient of a saved run into `firsts`, where it has one."""
+    if "first_grad_norm" not in saved or "first_gradient" not in saved:
+        return
+    leaves = tree.flatten(saved["first_gradient"], "state['first_gradient']")
+    _check_alike("first_gradient", leaves, firsts)
+    for own, leaf in zip(firsts, leaves, strict=True):
+        own[...] = leaf
+
+
 def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
     """Load a saved run; returns a copy of its best iterate, unless that violates the bounds."""
     optimizer.state = {key: value for key, value in saved.items() if key not in _OF_THE_RUN}
@@ -158,23 +169,45 @@ def check_objective(
 
     `saved` and `now` are f at the same x, of one problem or of each. Their difference is compared
     with f, and with `change`: how much f would change with all of x, by the first gradient. For f
-    may be 0 at the minimum, and is rounded as the terms that cancel there. `where` names the
-    iterate; ``{k}`` in it is the number of the problem.
+    may be 0 at the minimum, and is rounded as the terms that cancel there; or large, and nearly all
+    of it a constant. `where` names the iterate; ``{k}`` in it is the number of the problem.
     `path` is the file that has `saved`; None for the `state` of a result.
     """
     real = np.finfo(dtype)
     saved, now, change = map(np.atleast_1d, (saved, now, change))
+    rounded, size = _ROUNDED[real.bits // 8], abs(saved)
     noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(change, posinf=0.0)
+    noise += rounded * np.fmin(size, change) + rounded**2 * np.nan_to_num(size, posinf=0.0)
+    alike = np.isclose(now, saved, 0.0, noise, equal_nan=True)
+    if not alike.all():
+        k = int(np.argmin(alike))
+        _refuse_other(path, "f", saved[k], now[k], where.format(k=k))
+
+
+def check_gradient(
+    saved: np.ndarray, now: np.ndarray, first: Any, where: str, path: Path | None
+) -> None:
+    """As `check_objective`, of gradients at the same x; `first` is the norm of the first one.
+
+    ``{k}`` in `where` is the number of the problem, the first index.
+    """
+    real = np.finfo(saved.dtype)
+    noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(np.asarray(first), posinf=0.0)
+    noise = noise.reshape(noise.shape + (1,) * (saved.ndim - noise.ndim))
     alike = np.isclose(now, saved, _ROUNDED[real.bits // 8], noise, equal_nan=True)
-    if alike.all():
-        return
-    k = int(np.argmin(alike))
+    if not alike.all():
+        at = tuple(map(int, np.unravel_index(np.argmin(alike), alike.shape)))
+        name = f"the gradient at {list(at)}" if at else "the gradient"
+        _refuse_other(path, name, saved[at], now[at], where.format(k=at[0] if at else 0))
+
+
+def _refuse_other(path: Path | None, name: str, saved: Any, now: Any, where: str) -> None:
     error, run, new = ValueError, "state: its run", 'delete its entries "x" and "first_grad_norm"'
     if path is not None:
         error, run, new = CheckpointError, f"fun: the run of {str(path)!r}", "delete the file"
     raise error(
-        f"{run} has f={saved[k]:.9g} {where.format(k=k)}, got {now[k]:.9g} there: fun or args have "
-        f"changed. To minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
+        f"{run} has {name}={saved:.9g} {where}, got {now:.9g} there: fun or args have changed. To "
+        f"minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
     )
 
 
@@ -187,6 +220,13 @@ _SECONDS, _SHARE = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
 _X0_VALUES = "the values of x0"
+#: Counts and codes of a run, and the largest of each.
+_COUNTS = {**dict.fromkeys(("done", "begin", "nfev", "njev"), 2**53), "code": CALLBACK}
+#: Types of its numbers that are no floats.
+_KINDS: dict[str, Any] = {
+    "f": (float, type(None)),
+    **dict.fromkeys(("resumed", "tested", "later"), (bool,)),
+}
 
 
 def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -194,9 +234,9 @@ def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
 
     All else is checked by who takes it.
     """
-    for name in ("done", "begin", "nfev", "njev", "code"):
-        value, high = numbers.get(name, 0), CALLBACK if name == "code" else 2**53
-        if type(value) is not int or not 0 <= value <= high:
+    for name, value in numbers.items():
+        kinds = (int,) if name in _COUNTS else _KINDS.get(name, (float,))
+        if type(value) not in kinds or (name in _COUNTS and not 0 <= value <= _COUNTS[name]):
             raise ValueError(f"{name} is {value!r:.80}, which no run has.")
     done = numbers["done"]
     t = numbers.get("begin", 0) + done

@@ -40,6 +40,7 @@ from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
+from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.objective import RETURNS, form_of, make_rest
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_fill_steps
@@ -52,6 +53,8 @@ from numadam._minimize.stopping import (
     itself,
     moved,
     projected,
+    released,
+    share_of_own,
 )
 from numadam._settings.bounds import Box
 
@@ -165,13 +168,45 @@ def _make_stop_tests(plan: Plan, norm: float, wrap: Any) -> tuple[Any, Any, Any]
     return wrap(steepness), wrap(limit), wrap(test)
 
 
+def _make_own(plan: Plan, wrap: Any) -> tuple[Any, Any]:
+    """`stopping.make_own` of problem b: ``(b, problems, x, g, low, high, ends, firsts, ...)``."""
+    one, scalar = wrap(released), plan.bounds == "scalar"
+
+    def size(i, x, g, low, high, ends):
+        if scalar:
+            return abs(one(i, x, g, None, None, ends[0], ends[1]))
+        return abs(one(i, x, g, low, high, None, None))
+
+    size_of = wrap(size)
+
+    def learn(b, problems, x, g, low, high, ends, firsts):
+        i = b
+        while i < x.size:
+            a = size_of(i, x, g, low, high, ends)
+            if a > firsts[i]:
+                firsts[i] = a
+            i += problems
+
+    def remains(b, problems, x, g, low, high, ends, firsts, share):
+        i = b
+        while i < x.size:
+            a = np.float64(size_of(i, x, g, low, high, ends))
+            if a > share * firsts[i] and firsts[i] > 0:
+                return True
+            i += problems
+        return False
+
+    return wrap(learn), wrap(remains)
+
+
 def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs, one problem a thread.
 
     ``solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)``: `rows`
     are the scalars of the coming iterations; `table` has for each problem f, the best f, the
     gradient's norm there, at x and at the start; `counts` the status and the iterations. `moves`
-    are x before the step, empty where no test asks for it, and the best x and its gradient.
+    are x before the step, empty where no test asks for it, the best x and its gradient, and the
+    first gradient of each number.
     `numbers` are problems, steps, and the iterations done, -1 where x0 alone is to be tested.
 
     During a launch the numbers of a problem are in registers. Of a float32 problem f alone is
@@ -184,13 +219,14 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     if form == RETURNS:
         call = wrap(_returning(call))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
+    (learn, remains), share_of = _make_own(plan, wrap), wrap(share_of_own)
     as_norm = np.float64 if norm != math.inf else plan.real.type
     read_h, read_k = reader(plan.rule.scalar_type, 0), reader(LoopScalars, loop_start(plan))
 
     def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
         problems, steps, done = numbers
         gtol, ftol, xtol, gtol_rel = tolerances
-        before, best, best_g = moves
+        before, best, best_g, firsts = moves
         own = by_slot(arrays)
         p, g, low, high = own[pl.P], own[pl.G], own[pl.LOW], own[pl.HIGH]
         later = done >= 0
@@ -220,7 +256,14 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                 steep = steepness(b, problems, p, g, low, high, ends)
                 if not later:
                     first, limit = steep, limit_of(steep, gtol, gtol_rel)
-                code = test(b, problems, p, before, f, f_before, steep, later, limit, ftol, xtol)
+                if done + it <= 1 and steep <= first:
+                    learn(b, problems, p, g, low, high, ends, firsts)
+                top = limit
+                if gtol < steep <= limit:
+                    share = share_of(gtol_rel)
+                    if remains(b, problems, p, g, low, high, ends, firsts, share):
+                        top = limit_of(first, gtol, 0.0)
+                code = test(b, problems, p, before, f, f_before, steep, later, top, ftol, xtol)
                 if not later or (f < best_f and math.isfinite(f)):
                     best_f, best_steep = f, steep
                     i = b
@@ -299,6 +342,7 @@ class DeviceBatch(Batch):
     """Problems of one shape under one objective that is compiled for the GPU."""
 
     done, first, whole = 0, True, False
+    asks = True  # whether the first call tells that the objective writes into g
 
     def __init__(self, task: Task, form: str, x: Any, optimizer: Any) -> None:
         import cupy
@@ -307,7 +351,7 @@ class DeviceBatch(Batch):
         from numadam._cuda.launch import numba_view
 
         super().__init__(task)
-        self.optimizer, self._x = optimizer, x
+        self.optimizer, self._x, self._form = optimizer, x, form
         self._args, tolerances = _on_device(task.args), task.tolerances
         backend: Any = parts_of(optimizer).backend
         self._backend, self._settings = backend, backend.settings
@@ -323,7 +367,9 @@ class DeviceBatch(Batch):
         moves = tolerances.xtol > 0.0
         self._best, self._best_g = x.copy(), cupy.zeros(x.shape, x.dtype)
         before = cupy.zeros(x.size if moves else 0, x.dtype)
-        kept = (numba_view(flat_view(one, order)) for one in (self._best, self._best_g))
+        self._firsts = cupy.zeros(x.shape, x.dtype)
+        arrays = self._best, self._best_g, self._firsts
+        kept = (numba_view(flat_view(one, order)) for one in arrays)
         self._moves = numba_view(before), *kept
         self.table, self.counts = (
             cupy.full((5, self.problems), np.nan),
@@ -369,6 +415,7 @@ class DeviceBatch(Batch):
             "gradient": self.gradient,
             "best_x": self._best,
             "best_gradient": self._best_g,
+            "first_gradient": self._firsts,
             "codes": self.counts[0],
             "nit": self.counts[1],
             **dict(zip(names, self.table, strict=True)),
@@ -400,6 +447,8 @@ class DeviceBatch(Batch):
             self._moves, self._ends, self._tolerances, numbers, self._args,
         )  # fmt: skip
         try:
+            asks = self.first and self.asks and self._form != RETURNS
+            first_call = FirstCall(self._task.args) if asks else None
             launch(self._kernel, self.problems, arguments)
         except NumbaError as error:  # the first launch compiles
             raise TypeError(
@@ -416,9 +465,18 @@ class DeviceBatch(Batch):
                 "they work on the CPU, too."
             ) from error
         self.first = False
+        if first_call is not None:
+            first_call.check(self.table[0], self.gradient, self._task.x, self._evaluate_at)
         self.done += steps
         self._backend.count(steps)
         self.whole = True
+
+    def _evaluate_at(self, x: Any) -> tuple[Any, Any]:
+        """F and gradient of each problem at another x."""
+        there = _make_batch(self._task._replace(x=x))
+        there.asks = False
+        there.advance(0, 1)
+        return there.table[0], there.gradient
 
     @property
     def evaluations(self) -> int:

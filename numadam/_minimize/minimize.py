@@ -169,7 +169,9 @@ def minimize(
         units of f/x. 0 switches a test off.
     gtol_rel : float, optional
         Stop if that norm is at most this times the first one of the run, or of the run that
-        `state` continues. Default: 1e-6 if `gtol` is not given, else 0.
+        `state` continues, and each component at most ``sqrt(gtol_rel)`` times its own first one:
+        the larger of those at x0 and after the first step, unless that raises the norm. Default:
+        1e-6 if `gtol` is not given, else 0.
     ftol : float, default 0
         Stop if ``|f_before - f| <= ftol * max(|f_before|, |f|, 1)``.
     xtol : float, default 0
@@ -207,8 +209,9 @@ def minimize(
         that writing takes at most 5 % of the time. The file is also written at the end, and if
         `fun` raises or Ctrl-C ends the run.
     checkpoint_check : bool, default True
-        A run that continues from a file or a `state` first evaluates f where its value is known.
-        If it differs by more than rounding (1e-6 of f, 1e-3 if x is float32), `fun` or `args` have
+        A run that continues from a file or a `state` first evaluates f, and a gradient that is not
+        formed by differences, where they are known. If they differ by more than rounding (1e-6 of
+        them, 1e-3 if x is float32; less of an f that is nearly a constant), `fun` or `args` have
         changed, and an error is raised. The evaluation is not counted in `nfev`. Pass False if
         `fun` is random.
     progress : bool, default False
@@ -225,8 +228,9 @@ def minimize(
         A `scipy.optimize.OptimizeResult`: ``x``, ``fun``, ``jac`` and ``grad_norm`` of the best
         iterate, ``x_last`` and ``fun_last`` of the last one; ``nit``, ``nfev``, ``njev``,
         ``success`` (a stop test was met, at x_last), ``status`` (0; 1 at maxiter, 2 and 3 where f
-        or gradient are not finite, 99 from the callback), ``message``, ``state``, ``history``
-        (arrays by name: nit, fun, grad_norm, lr), and ``averaged`` with `ema`. With all tests off
+        or gradient are not finite, 4 where differences do not show f, 99 from the callback),
+        ``message``, ``state``, ``history`` (arrays by name: nit, fun, grad_norm, lr), and
+        ``averaged`` with `ema`. With all tests off
         no gradient is computed after the last step, unless it comes with f, or `progress` or a
         History needs it; `jac` of that x is then None.
 

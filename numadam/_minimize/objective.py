@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -61,6 +61,10 @@ def make_copier(x: Any) -> Callable[[], Any]:
 
 
 _DIFFERENCES = get_args(Differences)
+#: Differences at the end of a run: how much longer the steps are than those of "3-point", the
+#: second where the gradient was 0 from the beginning; the part of its first gradient that a
+#: component may have left; and roundings of f.
+_LONGER, _LEFT, _ROUNDINGS = (8.0, 1e4), 1e-2, 8.0
 _GRADIENT = "fun: its gradient"
 _LISTED = " args is a list, which fun gets as one argument; for one argument each pass a tuple."
 
@@ -178,7 +182,8 @@ class Objective:
         if callable(jac):
             return self._separately
         if jac is None or jac is False or (isinstance(jac, str) and jac in _DIFFERENCES):
-            self._method = jac or "2-point"
+            #: the differences, and `numpy.seterr` of fun: not of the arithmetic around it
+            self._method, self._errors = jac or "2-point", np.geterr()
             if not self._numpy:
                 raise TypeError("jac: finite differences are formed on NumPy arrays only.")
             if self._dtype.kind == "c":
@@ -288,27 +293,53 @@ class Objective:
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:
         flat = np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
-        f, (low, high) = self._at(flat), self._flat_box()
+        f = self._at(flat)
         self.njev += 1
+        g = self._slopes(flat, f, self._method)
+        return float(f), self._tree.unflatten(self._shaped(in_dtype(g, self._dtype)))
+
+    @np.errstate(all="ignore")
+    def is_at_rest(self, f: float, firsts: Sequence[Any], gtol: float) -> bool:
+        """Whether longer steps show as well that x is at rest, where differences say so.
+
+        A step that f does not show, or across which f bends, gives a slope of 0 where there is
+        none. `firsts` are the first gradients of each component.
+        """
+        if self.evaluate != self._differences or self._method == "cs":
+            return True
+        flat = np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
+        eps, first = np.finfo(self._dtype).eps, np.concatenate([one.ravel() for one in firsts])
+        unit, (low, high) = eps ** (1 / 3) * np.maximum(1.0, abs(flat)), self._flat_box()
+        for longer in _LONGER[: 1 if first.any() else 2]:
+            step = (longer * unit).astype(self._dtype)
+            left = abs(flat - np.clip(flat - self._slopes(flat, f, "3-point", step), low, high))
+            rounded = _ROUNDINGS * np.finfo(np.float64).eps * abs(f) / step
+            if not (left <= np.maximum(_LEFT * first, gtol) + rounded).all():
+                return False
+        return True
+
+    def _slopes(self, flat: np.ndarray, f: Any, method: Any, step: Any = None) -> np.ndarray:
+        """SciPy's differences at x, where f is known; `step` is absolute, and SciPy's if None."""
+        low, high = self._flat_box()
         free = np.broadcast_to(np.asarray(low < high), flat.shape)
         g = np.zeros(flat.shape)  # 0 where the bounds fix x
         if not np.isfinite(f):
             g[:] = np.nan
         elif free.any():
-            of_user = np.geterr()  # of fun, not of the arithmetic around it
 
             def part(y: np.ndarray) -> Any:
                 whole = flat.astype(y.dtype)
                 whole[free] = y
-                with np.errstate(**of_user):
+                with np.errstate(**self._errors):
                     return self._at(whole)
 
             ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))
+            step = None if step is None else step[free]
             with np.errstate(all="ignore"):
                 g[free] = approx_derivative(
-                    part, flat[free], method=self._method, f0=f, bounds=ends
+                    part, flat[free], method=method, f0=f, bounds=ends, abs_step=step
                 )
-        return float(f), self._tree.unflatten(self._shaped(in_dtype(g, self._dtype)))
+        return g
 
     def _shaped(self, flat: np.ndarray) -> list[np.ndarray]:
         """The parts of a flat array, in the shapes of the leaves."""

@@ -6,7 +6,8 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from scipy.optimize import OptimizeResult
@@ -113,21 +114,33 @@ class ProgressBar:
         """Show that so many iterations are done, and `text` beside the bar."""
         if not self._shown:
             return
-        if self._bar is None:
-            from tqdm.auto import tqdm
+        with self._drawing():
+            if self._bar is None:
+                from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=self._maxiter, unit="it")
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(done - self._bar.n)
+                self._bar = tqdm(total=self._maxiter, unit="it")
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
 
     def close(self, whole: bool) -> None:
         """Close the bar. A finished run (`whole`) fills it: a notebook shows others in red."""
-        if self._bar is None:
+        if self._bar is None or not self._shown:
             return
         if whole:
             self._bar.total = self._bar.n
-        self._bar.close()
+        with self._drawing():
+            self._bar.close()
         self._shown = False
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Draw no more where that fails: hours of a run do not end with its terminal."""
+        try:
+            yield
+        except OSError:
+            self._shown = False
+            if self._bar is not None:
+                self._bar.disable = True  # its destructor draws, too
 
 
 def takes_result(callback: Any) -> bool:

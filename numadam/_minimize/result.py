@@ -110,6 +110,8 @@ FIT_STATUS = {
     3: "xtol held",
     4: "ftol and xtol held",
     5: "a residual or a derivative is not finite, or all squares underflow",
+    6: "no data, or an unknown of which the residuals show nothing",
+    7: "no step lowers the cost as J says: J may be wrong, or fun is not smooth",
     -1: "interrupted",
 }
 #: Entries of a problem, in the result of the best one.
@@ -193,7 +195,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
 
     @entry
     def status(self) -> int:
-        """0: a stop test was met; 1: maxiter; 2: f, 3: gradient not finite; 99: callback."""
+        """0: a test held; 1: maxiter; 2: f, 3: gradient not finite; 4: a doubt; 99: callback."""
 
     @entry
     def message(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from numadam._arrays.interop import to_host
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import copy_tree
 from numadam._minimize.checkpoint import (
@@ -18,8 +19,10 @@ from numadam._minimize.checkpoint import (
     RunState,
     Task,
     by_name,
+    check_gradient,
     check_objective,
     keys_of,
+    load_first_gradient,
     load_state,
     load_state_arrays,
     save_state,
@@ -91,6 +94,7 @@ class Run(ABC):
             saved = self._file.load(self._optimizer.lr, options)
         if self._resumed:
             best = load_state(self._optimizer, self._task.state)
+            load_first_gradient(self._task.state, self._tree, self._firsts)
             if best is not None and self._task.track_best is not False:
                 self._set_best(best)
         last = self._begin = self._backend.t
@@ -126,6 +130,11 @@ class Run(ABC):
     def _lines(self) -> np.ndarray:
         """The kept lines of the history."""
 
+    @property
+    @abstractmethod
+    def _firsts(self) -> Sequence[Any]:
+        """The arrays that hold the first gradient of each component."""
+
     @abstractmethod
     def _advance(self) -> Iterator[tuple[int, int]]:
         """Advance the run and notify the observers; yields (iterations done, stop code).
@@ -154,8 +163,11 @@ class Run(ABC):
         """Copies of counters and state of the optimiser."""
 
     @abstractmethod
-    def _value_at(self, leaves: Sequence[Any]) -> float:
-        """F at these arrays of x, once more: the run stays as it is."""
+    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        """F and gradient at these arrays of x, once more: the run stays as it is.
+
+        No arrays of a gradient that is formed by differences.
+        """
 
     # what all loops share
 
@@ -181,6 +193,7 @@ class Run(ABC):
             code = self._complete(code)
             if goes_on or code != before:
                 self._save(code)
+            code = self._confirm(code)
         except BaseException as error:
             attach(error, self._result(RUNNING))
             if self._file is not None and self._is_whole():
@@ -191,23 +204,32 @@ class Run(ABC):
         return self._result(code)
 
     def _check_objective(self) -> None:
-        """Compare f with that of the run: at the last iterate, else at the best, where known."""
+        """Compare f and gradient with those of the run: at the last iterate, else at the best."""
         memory, where = self._remember(), f"at iteration {self._backend.t}"
-        f, x = memory.f, self._x
+        f, x, gradient = memory.f, self._x, memory.gradient
         if f is None or not self._tested:
-            f, x, where = memory.lowest, memory.best_x, "at its best iterate"
+            f, x, gradient = memory.lowest, memory.best_x, memory.best_gradient
+            where = "at its best iterate"
         if x is None:
             return
         leaves = self._tree.flatten(x, "x")
+        # copies, for what is evaluated may be written into the same arrays
+        saved = (
+            []
+            if gradient is None
+            else [to_host(one).copy() for one in self._tree.flatten(gradient, "jac")]
+        )
         try:
-            now = self._value_at(leaves)
+            now, grads = self._evaluate_at(leaves)
         except BaseException as error:
             attach(error, self._result(RUNNING))
             raise
         largest = max((float(abs(leaf).max()) for leaf in leaves if leaf.size), default=0.0)
         path = self._found.path if self._found else None
-        change = memory.first_grad_norm * largest
-        check_objective(f, now, change, leaves[0].dtype, where, path)
+        first = memory.first_grad_norm
+        check_objective(f, now, first * largest, leaves[0].dtype, where, path)
+        for its, mine in zip(saved, grads, strict=False):  # none by differences
+            check_gradient(its, to_host(mine), first, where, path)
 
     def _ask_again(self) -> int:
         """Ask the callback that has ended the run of a file whether it still does."""
@@ -234,6 +256,10 @@ class Run(ABC):
         """Evaluate what the result needs; returns the test that holds."""
         return code
 
+    def _confirm(self, code: int) -> int:
+        """What holds in truth, where a loop has to ask once more; the file has `code`."""
+        return code
+
     def _save(self, code: int) -> None:
         if self._file is not None:
             self._file.write(*self._run_state(code))
@@ -250,6 +276,7 @@ class Run(ABC):
         arrays = {
             **by_name("x", self._backend.params, keys),
             **state_arrays(self._optimizer, keys),
+            **by_name("first_gradient", self._firsts, keys),
             "history": self._lines,
         }
         for name in _TREES:
@@ -270,8 +297,9 @@ class Run(ABC):
         if saved.has("before", keys):
             memory.before = saved.leaves("before", params, keys)
         x, lines = saved.leaves("x", params, keys), saved.table("history", 4)
+        firsts = saved.leaves("first_gradient", params, keys)
         load_state_arrays(self._optimizer, saved, keys)
-        for leaf, value in zip(params, x, strict=True):
+        for leaf, value in zip((*params, *self._firsts), (*x, *firsts), strict=True):
             leaf[...] = value
         self._begin, self._resumed, self._code = map(number, ("begin", "resumed", "code"))
         self._resume(saved, memory, lines)
@@ -292,6 +320,7 @@ class Run(ABC):
             self._observers.message
             or stop_message(code, self._task.tolerances, size, first, self._eps, saved is not None)
         )
+        firsts = self._tree.unflatten([one.copy() for one in self._firsts])
         result = Result(
             success=code in (GTOL, FTOL, XTOL),
             status=STATUS[code],
@@ -306,7 +335,7 @@ class Run(ABC):
             fun_last=f,
             grad_norm=best.grad_norm,
             history=self._history(memory),
-            state=save_state(self._state(), self._copy(), saved, first, norm),
+            state=save_state(self._state(), self._copy(), saved, first, norm, firsts),
         )
         if "average" in self._backend.state:
             result["averaged"] = self._optimizer.averaged

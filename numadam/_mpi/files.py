@@ -51,7 +51,9 @@ def _read(ranks: Ranks, path: Path, kind: str) -> _File:
                 f"is the file of rank {rank} of {size}, and here is rank {ranks.rank} of "
                 f"{ranks.size}. Load it under its own name, on as many ranks."
             )
-        return _File(path, int(number), int(content.meta["counters"]["t"]), content)
+        # in int64, since an error in the exchange would leave the other ranks waiting
+        number, t = np.array([number, content.meta["counters"]["t"]], np.int64).tolist()
+        return _File(path, number, t, content)
 
 
 def _last_save(ranks: Ranks, found: Sequence[_File]) -> _File | None:

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numadam._arrays.formatting import brief
-from numadam._arrays.interop import assign, is_cupy
+from numadam._arrays.interop import assign, is_cupy, to_host
 from numadam._arrays.tree import some
 from numadam._checkpoint.container import Container, about_file, read, write
 from numadam._checkpoint.tree import (
     Structure,
     equal,
-    host_array,
     laid_out,
     options_from_json,
     options_to_json,
@@ -217,7 +216,7 @@ def content_of(optimizer: OptimizerBase) -> Container:
     own, kind = Arrays(optimizer), type(optimizer)
     settings = own.parts.settings
     options = {name: value for name, value in settings.options.items() if name != "comm"}
-    arrays = {name: host_array(leaf) for name, leaf in own.named.items()}
+    arrays = {name: np.asarray(to_host(leaf)) for name, leaf in own.named.items()}
     title = kind.__name__
     if not kind.__module__.startswith("numadam."):
         title = f"{kind.__module__}.{kind.__qualname__}"

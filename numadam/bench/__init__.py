@@ -1,4 +1,4 @@
-"""``python -m numadam bench``: a step at sizes from 1 to 50M elements, a compiled minimisation.
+"""``python -m numadam bench``: a step at sizes from 1 to 50M elements, beside its peers.
 
 Every figure is a ratio of two sides that took turns in one run.
 """
@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from numadam._program import write_error
 from numadam.bench import measure
 from numadam.bench.measure import Side
 
@@ -27,19 +24,13 @@ _QUICK = 1_000_000
 _BYTES = 140
 #: Share of the machine used by others above which nothing is measured.
 _TOO_BUSY = 0.5
-OURS, ROOFLINE = "numadam", "roofline"
+OURS = "numadam"
 #: Functions of `peers` that are timed: float32 arrays of n elements each.
-SIDES = {OURS: "step", ROOFLINE: "Roofline", "NumPy": "numpy_adam"}
-SIDES |= {"torch": "torch_fused", "optax": "optax_adam"}
+SIDES = {OURS: "step", "NumPy": "numpy_adam", "torch": "torch_fused", "optax": "optax_adam"}
 _LEGEND = """
 float32, one array. Each cell: median time of a step; in brackets numadam's time / this time
 (below 1: numadam is faster).
-roofline: the memory traffic of a step and one addition a stream, in its parts and threads.
 """
-_LOOP = (
-    "\nminimize on a compiled objective, Rosenbrock's valley; NumPy: the usual loop around it.\n"
-)
-_ITERATIONS = 10_000
 
 #: Makes a side of n elements.
 Make = Callable[[int], Side]
@@ -51,8 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "only arrays of N elements, such as 1000 or 1e6; may be repeated"
     add("--size", action="append", type=_elements, metavar="N", help=text)
     add("--quick", action="store_true", help="fewer repetitions, nothing large")
-    add("--plot", type=Path, metavar="PNG", help="draw time over size, with the roofline")
-    add("--json", type=Path, metavar="FILE", help="write the figures to FILE, too")
     add("--force", action="store_true", help="measure although others use the machine")
 
 
@@ -65,39 +54,32 @@ def _elements(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the benchmarks; 0, or 2 where a file cannot be written."""
-    if problem := _check_files(args.plot, args.json):
-        print(problem, file=sys.stderr)
-        return 2
+    """Measure steps of all sizes, and print the table line by line."""
+    from numadam._jit import loops
+    from numadam.bench import peers
+    from numadam.info import cpu
+
     sizes, lost = sizes_for(args.quick, args.size)
     if not sizes:
         raise RuntimeError(f"--size: {'; '.join(lost)}")
     if not args.force and (share := measure.busy_now()) > _TOO_BUSY:
         raise RuntimeError(f"other programs use {share:.0%} of the machine: wait, or add --force")
-    table = _measure_all(args, sizes, lost)
-    if (busy := max(row["busy"] or 0.0 for row in table["sizes"])) > measure.LIMIT:
+    try:
+        machine = f"{cpu()}, {loops.count()} threads, {loops.layer()}"
+    except ValueError as error:  # there is no such layer, or not here
+        raise RuntimeError(f"NUMBA_THREADING_LAYER: {error}") from error
+    sides, missing = available({name: getattr(peers, side) for name, side in SIDES.items()})
+    print(machine, *(f"left out: {reason}" for reason in (*missing, *lost)), sep="\n")
+    print(_LEGEND, head("elements", sides), sep="\n", flush=True)
+    busy = 0.0
+    for n in sizes:
+        row = compare({name: make(n) for name, make in sides.items()}, 5 if args.quick else 15)
+        busy = max(busy, row["busy"] or 0.0)
+        print(line(n, row), flush=True)
+    if busy > measure.LIMIT:
         text = f"The machine was busy: other programs used up to {busy:.0%} of it. Measure again."
         print(text, file=sys.stderr, flush=True)
-    if args.plot:
-        draw(table, args.plot)
-        print(f"\npicture: {args.plot.absolute()}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(table, indent=1) + "\n")
     return 0
-
-
-def _check_files(plot: Path | None, figures: Path | None) -> str:
-    """Why a file cannot be written, or "": asked before minutes of measuring."""
-    import importlib.util
-
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        return "--plot: needs matplotlib: pip install matplotlib"
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        return f"--plot: expected a file such as steps.png (or .svg, .pdf), got {str(plot)!r}."
-    for option, path in (("--plot", plot), ("--json", figures)):
-        if path is not None and (reason := write_error(path)):
-            return f"{option}: cannot write {path}: {reason}."
-    return ""
 
 
 def sizes_for(quick: bool, asked: Sequence[int] | None) -> tuple[list[int], list[str]]:
@@ -114,38 +96,6 @@ def machine_memory() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
         return float(sys.maxsize)
-
-
-def _measure_all(args: argparse.Namespace, sizes: list[int], lost: list[str]) -> dict[str, Any]:
-    """Measure steps of all sizes and a minimisation; print line by line."""
-    from numadam._jit import loops
-    from numadam.bench import peers
-    from numadam.info import facts
-
-    try:
-        loops.layer()
-    except ValueError as error:  # there is no such layer, or not here
-        raise RuntimeError(f"NUMBA_THREADING_LAYER: {error}") from error
-    table: dict[str, Any] = {"machine": facts(), "sizes": []}
-    count = 5 if args.quick else 15
-    sides, missing = available({name: getattr(peers, side) for name, side in SIDES.items()})
-    print(_title(table), *(f"left out: {reason}" for reason in (*missing, *lost)), sep="\n")
-    print(_LEGEND, head("elements", sides), sep="\n", flush=True)
-    for n in sizes:
-        row = compare({name: make(n) for name, make in sides.items()}, count)
-        table["sizes"].append({"elements": n, **row})
-        print(line(n, row), flush=True)
-    if not args.size:
-        solvers: dict[str, Make] = {OURS: peers.minimize, "NumPy": peers.numpy_loop}
-        row = compare({name: make(_ITERATIONS) for name, make in solvers.items()}, count)
-        table["minimize"] = {"iterations": _ITERATIONS, **row}
-        print(_LOOP, head("iterations", solvers), line(_ITERATIONS, row), sep="\n", flush=True)
-    return table
-
-
-def _title(table: Mapping[str, Any]) -> str:
-    about = table["machine"]
-    return f"{about['CPU']}, {about['threads']} threads, {about['threading layer']}"
 
 
 def available(sides: Mapping[str, Make]) -> tuple[dict[str, Make], list[str]]:
@@ -201,21 +151,3 @@ def line(n: int, row: Mapping[str, Any]) -> str:
         by = f" ({row['ratio'][name]:.3f})" if name in row["ratio"] else ""
         entries.append(seconds_text(time) + by)
     return _line([*entries, "-" if row["busy"] is None else f"{row['busy']:.0%}"])
-
-
-def draw(table: Mapping[str, Any], path: Path) -> None:
-    """Draw the time of a step over the number of elements, both logarithmic."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 5), layout="constrained")
-    ax, rows = figure.subplots(), table["sizes"]
-    looks: dict[str, Any] = {OURS: {"lw": 2.5, "zorder": 3}, ROOFLINE: {"ls": "--", "color": "0.4"}}
-    elements = [row["elements"] for row in rows]
-    for name in rows[0]["seconds"]:
-        times = [row["seconds"][name] for row in rows]
-        ax.loglog(elements, times, marker=".", label=name, **looks.get(name, {}))
-    ax.set(xlabel="elements (float32)", ylabel="seconds a step")
-    ax.set_title(_title(table), fontsize="medium")
-    ax.grid(alpha=0.3)
-    ax.legend()
-    figure.savefig(path, dpi=150)

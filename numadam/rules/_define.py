@@ -323,7 +323,7 @@ def rule(
         then writes ``p - step``. The arguments must have these names: after ``p, g`` and, if it is
         used, ``gg`` come those of `state`. It is compiled for float32 and float64, so it must not
         contain a literal number: make it a scalar of `h`. ``h.zero`` is 0, and below ``h.tiny`` a
-        number is denormal.
+        number is denormal: in a state array it becomes 0 at about one step in 64.
     scalars : callable
         ``scalars(c, q, lr, t) -> dict(name=number, ...)`` computes what all elements share at step
         t (1 at the first), once a step in float64. `c` has the hyperparameters and `q` the

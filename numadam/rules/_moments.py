@@ -24,6 +24,8 @@ def refuse_lone_buffer(m: Any, momentum: float) -> None:
 
 
 # --- Adam's arithmetic ---------------------------------------------------------------------------
+# A factor of 0 is no memory at all. Where finite gradients may have made a moment infinite, its
+# term is a choice, in every rule: 0 times infinity is NaN.
 
 
 def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Callable[..., Any]:
@@ -47,7 +49,9 @@ def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Call
             v = v + (gg - v) * h.alpha2
         else:
             m = h.beta1 * m + h.alpha1 * g
-            v = h.beta2 * v + h.alpha2 * gg
+            v = h.beta2 * v if h.beta2 != h.zero else h.zero
+            if h.alpha2 != h.zero:
+                v = v + h.alpha2 * gg
         if abs(m) < h.tiny:  # a denormal m would slow the CPU down for ever; NaN stays
             m = h.zero
         u = v / h.c2 if vhat else v

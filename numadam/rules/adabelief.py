@@ -21,7 +21,8 @@ def formula() -> Callable[..., Any]:
         if abs(m) < h.tiny:
             m = h.zero
         error = g - m
-        v = h.beta2 * v + h.alpha2 * (error * error) + h.root_e
+        v = h.beta2 * v if h.beta2 != h.zero else h.zero
+        v = v + h.alpha2 * (error * error) + h.root_e
         d = math.sqrt(v) + h.e
         step = (h.s * m) / d if d != h.zero else h.zero
         return step, m, v

@@ -41,6 +41,7 @@ ADAGRAD = RuleSpec(
     name="adagrad",
     state=("v",),
     nonnegative=("v",),
+    lasting=("v",),
     hypers=(EPS, Hyper("eps_root"), Hyper("initial_accumulator")),
     formula=formula,
     scalars=scalars,

@@ -62,6 +62,7 @@ ADAM = RuleSpec(
     name="adam",
     state=("m", "v", "vmax"),
     nonnegative=("v", "vmax"),
+    lasting=("vmax",),
     hypers=(
         Hyper("beta1", 0.0, 1.0),
         Hyper("beta2", 0.0, 1.0, closed=True),

@@ -21,7 +21,7 @@ def formula() -> Callable[..., Any]:
     """
 
     def element(p, g, gg, v, mean, m, h):
-        v = h.beta2 * v + h.alpha2 * gg
+        v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
         u = v
         if mean is not None:
             mean = h.beta2 * mean + h.alpha2 * g
@@ -34,7 +34,7 @@ def formula() -> Callable[..., Any]:
         n = h.lr * g if m is None else g
         step = n / d if d != h.zero else h.zero
         if m is not None:
-            m = h.momentum * m + step
+            m = (h.momentum * m if h.momentum != h.zero else h.zero) + step
             if abs(m) < h.tiny:
                 m = h.zero
             step = h.lr * m

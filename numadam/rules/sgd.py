@@ -20,7 +20,7 @@ def formula(nesterov: bool) -> Callable[..., Any]:
         if m is None:
             direction = g
         else:
-            m = h.momentum * m + h.share * g
+            m = (h.momentum * m if h.momentum != h.zero else h.zero) + h.share * g
             if abs(m) < h.tiny:
                 m = h.zero
             direction = g + h.momentum * m if nesterov else m

@@ -1,7 +1,6 @@
-"""`python -m numadam bench`: how it times, its table, picture and JSON, and what it refuses."""
+"""`python -m numadam bench`: how it times, its table, and what it refuses."""
 
 import argparse
-import json
 import re
 
 import numpy as np
@@ -11,6 +10,9 @@ from numadam import bench
 from numadam._jit import loops
 from numadam.bench import add_arguments, measure, peers, run
 from numadam.bench.measure import SAMPLE, repeats, rounds
+from tests.bench import load
+
+sides = load("benchmarks.sides")
 
 
 class Clock:
@@ -101,7 +103,7 @@ def test_peer_is_adam(make, rtol):
 def test_roofline_reads_four_streams_and_writes_three(parallel, monkeypatch):
     """In the parts of the step, the last of which is shorter."""
     monkeypatch.setattr(loops, "wants_parallel", lambda total: parallel)
-    side = peers.Roofline(100_001)
+    side = sides.Roofline(100_001)
     p, g, m, v = (a.copy() for a in side.arrays)
     side()
     for after, before in zip(side.arrays, (p + g, g, m + g, v + g), strict=True):
@@ -109,7 +111,7 @@ def test_roofline_reads_four_streams_and_writes_three(parallel, monkeypatch):
 
 
 def test_minimisation_does_all_iterations_on_both_sides():
-    ours, theirs = (make(300)() for make in (peers.minimize, peers.numpy_loop))
+    ours, theirs = (make(300)() for make in (sides.minimize, sides.numpy_loop))
     assert ours.nit == 300
     np.testing.assert_allclose(ours.x_last, theirs, rtol=1e-9)
 
@@ -132,37 +134,17 @@ def options(*words):
 
 @pytest.fixture
 def two_sides(monkeypatch):
-    kept = {name: bench.SIDES[name] for name in ("numadam", "roofline", "NumPy")}
+    kept = {name: bench.SIDES[name] for name in ("numadam", "NumPy")}
     monkeypatch.setattr(bench, "SIDES", kept)
     monkeypatch.setattr(measure, "busy_now", lambda: 0.0)
 
 
-def test_sizes_are_a_table_a_picture_and_json(two_sides, capsys, tmp_path):
-    file, picture = tmp_path / "figures.json", tmp_path / "steps.png"
-    words = ["--size", "10", "--size", "1e3", "--quick", "--json", str(file)]
-    assert run(options(*words, "--plot", str(picture))) == 0
+def test_sizes_are_one_table(two_sides, capsys):
+    assert run(options("--size", "10", "--size", "1e3", "--quick")) == 0
     out = capsys.readouterr().out
+    assert re.search(r"\| *elements \| numadam +\| NumPy +\| busy +\|", out)
     assert re.search(r"\|      1,000 \| [0-9.]+ [num]s +\| [0-9.]+ [num]s \([0-9.]+\)", out)
-    table = json.loads(file.read_text())
-    assert table["machine"]["numadam"]
-    assert table.keys() == {"machine", "sizes"}  # other sizes are asked for: no minimisation
-    assert [row["elements"] for row in table["sizes"]] == [10, 1000]
-    for row in table["sizes"]:
-        assert set(row["seconds"]) == {"numadam", "roofline", "NumPy"}
-        assert row["ratio"].keys() == {"roofline", "NumPy"}
-        assert all(ratio > 0 for ratio in row["ratio"].values())
-    assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_table_ends_with_a_minimisation(two_sides, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "SIZES", [1])
-    monkeypatch.setattr(bench, "_ITERATIONS", 10)
-    file = tmp_path / "figures.json"
-    assert run(options("--quick", "--json", str(file))) == 0
-    row = json.loads(file.read_text())["minimize"]
-    assert row["iterations"] == 10
-    assert row["ratio"]["NumPy"] > 0
-    assert re.search(r"\| iterations \| numadam +\| NumPy +\|", capsys.readouterr().out)
+    assert out.count("\n|") == 4
 
 
 @pytest.mark.parametrize(("force", "measured"), [(False, False), (True, True)])
@@ -197,32 +179,6 @@ def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
         RuntimeError, match=r"--size: 1,000,000,000,000 elements need 1\.3e\+05 GiB"
     ):
         run(options("--size", "1e12"))
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--plot", "x.jpeg"], "--plot: expected a file such as steps.png"),
-        (["--plot", "no/such/x.png"], "--plot: cannot write no/such/x.png: No such file"),
-        (["--json", "no/such/x.json"], "--json: cannot write no/such/x.json: No such file"),
-        (["--json", "."], "--json: cannot write .: Is a directory"),
-    ],
-)
-def test_files_that_cannot_be_are_refused_first(words, said, capsys):
-    assert run(options(*words)) == 2
-    out, err = capsys.readouterr()
-    assert err.startswith(said)
-    assert err.count("\n") == 1
-    assert not out
-
-
-def test_asking_leaves_no_empty_file(tmp_path):
-    file = tmp_path / "figures.json"
-    assert bench._check_files(None, file) == ""
-    assert not file.exists()  # an interrupted run leaves none
-    file.write_text("[]")
-    assert bench._check_files(None, file) == ""
-    assert file.read_text() == "[]"
 
 
 @pytest.mark.parametrize("size", ["few", "0.5", "nan", "inf", "-1"])

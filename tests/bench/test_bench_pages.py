@@ -206,7 +206,7 @@ def row(name, value=None, ours=None, busy=0.0):
 
 
 def test_figures_go_into_the_column_of_their_processor():
-    columns = [{"title": "Q", "about": "q", "cases": {"torch-1M": "0.9"}, "roofline": {}}]
+    columns = [{"title": "Q", "about": "q", "cases": {"torch-1M": "0.9"}}]
     found = [
         row("torch-1M", 0.5, 1.0),
         row("torch-10k", 0.5, 1.0, busy=0.5),
@@ -214,8 +214,6 @@ def test_figures_go_into_the_column_of_their_processor():
         row("deepspeed-1M"),
     ]
     processors.add(columns, {"machine": ABOUT, "rows": found})
-    size = {"elements": 10_000, "ratio": {"roofline": 1.0216}}
-    processors.add(columns, {"machine": ABOUT, "sizes": [size]})
     mine, other = columns
     assert mine["about"].startswith("2026-01-01, P (family 25, model 17), 2 cores, L1d 32K")
     assert mine["cases"] == {
@@ -224,10 +222,8 @@ def test_figures_go_into_the_column_of_their_processor():
         "first-step-warm": "**0.300 (600 ms)**",
         "deepspeed-1M": "not taken",
     }
-    assert mine["roofline"] == {"10000": "1.022"}
     text = processors.tables(columns)
     assert "| torch-1M | a step of 1M / torch fused | 0.65 | 0.500 | 0.9 |" in text
-    assert "| 10,000 | 1.022 | - |" in text
     assert all(f"| {name} |" in text for name in CASES)
     assert (mine["title"], other["title"]) == ("P, family 25", "Q")
     processors.add(columns, {"machine": {**ABOUT, "family": "26"}, "rows": found})

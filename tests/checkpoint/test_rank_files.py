@@ -177,6 +177,18 @@ def test_a_damaged_file_of_one_rank(tmp_path):
     assert "rank 1 of 2 failed. CheckpointError" in str(first)
 
 
+@pytest.mark.parametrize("number", [2**70, "x", None, [1]])
+def test_a_forged_number_of_a_save_leaves_no_rank_waiting(tmp_path, number):
+    save(tmp_path / NAME, 1)
+    file = tmp_path / "run.1-of-2.npz"
+    content = container.read(file, "optimizer")
+    meta = {**content.meta, "ranks": [1, 2, number]}
+    container.write(file, content._replace(meta=meta))
+    first, second = refused(tmp_path / NAME)
+    assert type(second) is na.CheckpointError
+    assert type(first) is RankError
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("t", 7), ("lr", 0.5), ("clip_norm", 2.0), ("beta1", 0.5)]
 )

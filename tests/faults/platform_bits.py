@@ -123,7 +123,7 @@ def digest_of(case: str) -> str:
     elif case == "least_squares_many":
         noise = np.arange(20)[:, None] * np.arange(41) * 7 % 11 - 5.0
         y = 1.0 / (1.0 + 0.3 * np.arange(41)) + 0.01 * noise
-        box = [(None, None), (0, 2), (None, None)]
+        box = [None, 0, None], [None, 2, None]
         fits = na.least_squares_many(hyperbola, np.ones((20, 3)), (y,), m=41, bounds=box)
         return hash_of(fits.x, fits.cov, fits.nfev)
     else:

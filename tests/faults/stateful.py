@@ -266,13 +266,12 @@ class AnyCalls(RuleBasedStateMachine):
         self.model = copy.deepcopy(self.file)
 
     @precondition(lambda self: self.file is not None)
-    @rule(place=st.integers(0, 10**6), flipped=st.integers(1, 255))
-    def refused_load(self, place, flipped):
-        """One changed byte, anywhere in the file."""
-        content = bytearray((Path(self.folder.name) / "run.npz").read_bytes())
-        content[place % len(content)] ^= flipped
+    @rule(place=st.integers(0, 10**6))
+    def refused_load(self, place):
+        """A file that ends early."""
+        content = (Path(self.folder.name) / "run.npz").read_bytes()
         path = Path(self.folder.name) / "damaged.npz"
-        path.write_bytes(content)
+        path.write_bytes(content[: place % len(content)])
         before = snapshot(self.opt, self.params)
         with pytest.raises(na.CheckpointError):
             self.opt.load(path)

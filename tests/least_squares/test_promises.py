@@ -336,7 +336,12 @@ REFUSED = {
     "checkpoint": (TypeError, "numadam_result", (decay, FEW.x0, ARGS), {"checkpoint": "a"}),
     "lr": (TypeError, "minimize_many", (decay, FEW.x0, ARGS), {"lr": 0.1}),
     "crossed": (ValueError, "lo is above hi", (decay, FEW.x0, ARGS), {"bounds": (1, 0)}),
-    "pairs": (ValueError, "expected 3 pairs", (decay, FEW.x0, ARGS), {"bounds": [(0, 1)] * 4}),
+    "pairs": (
+        ValueError,
+        r"array of shape \(3, 2\)",
+        (decay, FEW.x0, ARGS),
+        {"bounds": [(0, 1)] * 3},
+    ),
     "points": (ValueError, r"points.*\(20,\)", (decay, FEW.x0, ARGS), {"points": [30]}),
     "too many": (ValueError, "0 to m = 30", (decay, FEW.x0, ARGS), {"points": np.full(20, 31)}),
     "negative": (ValueError, "got -1", (decay, FEW.x0, ARGS), {"points": [30] * 19 + [-1]}),

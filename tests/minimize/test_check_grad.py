@@ -682,6 +682,8 @@ def without_number(x, r, J):
 def test_residuals_that_cannot_be_checked_are_refused():
     with pytest.raises(TypeError, match="there is no gradient to check"):
         na.check_grad(fit, np.ones(2), (T, DATA), m=8, jac="2-point")
+    with pytest.raises(TypeError, match="jac: expected True or None, got <function"):
+        na.check_grad(fit, np.ones(2), (T, DATA), m=8, jac=square)
     with pytest.raises(TypeError, match="fun: expected a function compiled by Numba"):
         na.check_grad(square, np.ones(2), m=8, jac=True)
     with pytest.raises(ValueError, match=r"x0: got 3 problems; one is checked. Pass x0\[i\]"):
@@ -690,3 +692,16 @@ def test_residuals_that_cannot_be_checked_are_refused():
         na.check_grad(without_number, np.ones(1), m=0, jac=True)
     with pytest.raises(TypeError, match=r"with 2 args and jac=True it is called as"):
         na.check_grad(without_number, np.ones(1), (1, 2), m=1, jac=True)
+
+
+@numba.njit
+def transposed(x, r, J):
+    for k in range(8):
+        r[k], J[0, k] = x[0], 1.0
+
+
+def test_residuals_that_write_elsewhere_are_refused_before_they_do_harm():
+    with pytest.raises(ValueError, match="fun wrote 8 residuals, m is 3"):
+        na.check_grad(fit, np.ones(2), (T, DATA), m=3, jac=True)
+    with pytest.raises(ValueError, match="J"):
+        na.check_grad(transposed, np.ones(1), m=8, jac=True)

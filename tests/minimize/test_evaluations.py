@@ -270,3 +270,30 @@ def test_a_callback_that_takes_x_for_a_result_is_told_the_name():
     with pytest.raises(AttributeError) as caught:
         na.minimize(lambda x: (x @ x, 2 * x), np.ones(2), jac=True, callback=lambda res: res.fun)
     assert "'fun': callback gets x alone, unless its parameter is named" in str(caught.value)
+
+
+#: An objective, its start, and whether differences can show that x is at rest.
+DIFFERENCES = [
+    *((lambda x: (x[0] - 3) ** 2, [start], True) for start in (1e-9, -1e-10, 1e-300, 0.0, 1.0)),
+    (lambda x: (x[0] - 3) ** 2, np.ones(1, np.float32), True),
+    (lambda x: 5 + (x[0] - 3) ** 2 + (x[1] + 1) ** 2, [1.0, 0.0], True),
+    (lambda x: 5.0, [3.0], True),
+    (lambda x: 1e10 + (x[0] - 3) ** 2, [1.0], False),  # no step is seen
+    (lambda x: 1e12 + (x[0] - 3) ** 2, [1.0], False),
+    (lambda x: np.float32(1e3) + np.float32(x[0] - 3) ** 2, [1.0], False),
+    (lambda x: np.float32(1e4) + (x[0] - 3) ** 2, np.ones(1, np.float32), False),
+    (lambda x: (x[0] / 1e-2 - 2.5e8) ** 2, [2.5e6 + 0.05], False),  # f bends across a step
+    (lambda x: (x[0] / 1e-16 - 3) ** 2, [1e-16], False),
+]
+
+
+@pytest.mark.parametrize(("fun", "x0", "shows"), DIFFERENCES, ids=range(len(DIFFERENCES)))
+def test_differences_that_show_nothing_are_no_success(fun, x0, shows):
+    """The gradient is 0 then, and x would count as a minimum wherever it is."""
+    calls = Counted(fun)
+    res = na.minimize(calls, x0, lr=0.1 if shows or x0[0] < 2 else 1e-3, maxiter=2000)
+    assert res.nfev == len(calls.seen)
+    assert res.success == shows
+    if not shows:
+        assert res.status in (1, 4)
+        assert (res.status == 4) == ("by differences is small" in res.message)

@@ -299,5 +299,60 @@ def test_arguments_of_each_type_have_an_adapter_of_their_own():
     ):
         found = na.minimize(pulled, np.zeros(1), (a,), lr=0.1, gtol=1e-4)
         assert found.x[0] == pytest.approx(0.5, 1e-2)
-    with pytest.raises(TypeError, match=r"args\[0\]: Numba has no type"):
+    with pytest.raises(TypeError, match=r"args\[0\]: .* is beyond the range of int64"):
         na.minimize(pulled, np.zeros(1), (2**70,))
+
+
+@numba.njit
+def data_second(x, d, g):
+    """Its arguments are in another order than the loop's: writes into what is meant as data."""
+    f = 0.0
+    for k in range(d.size):
+        f += (x[0] * (k + 1) - d[k]) ** 2
+        g[k] += 2 * (x[0] * (k + 1) - d[k]) * (k + 1)
+    return f
+
+
+@numba.njit
+def forgets_g(x, g):
+    return (x[0] - 3) ** 2 + 0 * g[0]
+
+
+@numba.njit
+def with_work(x, g, work):
+    """A square around 3, with an array for what lies between."""
+    for i in range(x.size):
+        work[i] = x[i] - 3
+        g[i] += 2 * work[i]
+    return np.sum(work * work)
+
+
+@numba.njit
+def flat(x, g):
+    g[:] = 0
+    return 5.0
+
+
+@pytest.mark.parametrize("rows", [None, 2, 60])
+def test_an_objective_that_writes_no_gradient_is_refused_at_its_first_call(rows):
+    """g stays 0, and x0 would be a minimum."""
+    start = np.ones(2) if rows is None else np.ones((rows, 2))
+    minimize = na.minimize if rows is None else na.minimize_many
+    data, kept = np.arange(1.0, 6.0), np.arange(1.0, 6.0)
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"^fun: writes into args\[0\].*fun\(x, g, \*args\)"):
+            minimize(data_second, start, (data,), lr=0.1)
+        np.testing.assert_array_equal(data, kept)
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"^fun: f changes with x, but g stays 0"):
+            minimize(forgets_g, start, lr=0.1)
+
+
+def test_work_arrays_and_true_zeros_are_no_missing_gradient():
+    for x0 in (np.full(2, 3.0), np.ones(2)):  # the first one is the minimum
+        work = np.zeros(2)
+        res = na.minimize(with_work, x0, (work,), lr=0.1)
+        assert res.success
+        np.testing.assert_allclose(res.x, 3, atol=1e-5)
+    assert na.minimize(with_work, np.full(2, 3.0), (np.zeros(2),), bounds=(0, 3)).success
+    assert na.minimize(flat, np.ones(2)).success

@@ -347,6 +347,59 @@ def test_an_infinite_first_gradient_leaves_no_room():
             check_objective(0.0, 1.0, change, np.dtype(float), "there", None)
 
 
+@numba.njit
+def shifted(x, g, center, constant, sign):
+    """A square around a center, upon a constant."""
+    f = constant
+    for i in range(x.size):
+        f += (x[i] - center[i]) ** 2
+        g[i] = sign * 2 * (x[i] - center[i])
+    return f
+
+
+def python_shifted(x, center, constant, sign):
+    d = x - center
+    return constant + np.sum(d * d, axis=-1), sign * 2 * d
+
+
+def height_alone(x, *args):
+    return python_shifted(x, *args)[0]
+
+
+def slope_alone(x, *args):
+    return python_shifted(x, *args)[1]
+
+
+CHANGES = {
+    "compiled": (na.minimize, shifted, None, (2,)),
+    "in Python": (na.minimize, python_shifted, True, (2,)),
+    "apart": (na.minimize, height_alone, slope_alone, (2,)),
+    "differences": (na.minimize, height_alone, None, (2,)),
+    "many": (na.minimize_many, python_shifted, True, (3, 2)),
+    "lanes": (na.minimize_many, shifted, None, (30, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("maxiter", [5, 1000])  # at its midst, and finished
+def test_a_mended_gradient_and_a_small_change_of_a_large_f_are_noticed(name, maxiter, tmp_path):
+    minimize, fun, jac, shape = CHANGES[name]
+    center, path = np.array([1.0, 2.0]), tmp_path / "a.run"
+    run = {"jac": jac, "lr": 0.1, "maxiter": maxiter}
+    before = minimize(fun, np.zeros(shape), (center, 1e6, 1.0), checkpoint=path, **run)
+    others = [(center + 0.01, 1e6, 1.0), (center, 1e6 + 0.1, 1.0), (center, 1e6, -1.0)]
+    for other in others[: 2 if name == "differences" else 3]:
+        with pytest.raises(
+            na.CheckpointError, match=r"^fun: the run of .*fun or args have changed"
+        ):
+            minimize(fun, np.zeros(shape), other, checkpoint=path, **run)
+        if minimize is na.minimize:
+            with pytest.raises(ValueError, match=r"^state: its run has .*have changed"):
+                minimize(fun, np.zeros(shape), other, state=before.state, **run)
+    after = minimize(fun, np.zeros(shape), (center, 1e6, 1.0), checkpoint=path, **run)
+    np.testing.assert_array_equal(after.x, before.x)
+
+
 def test_the_problem_is_named(tmp_path):
     targets = np.linspace(0.0, 1.0, 30)
 

@@ -92,6 +92,121 @@ def test_a_gradient_of_0_stops_at_once_and_a_bound_that_holds_the_start_is_told(
     assert "bound" not in run_bowl(form, 1.0, x0=(6.0, 3.0), bounds=(4, 7), maxiter=3).message
 
 
+@numba.njit
+def scaled(x, g, truth, scale):
+    """Squares of unknowns in units of `scale`."""
+    f = 0.0
+    for i in range(x.size):
+        r = (x[i] - truth[i]) / scale[i]
+        f += r * r
+        g[i] = 2 * r / scale[i]
+    return f
+
+
+def python_scaled(x, truth, scale):
+    """The same, of an x of any shape."""
+    r = (x - truth) / scale
+    return np.sum(r * r, axis=-1), 2 * r / scale
+
+
+def nested_scaled(x, truth, scale):
+    f, g = python_scaled(np.concatenate([x["a"], x["b"]]), truth, scale)
+    return f, {"a": g[:1], "b": g[1:]}
+
+
+#: A width in metres and a temperature, whose first gradients differ by 2e-9; and the like.
+UNITS = [((2e-6, 310.0), (1e-6, 100.0)), ((3e9, 5.0), (1e9, 1e-3)), ((1.0, 2.0), (1e-12, 1e12))]
+
+
+@pytest.mark.parametrize(("truth", "scale"), UNITS, ids=range(len(UNITS)))
+@pytest.mark.parametrize("lr", ["auto", 0.01, 1.0, "each"])
+def test_no_unknown_keeps_its_gradient_where_a_run_has_stopped(truth, scale, lr):
+    """The norm is that of the steepest unknown alone, which may be at rest long before."""
+    truth, scale = np.array(truth), np.array(scale)
+    x0, own = truth - 0.8 * scale, {"lr": 0.05 * scale if lr == "each" else lr, "maxiter": 3000}
+    found = na.minimize(scaled, x0, (truth, scale), **own)
+    plain = na.minimize(python_scaled, x0, (truth, scale), jac=True, **own)
+    assert (plain.nit, plain.message) == (found.nit, found.message)
+    if lr != "each":
+        start = {"a": x0[:1], "b": x0[1:]}
+        nested = na.minimize(nested_scaled, start, (truth, scale), jac=True, **own)
+        assert (nested.nit, nested.message) == (found.nit, found.message)
+    if found.success:
+        assert (abs(found.jac) <= 1e-3 * 1.6 / scale).all()
+        np.testing.assert_allclose((found.x - truth) / scale, 0, atol=1e-3)
+    else:
+        assert found.status == 1
+        assert lr != "each" or scale.max() > 1e10  # whose gradient is far below eps
+
+
+@pytest.mark.parametrize("lr", [1e-8, 3e-8])
+def test_a_bound_nearby_hides_no_gradient(lr):
+    """The projected gradient of 1e9 is the way to the bound there, 1e-9: nothing beside another."""
+    truth, scale = np.array([1e-9, 0.0]), np.array([1e-9, 1.0])
+    run = {"lr": [lr, 0.05], "bounds": [(0.0, None), (None, None)], "maxiter": 2000}
+    x0 = np.array([0.5e-9, 1.0])
+    one = na.minimize(scaled, x0, (truth, scale), **run)
+    many = na.minimize_many(python_scaled, x0[None], (truth, scale), jac=True, **run)
+    assert one.nit == many.nit[0]
+    for found in (one, many):
+        gone = abs(found.x_last - truth) / scale
+        assert (gone <= 2e-2).all() or not np.all(found.success)
+    held = {"lr": 0.05, "bounds": [(0.5e-9, None), (0.2, None)]}
+    assert na.minimize(scaled, [0.8e-9, 1.0], (-truth, scale), **held).success
+
+
+@pytest.mark.parametrize("count", [3, 100])
+def test_rows_stop_as_each_alone_where_scales_differ(count):
+    """In lanes too, where a problem that stops makes room for another one."""
+    truth, scale = (np.array(one) for one in UNITS[0])
+    x0 = truth + scale * np.random.default_rng(0).normal(size=(count, 2))
+    run = {"lr": 0.1, "maxiter": 1500}
+    many = na.minimize_many(scaled, x0, (truth, scale), **run)
+    plain = na.minimize_many(python_scaled, x0, (truth, scale), jac=True, **run)
+    np.testing.assert_array_equal(many.nit, plain.nit)
+    assert many.success.sum() > 0
+    assert len(set(many.nit)) > 1
+    for k in (0, 1, count - 1):
+        one = na.minimize(scaled, x0[k], (truth, scale), **run)
+        assert (one.nit, one.success) == (many.nit[k], many.success[k])
+    np.testing.assert_allclose((many.x - truth)[many.success] / scale, 0, atol=5e-3)
+
+
+@of_bowl
+def test_an_unknown_without_a_gradient_holds_nothing_up(form):
+    """Nor one whose gradient is 0 at x0 alone, or a rounding there that stays as small."""
+    alone = run_bowl(form, 1.0, x0=(0.0,)).nit
+    assert run_bowl(form, 1.0, x0=(0.0, 3.0)).nit == alone
+
+    def symmetric(x):
+        g = np.array([2 * x[0] - 6 + x[1], x[0] + 2 * x[1]])
+        return x[0] ** 2 - 6 * x[0] + x[0] * x[1] + x[1] ** 2, g
+
+    for start in ((0.0, 0.0), (0.0, 1e-16)):
+        res = na.minimize(symmetric, start, jac=True, lr=0.1)
+        assert res.success
+        np.testing.assert_allclose(res.x, [4.0, -2.0], atol=1e-4)
+
+
+@pytest.mark.parametrize("jac", [None, True])
+def test_a_run_of_unlike_scales_goes_on_with_the_same_bits(jac, tmp_path):
+    truth, scale = (np.array(one) for one in UNITS[0])
+    fun, run = (python_scaled if jac else scaled), {"jac": jac, "lr": 0.1}
+    x0 = truth - 0.3 * scale
+    whole = na.minimize(fun, x0, (truth, scale), **run)
+    assert whole.success
+    for first in (0, 1, 40):
+        half = na.minimize(fun, x0, (truth, scale), maxiter=first, **run)
+        rest = na.minimize(fun, x0, (truth, scale), state=half.state, **run)
+        assert (rest.nit, rest.message) == (whole.nit, whole.message)
+        np.testing.assert_array_equal(rest.x_last, whole.x_last)
+        for maxiter in (first, 10_000):
+            path = tmp_path / f"{first}.run"
+            kept = na.minimize(fun, x0, (truth, scale), maxiter=maxiter, checkpoint=path, **run)
+        np.testing.assert_array_equal(kept.x_last, whole.x_last)
+        assert kept.nit == whole.nit
+
+
 def test_a_complex_start_at_rest_lies_on_no_bound():
     def fun(x):
         return 0.0, np.full_like(x, 3e-7 + 3e-7j)

@@ -48,3 +48,10 @@ def test_parameters_that_all_ranks_have_stay_the_same(comm, shared_path):
     every = comm.allgather(found["w"].tobytes())
     assert every == [found["w"].tobytes()] * comm.size
     np.testing.assert_array_equal(na.load(shared_path / "fit.npz").params, found["w"])
+
+
+def test_the_program_that_times_both(mpiexec, monkeypatch):
+    monkeypatch.setenv("NUMADAM_BENCH_LIMIT", "1000")
+    done = mpiexec(2, PAGE.parents[2] / "asv_benchmarks" / "ranks.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" us |") == 2 * 2 * 5  # sizes, times, sides

@@ -83,7 +83,7 @@ def fit(spectra):
         (velocity, spectra, NOISE),
         m=velocity.size,
         jac=True,
-        bounds=[(0, None), (-600, 600), (20, 300), (None, None)],
+        bounds=([0, -600, 20, None], [None, 600, 300, None]),  # low, high
         absolute_sigma=True,
     )
 

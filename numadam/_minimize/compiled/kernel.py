@@ -30,6 +30,7 @@ from numadam._core.scalars import (
     tiny,
     width_of,
 )
+from numadam._cpu.denormals import make_settle
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import (
     leaves_of,
@@ -72,6 +73,7 @@ SINGLE = np.dtype(
         ("before", POINTER),  # x before the step, 0 if no test asks for it
         ("best", POINTER),  # best x, 0 if it is not tracked
         ("best_gradient", POINTER),
+        ("firsts", POINTER),  # the first gradient of each number, see `share_of_own`
         # each step
         ("rates", POINTER),  # float64: lr of each step of the call
         ("rate_step", NUMBER),  # 0 if they are one number
@@ -211,6 +213,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
     copy, views, view = wrap(_copy), make_leaf_views(plan, False), view_of(plan.real)
     control_of, products_of = make_control_of(plan), make_products_of(plan)
     low, high, change = op.COLUMN.low, op.COLUMN.high, wrap(_change)
+    settle = make_settle(plan)
     wide, width = op.RULE + plan.rule.width, width_of(plan)
     if max(wide, width) > NORM_LANES:
         raise ValueError(f"{plan.rule.name}: has more scalars than fit into a row of lanes.")
@@ -234,6 +237,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
         n, code, number = d.numbers, RUNNING, d.done
         x, g, before = slots[0], slots[1], view(d.before, n)
         best_x, best_g = view(d.best, n), view(d.best_gradient, n)
+        firsts, low_x, high_x = view(d.firsts, n), slots[pl.LOW], slots[pl.HIGH]
         it = -1 if d.at_start != 0 else 0  # -1: x0 is evaluated, and no step taken
         while it < d.steps and code == RUNNING:
             if d.changing > 0 and it >= 0:
@@ -247,13 +251,15 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
                         copy(before, x, n)
                     step(d, slots, row, own, q, it, meta.steps + 1)
                     meta.steps += 1
+                    settle(meta, leaf, 0, d.updates, meta.steps)
                     number += 1
                 if call7(d.fun, 1, x_at, g_at, d.f, d.number, d.shape, args_at) != 0:
                     code = RAISED
                     break
                 f = f_at[0]
+                later, early = number > 0, meta.steps <= 1
                 code, size, _, _ = test(
-                    d, n, x, g, slots[pl.LOW], slots[pl.HIGH], ends, before, f, number > 0
+                    d, n, x, g, low_x, high_x, ends, before, firsts, f, later, early
                 )
                 if d.best != 0 and f < d.f_best and math.isfinite(f):
                     d.f_best, d.size_best = f, size

@@ -405,7 +405,11 @@ class ObjectiveAdapter:
         Of ``evaluate``, which the loop calls.
     entry : callable
         ``entry(args, kernel, meta_at, record_at)``: run a kernel on these arguments.
+    writes : bool
+        Whether it is known to give a gradient: the first call of a run tells.
     """
+
+    writes = False
 
     def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
         guard = guard_of(fun)
@@ -430,6 +434,7 @@ class ObjectiveAdapter:
                 f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
             ) from error
         self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, guard
+        self.writes = form == RETURNS
         self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -17,11 +17,13 @@ from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.options import freeze
 from numadam._core.parts import parts_of
+from numadam._cpu.kernel import code_address
 from numadam._cpu.state import CpuState
 from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
 from numadam._jit.process import defer_interrupts
 from numadam._minimize.checkpoint import Best, RunState, Task, first_of
+from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.kernel import SINGLE, make_kernel
 from numadam._minimize.compiled.objective import (
     KERNEL,
@@ -92,6 +94,7 @@ class StateOnly(CpuState):
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)
+        self.arguments.meta["settle"] = code_address("settle")
         self.begin()
 
     def restart(self, x: Any) -> None:
@@ -139,6 +142,8 @@ class Problem:
     x, gradient : array
     best_x, best_gradient : array
         Those of the lowest f, where it is tracked.
+    firsts : array
+        The first gradient of each number, see `share_of_own`.
     history : int
         Keep every so many iterations; 0: none.
     """
@@ -151,6 +156,7 @@ class Problem:
         self.x = x = backend.params[0]
         self.gradient = aligned_zeros(x.nbytes).view(x.dtype).reshape(x.shape)
         self.best_x, self.best_gradient = np.empty_like(x), np.empty_like(x)
+        self.firsts = np.zeros_like(x)
         arguments, group = backend.arguments, self.settings.group_of_leaf[0]
         arguments.bind(pl.P, np.array([x.ctypes.data]))
         arguments.bind(pl.G, np.array([self.gradient.ctypes.data]))
@@ -167,6 +173,7 @@ class Problem:
             "before": np.empty_like(x),
             "best": self.best_x,
             "best_gradient": self.best_gradient,
+            "firsts": self.firsts,
             "rates": self._tables.rates,
             "columns": self._tables.columns,
             "changes": self._tables.changes,
@@ -194,6 +201,7 @@ class Problem:
     def start(self, task: Task, adapter: ObjectiveAdapter) -> None:
         """Begin a run."""
         lr, tolerances, settings = task.lr, task.tolerances, self.settings
+        self._task, self.asks = task, True
         settings.control[...] = self._control
         if is_plain(lr):  # step sizes by element are in the back end's arrays
             settings.set_lr(LR.check_or_schedule(lr))
@@ -201,6 +209,7 @@ class Problem:
         self._adapter, self._args, self._seconds, self._before = adapter, task.args, 0.0, 0
         self._lines: list[np.ndarray] = []
         self.history, self._f[0] = task.every, math.nan
+        self.firsts[...] = 0
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
         record = self._record = _Single.from_buffer_copy(self._fresh)
         record.fun, record.every = adapter.address, task.every
@@ -212,20 +221,22 @@ class Problem:
         if task.track_best is False:
             record.best = 0
 
-    def value_at(self, x: np.ndarray, task: Task) -> float:
-        """F at another x, which another problem of the same kind evaluates."""
+    def evaluate_at(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """F and gradient at another x, which another problem of the same kind evaluates."""
+        task = self._task
         lr, options, norm = task.lr, task.options, task.tolerances.norm
         key = key_for(task.rule, x, lr, options, norm)
         other = take(key, task.rule, x.copy(), lr, options, norm)
         other.start(task._replace(x=x, state=None), self._adapter)
+        other.asks = False
         other.advance(0)
-        f, _, _ = other.iterate
+        f, g = other.iterate[0], other.gradient.copy()
         put_back(key, other)
-        return f
+        return f, g
 
     def release(self) -> None:
         """Release what the caller has passed."""
-        del self._adapter, self._args
+        del self._adapter, self._args, self._task
         self._lines = []
         if callable(self.settings.lr):
             self.settings.set_lr(0.0)
@@ -245,6 +256,8 @@ class Problem:
         late = at_start and self._before > 0
         steps = self._tables.tabulate(self.settings.lr, self.backend.t - late, steps)
         self._record.steps, record_at = steps, addressof(self._record)
+        asks = at_start and self.asks and not self._adapter.writes
+        first = FirstCall(self._args) if asks else None
         start = time.perf_counter()
         self._adapter.entry(self._args, self._kernel, self._meta_at, record_at)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
@@ -253,6 +266,9 @@ class Problem:
             self._f[0] = math.nan
             self._adapter.call_again(self.x.copy(), 0, self._args)
             raise RuntimeError(RAISED_ONCE)
+        if first is not None:
+            there = self.gradient, self.x, self.evaluate_at
+            self._adapter.writes = first.check(self.iterate[0], *there)
         return code
 
     def _chunk(self) -> int:
@@ -411,6 +427,10 @@ class CompiledRun(Run):
     def _lines(self) -> np.ndarray:
         return self._problem.lines
 
+    @property
+    def _firsts(self) -> Sequence[np.ndarray]:
+        return [self._problem.firsts]
+
     def _advance(self) -> Iterator[tuple[int, int]]:
         problem, observers, maxiter = self._problem, self._observers, self._task.maxiter
         check, file = self._task.check_every, self._file
@@ -446,8 +466,9 @@ class CompiledRun(Run):
             saved.leaves("before", params)
         self._problem.restore(memory, done, tested, lines)
 
-    def _value_at(self, leaves: Sequence[Any]) -> float:
-        return self._problem.value_at(leaves[0], self._task)
+    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        f, g = self._problem.evaluate_at(leaves[0])
+        return f, [g]
 
     def _set_best(self, best: Best) -> None:
         self._problem.set_best(best)

@@ -20,6 +20,7 @@ from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
 from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task
+from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_kernels, scratch_size
@@ -61,6 +62,8 @@ def _block_packets(packets: int, numbers: int) -> int:
 class LaneBatch(Batch):
     """Problems of one shape under one compiled objective on NumPy arrays, on all cores."""
 
+    asks = True  # whether the first call tells that the objective writes into g
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._problems = problems = len(task.x)
@@ -100,6 +103,7 @@ class LaneBatch(Batch):
         self._gradient = aligned_zeros(self._x.nbytes).view(self._x.dtype).reshape(self._x.shape)
         self._arguments.bind(pl.P, np.array([self._x.ctypes.data]))
         self._arguments.bind(pl.G, np.array([self._gradient.ctypes.data]))
+        self._firsts = np.zeros_like(self._x)
         self._values = np.full((VALUES, positions), np.nan)
         self._codes, self._nit = np.zeros((2, problems), np.int64)
         self._order = np.arange(positions)
@@ -129,6 +133,7 @@ class LaneBatch(Batch):
             "before": np.empty_like(self._x) if tolerances.xtol > 0.0 else None,
             "best": best,
             "best_g": best_g,
+            "firsts": self._firsts,
             "own_lr": None if task.rates is None else task.rates.copy(),
             "scratch": np.zeros((self._blocks, scratch)),
             "rates": tables.rates,
@@ -185,6 +190,8 @@ class LaneBatch(Batch):
         )
         state.steps, state.done = steps, self.done
         state.taken = -1  # until the last blocks are done
+        asks = state.at_start and self.asks and not self._adapter.writes
+        first_call = FirstCall(self._task.args) if asks else None
         start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
         kernel, state_at = self._kernel(), addressof(state)
         for first in range(0, self._blocks, blocks) or (0,):
@@ -195,6 +202,21 @@ class LaneBatch(Batch):
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
         if state.failed:
             self._raise_again()
+        if first_call is not None:
+            at = *self.first_iterate(), self._task.x, self._evaluate_at
+            self._adapter.writes = first_call.check(*at)
+
+    def first_iterate(self) -> tuple[np.ndarray, np.ndarray]:
+        """F and gradient of each problem, before any has moved."""
+        rows = rows_of(self._gradient, self._lanes)
+        return self._values[VALUE_F, : self._problems], rows[: self._problems]
+
+    def _evaluate_at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """F and gradient of each problem at another x."""
+        there = LaneBatch(self._task._replace(x=x))
+        there.asks = False
+        there.advance(0, 1)
+        return there.first_iterate()
 
     def _chunk(self) -> int:
         """Iterations of the next call: about as many as take `_CALL_SECONDS`."""
@@ -251,7 +273,7 @@ class LaneBatch(Batch):
     def _by_name(self) -> dict[str, Any]:
         """Arrays of a file that only running problems need: gradient and state, in their layout."""
         state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
-        return {"gradient": self._gradient, **state}
+        return {"gradient": self._gradient, "first_gradient": self._firsts, **state}
 
     def run_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Numbers and arrays for a file: by the number of the problem, whatever the layout."""

@@ -39,6 +39,7 @@ from numadam._core.scalars import (
     product_width,
     width_of,
 )
+from numadam._cpu.denormals import make_settle
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_leaf_views, make_products_of
 from numadam._cpu.records import META
@@ -201,12 +202,14 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
         rows = array_at(batch.rows, 4, np.int64)
         here = position // lanes * n * lanes + position % lanes
         there = last // lanes * n * lanes + last % lanes
-        for s in range(count + 2):
+        for s in range(count + 3):
             words, row, first = item_x, s - count + 1, batch.best
             if s < count:
                 words, row, first = item[s], kept[s], at[slots[s]]
-            elif s > count:
+            elif s == count + 1:
                 first = batch.best_g
+            elif s > count:
+                row, first = -1, batch.firsts
             step, mine, other = words * lanes, first + 4 * words * here, first + 4 * words * there
             if row >= 0:
                 copy(rows[row] + 4 * words * n * problem, words, mine, step, n, words)
@@ -245,13 +248,14 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
     `filled` are the positions from `first` on to the end of the last packet with a live problem.
     """
     run, views = make_run(plan, wrap), make_leaf_views(plan, False)
-    scalars, width = make_scalars(plan), width_of(plan)
+    scalars, width, settle = make_scalars(plan), width_of(plan), make_settle(plan)
 
     def step(meta, batch, d, leaf, block, first, filled, begin, it):
         row = array_at(d.scalars + 8 * width * it, width, np.float64)
         h, k = scalars(row, 1.0, 1.0)
         begins, n = first * d.updates, filled * d.updates
         run(n, *views(leaf, begins, begins, n), h, k)
+        settle(meta, leaf, begins, n, meta.steps + 1 + begin + it)
 
     return wrap(step, forceinline=True)
 
@@ -259,7 +263,7 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
 def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
     """As `_make_step`, one lane to a packet, where each problem has an lr or a clip of its own."""
     run, views = make_run(plan, wrap), make_leaf_views(plan, False)
-    scalars, width = make_scalars(plan), width_of(plan)
+    scalars, width, settle = make_scalars(plan), width_of(plan), make_settle(plan)
     clip, control_row = make_clip(plan, wrap), make_control_row(plan, wrap)
     own_scalars = make_own_scalars(plan, wrap) if own_lr else wrap(shared_scalars)
     wide, normed = op.RULE + plan.rule.width, plan.norm != ""
@@ -282,6 +286,7 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
                 pre, factor = clip(control, n, slots, k, partials)
             h, k = scalars(given, pre, factor)
             run(updates, *slots, h, k)
+            settle(meta, leaf, row * updates, updates, meta.steps + 1 + begin + it)
 
     return wrap(step, forceinline=True)
 
@@ -352,7 +357,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
             stopped = np.int64(0)
             for place in range(first, first + live, lanes):
                 count = min(lanes, first + live - place)
-                stopped |= test_packet(d, leaf, ends, tolerances, place, count, number > 0)
+                stopped |= test_packet(d, leaf, ends, tolerances, place, count, number)
             if stopped != 0:
                 live = retire_block(meta, batch, first, live, number)
             it += 1

@@ -165,7 +165,8 @@ class LaneAdapter(ObjectiveAdapter):
             warnings.simplefilter("error", NumbaPerformanceWarning)
             kind = form, x_type, shape, lanes
             evaluate = compile_evaluation(evaluate, found, args_type, *kind)
-        self._evaluate, self._fun, self._form = evaluate, fun, form
+        self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, read_only
+        self.writes = form == RETURNS
         self.address = address_of(evaluate, EVALUATE.args)
 
 

@@ -35,6 +35,7 @@ LANES = np.dtype(
         ("before", POINTER),  # x before the step, 0 if no test asks for it
         ("best", POINTER),  # best x
         ("best_g", POINTER),  # its gradient
+        ("firsts", POINTER),  # the first gradient of each number, see `share_of_own`
         ("scalars", POINTER),  # float64[table_steps, width]
         ("scratch", POINTER),  # float64[blocks, ...]: see `make_own_scalars`
         # the batch
@@ -97,6 +98,7 @@ class BlockState(NamedTuple):
     before: int
     best: int
     best_g: int
+    firsts: int
     scalars: int
     scratch: int
 
@@ -229,12 +231,42 @@ def _make_checks(wrap: Any) -> tuple[Any, Any]:
     return wrap(gradient_tests, forceinline=True), wrap(all_tests)
 
 
+def _make_own(lanes: int, numbers: int, wrap: Any) -> tuple[Any, Any]:
+    """`stopping.make_own` of the lanes of a packet.
+
+    ``learn(n, x, g, low, high, ends, firsts, norms, first)`` in each lane; ``limits(out, count, n,
+    ..., firsts, norms, limit, gtol, share)`` writes the limits, `gtol` alone where a component
+    remains. `norms` and `first` are those of each lane's gradients.
+    """
+    one, wide = wrap(st.released), lanes * numbers
+
+    def learn(n, x, g, low, high, ends, firsts, norms, first):
+        for i in range(np.uint64(n * lanes)):
+            a, j = abs(one(i, x, g, low, high, ends[0], ends[1])), i % np.uint64(wide)
+            if a > firsts[i] and norms[j // numbers] <= first[j // numbers]:
+                firsts[i] = a
+
+    def limits(out, count, n, x, g, low, high, ends, firsts, norms, limit, gtol, share):
+        for j in range(count):
+            out[j] = limit[j]
+            if not gtol < norms[j] <= limit[j]:
+                continue
+            for i in range(n):
+                k = np.uint64(i // numbers * wide + j * numbers + i % numbers)
+                a = abs(np.float64(one(k, x, g, low, high, ends[0], ends[1])))
+                if a > share * firsts[k] and firsts[k] > 0:
+                    out[j] = gtol
+                    break
+
+    return wrap(learn), wrap(limits)
+
+
 def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
-    """``test_packet(d, leaf, ends, tolerances, first, count, later) -> stopped``.
+    """``test_packet(d, leaf, ends, tolerances, first, count, number) -> stopped``.
 
     Tests the iterates of the `count` problems of a packet, whose first position is `first`, and
-    writes what holds into `tests`; `stopped` is 0 where all of them go on. Long, for the views of
-    all that the tests read are built here, once for a packet.
+    writes what holds into `tests`; `stopped` is 0 where all of them go on. `number` is that of the
+    iteration. Long, for the views of all that the tests read are built here, once for a packet.
     """
     # Each is optimised by itself first. Linked, `keep_best` is not vectorised, and an iteration
     # takes 1.5 times as long; the largest components of float32 take 1.1 times as long.
@@ -245,9 +277,11 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
     keep_best = _make_keep_best(lanes, plan.numbers, jit_once)
     views, view, bytes_x = make_leaf_views(plan, False), view_of(plan.real), plan.stride(pl.P)
     (gradient_tests, all_tests), limit_of = _make_checks(wrap), wrap(st.gradient_limit)
+    (learn, limits), share_of = _make_own(lanes, plan.numbers, wrap), wrap(st.share_of_own)
 
-    def test_packet(d, leaf, ends, tolerances, first, count, later):
+    def test_packet(d, leaf, ends, tolerances, first, count, number):
         gtol, ftol, xtol, gtol_rel = tolerances
+        later = number > 0
         n, all_n, skip = d.numbers, d.numbers * lanes, first * d.updates * bytes_x
         slots = views(leaf, first * d.updates, first * d.updates, lanes * d.updates)
         x, g, low, high = slots[pl.P], slots[pl.G], slots[pl.LOW], slots[pl.HIGH]
@@ -261,19 +295,28 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
         f_before = array_at(column + rows * VALUE_BEFORE, lanes, np.float64)
         tests = array_at(d.tests + 8 * first, lanes, np.int64)
         steep(norms, n, x, g, low, high, ends[0], ends[1])
+        firsts = view(d.firsts + skip, all_n)
+        first_norm = array_at(column + rows * VALUE_FIRST, lanes, np.float64)
         if not later:
-            first_norm = array_at(column + rows * VALUE_FIRST, lanes, np.float64)
             for j in range(lanes):
                 first_norm[j], limit[j] = norms[j], limit_of(gtol, gtol_rel, norms[j])
+        if number <= 1:
+            learn(n, x, g, low, high, ends, firsts, norms, first_norm)
         keep_best(n, x, g, best, best_g, f, norms, f_best, norm_best, not later)
-        if ftol == 0.0 and xtol == 0.0:
-            return gradient_tests(count, tests, f, norms, limit)
+        gradient_alone = ftol == 0.0 and xtol == 0.0
+        if gradient_alone and gradient_tests(count, tests, f, norms, limit) == 0:
+            return np.int64(0)
+        own = array_at(lane_memory(), lanes, np.float64)
+        share = share_of(gtol_rel)
+        limits(own, count, n, x, g, low, high, ends, firsts, norms, limit, gtol, share)
+        if gradient_alone:
+            return gradient_tests(count, tests, f, norms, own)
         way = array_at(lane_memory(), lanes, np.float64)
         size = array_at(lane_memory(), lanes, np.float64)
         if xtol > 0.0 and later:
             before = view(d.before + skip, all_n)
             far(way, n, x, before, None, None, None, None)
             large(size, n, x, before, None, None, None, None)
-        return all_tests(count, tests, f, f_before, norms, way, size, later, limit, ftol, xtol)
+        return all_tests(count, tests, f, f_before, norms, way, size, later, own, ftol, xtol)
 
     return wrap(test_packet, forceinline=True)

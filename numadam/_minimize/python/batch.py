@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,13 @@ from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task, load_state_arrays, state_arrays
 from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 from numadam._minimize.observers import refuse_observers
-from numadam._minimize.python.stop_tests import projected
-from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
+from numadam._minimize.python.stop_tests import projected, released
+from numadam._minimize.stopping import (
+    RUNNING,
+    check_convergence,
+    gradient_limit,
+    share_of_own,
+)
 
 # --- the objective on rows -----------------------------------------------------------------------
 
@@ -141,23 +147,28 @@ def _host(x: Any) -> np.ndarray:
     return np.array(to_host(x), dtype=np.float64)  # a copy: fun may write to its own again
 
 
-def _norms(xp: Any, x: Any, norm: float) -> np.ndarray:
-    """The norm of each row, with the bits of `stopping.make_norm` on NumPy arrays."""
-    if x.size == 0:
-        return np.zeros(len(x))
+def _sizes(xp: Any, x: Any) -> Any:
+    """The absolute real numbers of each row, as float64."""
     if x.dtype.kind == "c":
         x = xp.ascontiguousarray(x).view(x.real.dtype)
-    a = xp.abs(x).reshape(len(x), -1).astype(np.float64, copy=False)
+    a = xp.abs(x).astype(np.float64, copy=False)
+    return a.reshape(len(a), math.prod(a.shape[1:]))
+
+
+@np.errstate(all="ignore")
+def _norms(xp: Any, a: Any, norm: float) -> np.ndarray:
+    """The norm of each row of sizes, with the bits of `stopping.make_norm` on NumPy arrays."""
+    if a.size == 0:
+        return np.zeros(len(a))
     top = a.max(axis=1)
     if norm == np.inf:
         return _host(top)
     scaled = (top > 0.0) & (top < np.inf)  # False for NaN
-    with np.errstate(all="ignore"):
-        a = a / xp.where(scaled, top, 1.0)[:, None]
-        a *= a
-        # in the order of the elements, unlike NumPy's sum; CuPy's cumsum has another order, too
-        total = np.cumsum(a, axis=1)[:, -1] if isinstance(a, np.ndarray) else a.sum(axis=1)
-        return _host(xp.where(scaled, top * xp.sqrt(total), top))
+    a = a / xp.where(scaled, top, 1.0)[:, None]
+    a *= a
+    # in the order of the elements, unlike NumPy's sum; CuPy's cumsum has another order, too
+    total = np.cumsum(a, axis=1)[:, -1] if isinstance(a, np.ndarray) else a.sum(axis=1)
+    return _host(xp.where(scaled, top * xp.sqrt(total), top))
 
 
 class PythonBatch(Batch):
@@ -194,6 +205,8 @@ class PythonBatch(Batch):
         self._f_last, self._f_best, self._steep_best = np.full((3, problems), np.nan)
         self._steep_first, self._steep_last = np.full((2, problems), np.nan)
         self._best, self._best_g = x.copy(), self._xp.zeros_like(x)
+        #: the first gradient of each number, see `share_of_own`
+        self._firsts = self._xp.zeros_like(_sizes(self._xp, x))
         #: what is being kept, for an interrupt between the arrays
         self._keeping: tuple[np.ndarray, Any, np.ndarray] | None = None
         self._f: Any = None
@@ -229,6 +242,7 @@ class PythonBatch(Batch):
             "gradient": self._g,
             "best_x": self._best,
             "best_gradient": self._best_g,
+            "first_gradient": self._firsts,
             "codes": self._codes,
             "nit": self._nit,
             "f": self._f_last,
@@ -270,17 +284,22 @@ class PythonBatch(Batch):
             where = self._xp.asarray(rows).reshape(-1, *[1] * (to.ndim - 1))
             self._xp.copyto(to, of, where=where)
 
+    @np.errstate(all="ignore")
     def _test(self) -> None:
         """Run the stop tests of all rows that run."""
         xp, x, first = self._xp, self._x, not self._started
         its, running, f = self._task.tolerances, self._running, _host(self._f)
-        steep = _norms(xp, projected(xp, x, self._g, self._box), its.norm)
+        steep = _norms(xp, _sizes(xp, projected(xp, x, self._g, self._box)), its.norm)
+        sizes = _sizes(xp, released(xp, x, self._g, self._box))
         if first:
             self._steep_first = steep
+        if self.done <= self._check:
+            rows = steep <= self._steep_first
+            self._copy(self._firsts, xp.maximum(self._firsts, sizes), rows)
         if self._x_before is not None:
             self._moves = (
-                _norms(xp, x - self._x_before, its.norm),
-                _norms(xp, x, its.norm),
+                _norms(xp, _sizes(xp, x - self._x_before), its.norm),
+                _norms(xp, _sizes(xp, x), its.norm),
             )
         self._keep_best(running & (first | np.isfinite(f) & (f < self._f_best)), f, steep)
         live = int(
@@ -289,7 +308,7 @@ class PythonBatch(Batch):
                 self._f_last,
                 steep,
                 *self._moves,
-                self._steep_first,
+                np.where(self._remains(running, steep, sizes), 0.0, self._steep_first),
                 not first,
                 (its.gtol, its.gtol_rel, its.ftol, its.xtol),
                 self._codes,
@@ -300,6 +319,19 @@ class PythonBatch(Batch):
         if live < running.sum():
             self._kept, self._running = x.copy(), self._codes == RUNNING
         self.live = live
+
+    def _remains(self, running: np.ndarray, steep: np.ndarray, sizes: Any) -> np.ndarray:
+        """The rows at which `gtol_rel` holds for the norm, but not for each component."""
+        its, xp = self._task.tolerances, self._xp
+        if its.gtol_rel == 0.0:
+            return np.zeros(len(steep), bool)
+        near = running & (steep > its.gtol) & (steep <= its.gtol_rel * self._steep_first)
+        if near.any():
+            rows = xp.asarray(np.flatnonzero(near))
+            own = self._firsts[rows]
+            above = (sizes[rows] > share_of_own(its.gtol_rel) * own) & (own > 0)
+            near[near] = to_host(above.any(axis=1))
+        return near
 
     def _keep_best(self, better: np.ndarray, f: np.ndarray, steep: np.ndarray) -> None:
         """Keep the rows at which f is lower than before: x, f, gradient and its norm."""

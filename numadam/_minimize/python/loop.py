@@ -15,7 +15,7 @@ from numadam._minimize.checkpoint import Best, RunState, Task
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.run import Memory, Run
-from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
+from numadam._minimize.stopping import BAD_F, GTOL, MAXITER, RUNNING, UNSEEN
 from numadam._optimizer.optimizer import Optimizer
 
 #: A line of the history: a list of tuples would take 0.3 us a line, most of it at the end.
@@ -64,6 +64,11 @@ class PythonRun(Run):
     @property
     def _evaluations(self) -> tuple[int, int]:
         return self._objective.nfev, self._objective.njev
+
+    @property
+    def _firsts(self) -> Sequence[Any]:
+        firsts: Sequence[Any] = self._stop_tests.firsts
+        return firsts
 
     @property
     def _lines(self) -> np.ndarray:
@@ -129,7 +134,7 @@ class PythonRun(Run):
             if f is not None:
                 memory.f = f = float(f)
             if g is not None:
-                code = test(grads, f or 0.0)
+                code = test(grads, f or 0.0, k <= check)
                 memory.grad_norm = sizes[0]
             else:  # of the last iterate, whose gradient is for nobody
                 code = RUNNING if isfinite(f) else BAD_F
@@ -178,6 +183,12 @@ class PythonRun(Run):
             return code if math.isfinite(self._memory.f) else BAD_F
         return code
 
+    def _confirm(self, code: int) -> int:
+        f, firsts, gtol = self._memory.f, self._firsts, self._task.tolerances.gtol
+        if code != GTOL or f is None:
+            return code
+        return code if self._objective.is_at_rest(f, firsts, gtol) else UNSEEN
+
     def _is_whole(self) -> bool:
         return self._counted is not None
 
@@ -208,13 +219,16 @@ class PythonRun(Run):
             lines = lines[lines[:, 0] < self._backend.t]
         self._table += lines.tobytes()
 
-    def _value_at(self, leaves: Sequence[Any]) -> float:
-        objective, params = self._objective, self._backend.params
+    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
+        objective, params, jac = self._objective, self._backend.params, self._task.jac
         kept, counted = [leaf.copy() for leaf in params], self._evaluations
         try:
             for own, leaf in zip(params, leaves, strict=True):
                 own[...] = leaf
-            return float(objective.value())
+            if jac is not True and not callable(jac):
+                return float(objective.value()), ()
+            f, g = objective.evaluate(True)
+            return float(f), self._tree.flatten(g, "jac")
         finally:
             for own, leaf in zip(params, kept, strict=True):
                 own[...] = leaf

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import addressof
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
-from numba import float64, int64
+from numba import boolean, float64, int64
 
 from numadam._arrays.interop import address_of
 from numadam._core import plan as pl
@@ -24,14 +24,15 @@ from numadam._minimize.stopping import Tolerances, check_convergence
 # --- state of the tests, and those of NumPy arrays ------------------------------------------------
 
 
-#: Address of `TESTED`, object of g, f -> the test that holds. A record instead of twelve numbers
-#: spares a call 0.1 us.
-_ITERATE = int64(int64, int64, float64)
+#: Address of `TESTED`, object of g, f, whether it is early -> the test that holds. A record instead
+#: of twelve numbers spares a call 0.1 us.
+_ITERATE = int64(int64, int64, float64, boolean)
 #: One array whose iterates are tested.
 TESTED = np.dtype(
     [
         ("x", POINTER),
         ("before", POINTER),  # x before the last step, 0 where no test asks for it
+        ("firsts", POINTER),  # the first gradient of each number, see `share_of_own`
         ("numbers", NUMBER),  # real numbers of x
         ("low", POINTER),  # bounds of each element
         ("high", POINTER),
@@ -57,21 +58,21 @@ def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
     view = view_of(real)
     end_view = view if box == "array" else absent
 
-    def test_iterate(tested_at, g_object, f):
+    def test_iterate(tested_at, g_object, f, early):
         its = record_at(tested_at, TESTED)
         n, sizes = its.numbers, its.sizes
-        x, before = view(its.x, n), view(its.before, n)
+        x, before, firsts = view(its.x, n), view(its.before, n), view(its.firsts, n)
         g = view(record_at(g_object, NDARRAY).data, n)
         low, high, ends = end_view(its.low, n), end_view(its.high, n), make_box(its.lo, its.hi)
-        found = test(its, n, x, g, low, high, ends, before, f, its.later != 0)
+        found = test(its, n, x, g, low, high, ends, before, firsts, f, its.later != 0, early)
         code, sizes[0], sizes[1], sizes[2] = found
         its.later = 1
         return code
 
     inner = linked(test_iterate)
 
-    def run(tested_at, g_object, f):
-        return inner(tested_at, g_object, f)
+    def run(tested_at, g_object, f, early):
+        return inner(tested_at, g_object, f, early)
 
     run.__qualname__ = f"{name}.test_iterate"
     return run
@@ -100,9 +101,14 @@ class StopTests:
         Norms of the projected gradient, of the move and of x at the last test.
     before : list of arrays
         x before the last step, where a test asks for it.
+    firsts : list of arrays
+        The first gradient of each component, see `share_of_own`; real and imaginary parts have
+        one each.
     """
 
-    def __init__(self, tolerances: Tolerances, first: float) -> None:
+    def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
+        self._x, self._settings = backend.params, backend.settings
+        self.firsts = [array_namespace(leaf).zeros_like(leaf) for leaf in self._x]
         self.sizes: Any = [0.0, 0.0, 0.0]
         self.before: list[Any] = []
         #: whether the state is kept by the compiled tests of one array
@@ -121,34 +127,57 @@ class StopTests:
         its = self._tolerances
         self._limits = (st.gradient_limit(its.gtol, its.gtol_rel, first), its.ftol, its.xtol)
 
-    def test(self, grads: Sequence[Any], f: float) -> int:
-        """The test that holds at the next iterate."""
-        return self._check(f, self.measure(grads))
+    @np.errstate(all="ignore")
+    def test(self, grads: Sequence[Any], f: float, early: bool) -> int:
+        """The test that holds at the next iterate; it is `early` at the first two."""
+        its, sizes = self._tolerances, self.measure(grads)
+        if not self._later:
+            if math.isnan(self._first):
+                self._first, early = sizes[0], True
+            limit = st.gradient_limit(its.gtol, its.gtol_rel, self._first)
+            self._limits = (limit, its.ftol, its.xtol)
+        if early and sizes[0] <= self._first:
+            for own, part in self._parts(grads):
+                own[...] = array_namespace(part).maximum(own, abs(part))
+        limits = self._limits
+        if its.gtol < sizes[0] <= limits[0] and self._remains(grads):
+            limits = its.limits
+        code: int = check_convergence(f, self._f_before, *sizes, self._later, limits)
+        self.sizes[0], self._later, self._f_before = sizes[0], True, f
+        return code
+
+    def _parts(self, grads: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """The first and the present gradient, of real and imaginary parts apart."""
+        for x, g, box, own in zip(self._x, grads, self._boxes, self.firsts, strict=True):
+            d = released(array_namespace(x), x, g, box)
+            if d.dtype.kind == "c":
+                yield from ((own.real, d.real), (own.imag, d.imag))
+            else:
+                yield own, d
+
+    @functools.cached_property
+    def _boxes(self) -> Any:
+        """The bounds of each array, or None."""
+        return self._settings.leaf_boxes() or [None] * len(self._x)
+
+    def _remains(self, grads: Sequence[Any]) -> bool:
+        """Whether a component is more than its share of its first gradient."""
+        share = np.float64(st.share_of_own(self._tolerances.gtol_rel))
+        return any(
+            bool(((abs(part) > share * own) & (own > 0)).any()) for own, part in self._parts(grads)
+        )
 
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
         raise NotImplementedError
-
-    def _check(self, f: float, sizes: Sequence[float]) -> int:
-        """The test that holds; `sizes` are the norms of gradient, move and x."""
-        if not self._later:
-            if math.isnan(self._first):
-                self._first = sizes[0]
-            its = self._tolerances
-            limit = st.gradient_limit(its.gtol, its.gtol_rel, self._first)
-            self._limits = (limit, its.ftol, its.xtol)
-        code: int = check_convergence(f, self._f_before, *sizes, self._later, self._limits)
-        self.sizes[0], self._later, self._f_before = sizes[0], True, f
-        return code
 
 
 class HostStopTests(StopTests):
     """Stop tests of NumPy parameters."""
 
     def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
-        super().__init__(tolerances, first)
+        super().__init__(backend, tolerances, first)
         plan, settings = backend.settings.plan, backend.settings
-        self._x = backend.params
         if tolerances.xtol > 0.0:
             self.before = [np.empty_like(leaf) for leaf in self._x]
         self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
@@ -157,6 +186,7 @@ class HostStopTests(StopTests):
             numbers = leaf.size * plan.numbers
             its = _Tested(x=address_of(leaf), numbers=numbers, first=first)
             its.gtol, its.ftol, its.xtol, its.gtol_rel, _ = tolerances
+            its.firsts = address_of(self.firsts[j])
             if self.before:
                 its.before = address_of(self.before[j])
             if plan.bounds == "array":
@@ -169,7 +199,7 @@ class HostStopTests(StopTests):
             self.sizes = self._tested[0].sizes
             call, tested_at = self._call, addressof(self._tested[0])
             # a method would cost 1 us a test
-            self.test = lambda grads, f: call(tested_at, id(grads[0]), f)  # type: ignore[method-assign]
+            self.test = lambda grads, f, early: call(tested_at, id(grads[0]), f, early)  # type: ignore[method-assign]
 
     @property
     def state(self) -> tuple[float, float, bool]:
@@ -196,7 +226,7 @@ class HostStopTests(StopTests):
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
         for its, g in zip(self._tested, grads, strict=True):
-            self._call(addressof(its), id(g), 0.0)
+            self._call(addressof(its), id(g), 0.0, False)
         columns = zip(*(its.sizes for its in self._tested), strict=True)
         return [joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
 
@@ -208,11 +238,9 @@ class DeviceStopTests(StopTests):
     """Stop tests of CuPy parameters: a few launches, and one wait for the GPU."""
 
     def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
-        super().__init__(tolerances, first)
-        self._x = backend.params
+        super().__init__(backend, tolerances, first)
         self._moves = tolerances.xtol > 0.0
         self._norm = _top if tolerances.norm == math.inf else _euclidean
-        self._boxes: Any = backend.settings.leaf_boxes() or [None] * len(self._x)
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
@@ -237,7 +265,6 @@ class DeviceStopTests(StopTests):
         return [joined([float(value) for value in column], norm) for column in columns]
 
 
-@np.errstate(all="ignore")  # x - low may be beyond the range
 def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
     """The projected gradient of an array, as `stopping.projected`; `box` is None or its bounds."""
     if box is None:
@@ -245,6 +272,14 @@ def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
     low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
     d = xp.where(g > x - low, x - low, g)
     return xp.where(d < x - high, x - high, d)
+
+
+def released(xp: Any, x: Any, g: Any, box: Any) -> Any:
+    """The gradient of an array, 0 where a bound holds it, as `stopping.released`."""
+    if box is None:
+        return g
+    low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
+    return xp.where(((g > 0) & (x <= low)) | ((g < 0) & (x >= high)), xp.zeros_like(g), g)
 
 
 def _top(xp: Any, x: Any) -> Any:
@@ -256,7 +291,6 @@ def _top(xp: Any, x: Any) -> Any:
     return xp.max(xp.abs(x))
 
 
-@np.errstate(all="ignore")
 def _euclidean(xp: Any, x: Any) -> Any:
     """The 2-norm, divided by the largest element as in `stopping.make_norm`."""
     top = _top(xp, x)

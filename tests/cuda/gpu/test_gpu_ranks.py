@@ -11,8 +11,6 @@ import numadam as na
 from tests.cuda.gpu.ranks import on_ranks
 from tests.processes import mpiexec
 
-pytestmark = pytest.mark.mpi
-
 #: Bound of a norm, whatever the numbers are (`numadam._cuda.norms`).
 ULP = 8
 SHAPES = (7, 5, 3), (6, 2)
@@ -196,6 +194,7 @@ if emulator.is_running():
 """
 
 
+@pytest.mark.mpi
 def test_two_ranks_of_mpi_step_as_one_process(cp, tmp_path):
     random = np.random.default_rng(0)
     x, grads = random.standard_normal(300), random.standard_normal((2, 300))
