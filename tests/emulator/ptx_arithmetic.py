@@ -246,11 +246,7 @@ def comparison(f: Any, op: Operation, types: str) -> str:
     word = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(word, word)
     if word in _COMPARE:  # C's != is true of NaN, that of PTX is not
         test = f"{x} {_COMPARE[word]} {y}"
-        return (
-            f"({test} && {ordered})"
-            if types[-3:] in ("f32", "f64") and word == "ne"
-            else f"({test})"
-        )
+        return f"({test} && {ordered})" if types in ("f32", "f64") and word == "ne" else f"({test})"
     if word == "neu":
         return f"({x} != {y})"
     return f"({x} {_COMPARE[word[:-1]]} {y} || !{ordered})"

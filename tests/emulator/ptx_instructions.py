@@ -84,9 +84,8 @@ def convert_to_float(op: Operation, value: str, source: str, to: str) -> str:
         return finish_cvt(op, to, f"({kind}){_INTEGRAL[word]}((double){value})")
     mode = next((ROUNDINGS[word] for word in op.words if word in ROUNDINGS), "")
     if mode:
-        return finish_cvt(
-            op, to, f"ROUNDED({mode}, {C_TYPES[source]}, {kind}, ({kind})x, {value}, 0, 0)"
-        )
+        types = f"{C_TYPES[source]}, {kind}"
+        return finish_cvt(op, to, f"ROUNDED({mode}, {types}, ({kind})x, {value}, 0, 0)")
     return finish_cvt(op, to, f"({kind}){value}")
 
 

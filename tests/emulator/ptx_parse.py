@@ -14,7 +14,6 @@ class PtxError(Exception):
 SIZES = {f"{kind}{bits}": bits // 8 for kind in "bus" for bits in (8, 16, 32, 64)}
 SIZES |= {"pred": 1, "f32": 4, "f64": 8}
 
-#: Half precision is its bits, until an instruction reads it as a float.
 C_TYPES = {name: f"{'int' if name[0] == 's' else 'uint'}{8 * SIZES[name]}_t" for name in SIZES}
 C_TYPES |= {"f32": "float", "f64": "double"}
 

@@ -136,6 +136,22 @@ def test_no_unknown_keeps_its_gradient_where_a_run_has_stopped(truth, scale, lr)
         assert lr != "each" or scale.max() > 1e10  # whose gradient is far below eps
 
 
+@pytest.mark.parametrize("lr", [1e-8, 3e-8])
+def test_a_bound_nearby_hides_no_gradient(lr):
+    """The projected gradient of 1e9 is the way to the bound there, 1e-9: nothing beside another."""
+    truth, scale = np.array([1e-9, 0.0]), np.array([1e-9, 1.0])
+    run = {"lr": [lr, 0.05], "bounds": [(0.0, None), (None, None)], "maxiter": 2000}
+    x0 = np.array([0.5e-9, 1.0])
+    one = na.minimize(scaled, x0, (truth, scale), **run)
+    many = na.minimize_many(python_scaled, x0[None], (truth, scale), jac=True, **run)
+    assert one.nit == many.nit[0]
+    for found in (one, many):
+        gone = abs(found.x_last - truth) / scale
+        assert (gone <= 2e-2).all() or not np.all(found.success)
+    held = {"lr": 0.05, "bounds": [(0.5e-9, None), (0.2, None)]}
+    assert na.minimize(scaled, [0.8e-9, 1.0], (-truth, scale), **held).success
+
+
 @pytest.mark.parametrize("count", [3, 100])
 def test_rows_stop_as_each_alone_where_scales_differ(count):
     """In lanes too, where a problem that stops makes room for another one."""
