@@ -238,7 +238,7 @@ def _make_own(lanes: int, numbers: int, wrap: Any) -> tuple[Any, Any]:
     ..., firsts, norms, limit, gtol, share)`` writes the limits, `gtol` alone where a component
     remains. `norms` and `first` are those of each lane's gradients.
     """
-    one, wide = wrap(st.projected), lanes * numbers
+    one, wide = wrap(st.released), lanes * numbers
 
     def learn(n, x, g, low, high, ends, firsts, norms, first):
         for i in range(np.uint64(n * lanes)):
