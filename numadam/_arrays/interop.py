@@ -51,8 +51,8 @@ def units_of(x: Any) -> Any:
 
 
 def to_host(x: Any) -> Any:
-    """A CuPy array as a NumPy copy, for which the host waits; anything else as it is."""
-    return x.get() if is_cupy(x) else x
+    """A CuPy array as a NumPy copy of its order, for which the host waits; others as they are."""
+    return x.get(order="A") if is_cupy(x) else x
 
 
 def sample(x: Any, every: int) -> np.ndarray:

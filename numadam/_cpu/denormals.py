@@ -21,7 +21,7 @@ from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at, call_c6
 
 #: address and bytes of some numbers, bytes of one, addresses of their bounds or 0, unused -> 0
-SETTLE = int64(int64, int64, int64, int64, int64, int64)
+SETTLE_MEMORY = int64(int64, int64, int64, int64, int64, int64)
 
 
 @linked

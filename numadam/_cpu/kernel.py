@@ -15,7 +15,7 @@ from numadam._core.plan import CHECKED, OUT, G, P, Plan
 from numadam._core.scalars import is_due, make_scalars, width_of
 from numadam._cpu import norm_kernel as norms
 from numadam._cpu import records as abi
-from numadam._cpu.denormals import SETTLE, make_settle, settle
+from numadam._cpu.denormals import SETTLE_MEMORY, make_settle, settle
 from numadam._cpu.parts import (
     factors_of,
     find_leaf,
@@ -339,7 +339,7 @@ _C_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
     "validator": ("validate", validate, VALIDATE),
     "overlap_search": ("overlap", search, SEARCH),
     "strided_arrays": ("strided", handle, HANDLE),
-    "settle": ("settle", settle, SETTLE),
+    "settle": ("settle", settle, SETTLE_MEMORY),
     "sum_up": ("sum_up", norms.sum_up, norms.SUM_UP),
 }
 

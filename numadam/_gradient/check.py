@@ -199,7 +199,10 @@ def check_grad(
     except (TypeError, ValueError) as error:
         text = f"rng: expected a seed or a numpy.random.Generator, got {rng!r:.80}."
         raise type(error)(text) from error
-    point = Point(fun, x0, args, jac, bounds) if m is None else Residuals(fun, x0, args, m, bounds)
+    if m is None:
+        point = Point(fun, x0, args, jac, bounds)
+    else:
+        point = Residuals(fun, x0, args, m, jac, bounds)
     prober = Prober(point, tolerance and float(tolerance), generator)
     if not (probes := prober.probes(*limits)):
         raise ValueError(

@@ -149,14 +149,15 @@ class Residuals(Point):
 
     nouns = "Jacobian", "derivative"
 
-    def __init__(self, fun: Any, x0: Any, args: Any, m: Any, bounds: Any) -> None:
+    def __init__(self, fun: Any, x0: Any, args: Any, m: Any, jac: Any, bounds: Any) -> None:
         x = read_starts(np.atleast_2d(own_copy(x0)))
         if len(x) > 1:
             raise ValueError(
                 f"x0: got {len(x)} problems; one is checked. Pass x0[i], and (i, *args) as args."
             )
         # one evaluation refuses what residuals write outside of r and J
-        least_squares_many(fun, x, args, m=m, jac=True, bounds=bounds, max_nfev=1)
+        jac = True if jac is None else jac
+        least_squares_many(fun, x, args, m=m, jac=jac, bounds=bounds, max_nfev=1)
         args = read_args(args, compiled=True)
         form = residuals.form_of(fun, args, True)
         adapter = residuals.adapter_for(fun, form, x.dtype, args)

@@ -86,12 +86,9 @@ class Fits:
         self._raised = np.full(workers, -1)
         self._past = np.zeros((workers, 4), np.int64)
         self._trial = np.zeros((workers, n), task.x.dtype)
-        sizes = large_size(n, task.m), check_size(n, task.m, task.derives)
+        size = max(workers * large_size(n, task.m), check_size(n, task.m, task.derives))
         try:
-            large, check = (
-                aligned_zeros(task.x.itemsize * many * size)
-                for many, size in zip((workers, 1), sizes, strict=True)
-            )
+            large = aligned_zeros(task.x.itemsize * size)
         except MemoryError as error:
             raise MemoryError(f"m: there is no memory for {task.m} residuals: {error}") from error
         self._arrays = {
@@ -104,7 +101,6 @@ class Fits:
             "trial": self._trial,
             "small": aligned_zeros(workers * 8 * kn.small_size(n)),
             "large": large,
-            "check": check,
             "past": self._past,
         }
         self._state = _Fits(
@@ -147,7 +143,8 @@ class Fits:
         """Run the loop, and raise what the residuals raised, or where they wrote."""
         kernel = kernel_address(self._kernels.choose(process.safe(False, self._in_threads)))
         try:
-            self._entry(self._task.args, kernel, 0, addressof(self._state))
+            if self._entry(self._task.args, kernel, 0, addressof(self._state)) == 0:
+                return
         except SystemError:  # of `numba.objmode`: its exception is pending, and the loop returned
             if not (self._raised >= 0).any():
                 raise
@@ -185,9 +182,8 @@ class Fits:
         few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
         if few and not self._task.absolute_sigma:
             found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
-        loose = int(np.isinf(variances).any(axis=1).sum())
-        if loose:
-            found.append(f"{loose} of {problems}: stderr is inf.")
+        if np.isinf(variances).any():
+            found.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
         return ManyResult(
             success=np.isin(status, (kn.BY_GTOL, kn.BY_FTOL, kn.BY_XTOL, kn.BY_BOTH)),
             status=status,

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from numadam._jit.functions import linked
+from numadam._least_squares.factors import dot
 from numadam._minimize.compiled.objective import call7
 
 #: A change of r is seen from so many of its roundings on.
@@ -51,12 +52,9 @@ def _probe(s, i, j, step, x, low, high, r, trial, spare, slope, at, args_at):
         return 0, 0.0, 0.0
     failed = call7(s.fun, i, at[0], at[1], 0, s.n, s.m, args_at)
     trial[j] = x[j]
-    total = 0.0
     for k in range(len(r)):
-        change = float(spare[k]) - float(r[k])
-        total += change * change
-        slope[k] = change / taken
-    return failed, abs(taken), math.sqrt(total)
+        slope[k] = (float(spare[k]) - float(r[k])) / taken
+    return failed, abs(taken), abs(taken) * math.sqrt(dot(slope, slope))
 
 
 @linked
@@ -67,15 +65,12 @@ def _unit(x, norm, slope):
 
 @linked
 def _mismatch(a, b):
-    """How far two slopes are apart, as a share of the larger one."""
-    apart, of_a, of_b = 0.0, 0.0, 0.0
-    for k in range(len(a)):
-        p, q = float(a[k]), float(b[k])
-        apart += (p - q) * (p - q)
-        of_a += p * p
-        of_b += q * q
+    """How far two slopes are apart, as a share of the larger one: down to sqrt(eps)."""
+    of_a, of_b = dot(a, a), dot(b, b)
     larger = max(of_a, of_b)
-    return math.sqrt(apart / larger) if 0.0 < larger < np.inf else np.inf
+    if not 0.0 < larger < np.inf:
+        return np.inf
+    return math.sqrt(max(of_a + of_b - 2.0 * dot(a, b), 0.0) / larger)
 
 
 @linked
@@ -202,18 +197,14 @@ def _calibrate(
 
 @linked
 def differentiate(
-    s, i, x, low, high, r, J, spare_slope, trial, spare, at, args_at, steps, changes, units
+    s, i, norm, x, low, high, r, J, spare_slope, trial, spare, at, args_at, steps, changes, units
 ):
-    """Write J at x, where the residuals are r: the number of evaluations, or -1 if fun raised.
+    """Write J at x, where the residuals are r, of that norm; the evaluations, or -1.
 
     `steps` has the steps so far, 0 where there is none, `changes` by how much they changed r, and
     `units` the lengths of the unknowns.
     """
-    root, square = math.sqrt(s.eps), 0.0
-    for k in range(len(r)):
-        square += float(r[k]) * float(r[k])
-    norm, count, fresh = math.sqrt(square), 0, False
-    size = norm
+    root, count, fresh, size = math.sqrt(s.eps), 0, False, norm
     for j in range(s.n):
         trial[j] = x[j]
     for turn in range(2):

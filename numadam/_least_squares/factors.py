@@ -117,10 +117,11 @@ def factorize(J, r, free, sizes, eps, R, qr):
             size = math.sqrt(dot(J[j], J[j])) if j > 0 else sizes[0]
         if not size > _DEPENDENT * eps * sizes[j] or largest > limit * size:
             continue
-        onto = dot(J[j], r) / size
+        inverse = 1.0 / size
+        onto = dot(J[j], r) * inverse
         if abs(onto) > limit * size:
             continue
-        R[j, j], inverse = size, 1.0 / size
+        R[j, j] = size
         for k in range(j + 1, n):
             if free[k] != 0.0:
                 R[j, k] = dot(J[j], J[k]) * inverse

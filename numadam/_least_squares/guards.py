@@ -74,12 +74,14 @@ def _changed(numbers, begin, end, value):
 
 @linked
 def set_guards(numbers, n, m, mark):
-    """Fill the guards in the memory of a worker."""
+    """Fill the guards in the memory of a worker, and what they guard with zeros."""
     r, r2, J, J2, total = places(n, m)
-    wide, of_J = padded(m), n * padded(m)
     for k in range(total):
-        inside = r <= k < r + wide or r2 <= k < r2 + wide
-        numbers[k] = 0.0 if inside or J <= k < J + of_J or J2 <= k < J2 + of_J else mark
+        numbers[k] = mark
+    for k in range(padded(m)):
+        numbers[r + k] = numbers[r2 + k] = 0.0
+    for k in range(n * padded(m)):
+        numbers[J + k] = numbers[J2 + k] = 0.0
 
 
 @linked
@@ -111,13 +113,13 @@ def find_past(numbers, n, m, mark, found):
 
 
 def make_check(real: Any) -> Any:
-    """``check(s, begin, args_at)``: call residuals on marks; -1 if they raised, else 0."""
+    """``check(s, memory_at, args_at)``: call residuals on marks; what they do goes into `past`."""
     mark, item = real(MARKS[real]), np.dtype(real).itemsize
 
-    def check(s, args_at):
+    def check(s, memory_at, args_at):
         n, m = s.n, s.m
         r, J, total = places_of_check(n, m, s.jac)
-        numbers, found = array_at(s.check, total, real), array_at(s.past, 4, np.int64)
+        numbers, found = array_at(memory_at, total, real), array_at(s.past, 4, np.int64)
         trial = array_at(s.trial, n, real)
         for k in range(total):
             numbers[k] = mark
@@ -128,9 +130,9 @@ def make_check(real: Any) -> Any:
             high = array_at(s.high, (box + 1, n), real)[box]
             for j in range(n):
                 trial[j] = min(max(x[j], low[j]), high[j])
-            J_at = s.check + J * item if s.jac != 0 else 0
+            J_at = memory_at + J * item if s.jac != 0 else 0
             for turn in range(2):
-                if call7(s.fun, i, s.trial, s.check + r * item, J_at, n, -m, args_at) != 0:
+                if call7(s.fun, i, s.trial, memory_at + r * item, J_at, n, -m, args_at) != 0:
                     array_at(s.raised, 1, np.int64)[0] = i
                     return
                 whole = True

@@ -28,7 +28,7 @@ from numadam._least_squares.factors import (
     length,
     padded,
 )
-from numadam._least_squares.guards import MARKS, find_past, make_check, places, set_guards
+from numadam._least_squares.guards import FINE, MARKS, find_past, make_check, places, set_guards
 from numadam._minimize.compiled.objective import call7
 
 #: ``status`` of a problem: 0 to 4 as in SciPy. LOOSE: an unknown that r does not
@@ -42,7 +42,7 @@ _COUNTS = (
 )
 _ADDRESSES = (
     *("fun", "x", "low", "high", "points", "cost", "optimality", "cov"),
-    *("status", "nfev", "njev", "small", "large", "trial", "raised", "check", "past"),
+    *("status", "nfev", "njev", "small", "large", "trial", "raised", "past"),
 )
 FITS = np.dtype(
     [(name, np.int64) for name in (*_COUNTS, *_ADDRESSES)]
@@ -223,8 +223,8 @@ def _make_fit(real: Any) -> Any:
         while status != LOST:
             if not derived:
                 count = differentiate(
-                    s, i, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at), args_at,
-                    steps, changes, units,
+                    s, i, norm, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at),
+                    args_at, steps, changes, units,
                 )  # fmt: skip
                 if count < 0:
                     return -1
@@ -325,8 +325,20 @@ def _make_fit(real: Any) -> Any:
 # --- the loop ------------------------------------------------------------------------------------
 
 
+def _told(workers, state_at):
+    """How many workers have something to tell."""
+    s, count = record_at(state_at, FITS), 0
+    for w in range(workers):
+        raised, past = array_at(s.raised, w + 1, np.int64), array_at(s.past, 4 * w + 1, np.int64)
+        count += 1 if raised[w] >= 0 or past[4 * w] != FINE else 0
+    return count
+
+
 def make_kernels(real: Any, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``kernel(0, state_at, args_at)``: fit some problems; serial, and parallel over workers."""
+    """``kernel(0, state_at, args_at)``: fit some problems; serial, and parallel over workers.
+
+    It returns how many workers have something to tell, in `raised` or in `past`.
+    """
     fit, check, mark = _make_fit(real), make_check(real), real(MARKS[real])
     item = np.dtype(real).itemsize
 
@@ -334,7 +346,7 @@ def make_kernels(real: Any, name: str) -> tuple[Callable[..., Any], Callable[...
         s = record_at(state_at, FITS)
         size = places(s.n, s.m)[4]
         if s.checks != 0:
-            check(s, args_at)
+            check(s, s.large, args_at)  # in the memory that the workers get next
             for k in range(s.checks):
                 set_guards(array_at(s.large + k * size * item, size, real), s.n, s.m, mark)
             return
@@ -345,13 +357,14 @@ def make_kernels(real: Any, name: str) -> tuple[Callable[..., Any], Callable[...
         found = array_at(s.past, (w + 1, 4), np.int64)[w]
         find_past(array_at(s.large + w * size * item, size, real), s.n, s.m, mark, found)
 
-    fit_share = linked(work)
+    fit_share, told = linked(work), linked(_told)
 
     def make_kernel(each: Any) -> Callable[..., Any]:
         def kernel(meta_at, state_at, args_at):
-            for w in each(record_at(state_at, FITS).workers):
+            workers = record_at(state_at, FITS).workers
+            for w in each(workers):
                 fit_share(int64(w), state_at, args_at)
-            return 0
+            return told(workers, state_at)
 
         kernel.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.kernel"
         return kernel

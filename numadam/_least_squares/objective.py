@@ -92,9 +92,9 @@ def _make_evaluate(fun: Any, form: tuple[bool, bool], guard: Any, real: Any, arg
         if not checks:
             for k in range(m):
                 r[k] = 0.0
-            for j in range(len(J)):
-                for k in range(m):
-                    J[j, k] = 0.0
+            flat = array_at(J_at, J.size, real)
+            for k in range(len(flat)):
+                flat[k] = 0.0
         if derives:
             rows = array_at(J_at, (m, 2 * n), real)
             if numbered and checks:

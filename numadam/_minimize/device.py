@@ -52,6 +52,7 @@ from numadam._minimize.stopping import (
     itself,
     moved,
     projected,
+    released,
     share_of_own,
 )
 from numadam._settings.bounds import Box
@@ -168,7 +169,7 @@ def _make_stop_tests(plan: Plan, norm: float, wrap: Any) -> tuple[Any, Any, Any]
 
 def _make_own(plan: Plan, wrap: Any) -> tuple[Any, Any]:
     """`stopping.make_own` of problem b: ``(b, problems, x, g, low, high, ends, firsts, ...)``."""
-    one, scalar = wrap(projected), plan.bounds == "scalar"
+    one, scalar = wrap(released), plan.bounds == "scalar"
 
     def size(i, x, g, low, high, ends):
         if scalar:

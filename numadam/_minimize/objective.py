@@ -182,7 +182,8 @@ class Objective:
         if callable(jac):
             return self._separately
         if jac is None or jac is False or (isinstance(jac, str) and jac in _DIFFERENCES):
-            self._method = jac or "2-point"
+            #: the differences, and `numpy.seterr` of fun: not of the arithmetic around it
+            self._method, self._errors = jac or "2-point", np.geterr()
             if not self._numpy:
                 raise TypeError("jac: finite differences are formed on NumPy arrays only.")
             if self._dtype.kind == "c":
@@ -297,6 +298,7 @@ class Objective:
         g = self._slopes(flat, f, self._method)
         return float(f), self._tree.unflatten(self._shaped(in_dtype(g, self._dtype)))
 
+    @np.errstate(all="ignore")
     def is_at_rest(self, f: float, firsts: Sequence[Any], gtol: float) -> bool:
         """Whether longer steps show as well that x is at rest, where differences say so.
 
@@ -324,12 +326,11 @@ class Objective:
         if not np.isfinite(f):
             g[:] = np.nan
         elif free.any():
-            of_user = np.geterr()  # of fun, not of the arithmetic around it
 
             def part(y: np.ndarray) -> Any:
                 whole = flat.astype(y.dtype)
                 whole[free] = y
-                with np.errstate(**of_user):
+                with np.errstate(**self._errors):
                     return self._at(whole)
 
             ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))

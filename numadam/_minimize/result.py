@@ -195,7 +195,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
 
     @entry
     def status(self) -> int:
-        """0: a stop test held; 1: maxiter; 2: f, 3: gradient not finite; 4: a doubt; 99: callback."""
+        """0: a test held; 1: maxiter; 2: f, 3: gradient not finite; 4: a doubt; 99: callback."""
 
     @entry
     def message(self) -> str:

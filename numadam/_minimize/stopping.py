@@ -191,6 +191,19 @@ def projected(i, x, g, low, high, lo, hi):
     return d
 
 
+def released(i, x, g, low, high, lo, hi):
+    """Element i of the gradient, 0 where a bound holds it.
+
+    The projected gradient near a bound is a distance, which means nothing beside a gradient.
+    """
+    d = g[i]
+    if low is not None:
+        lo, hi = low[i], high[i]
+    if lo is not None and ((d > 0 and x[i] <= lo) or (d < 0 and x[i] >= hi)):
+        d = d - d
+    return d
+
+
 def moved(i, x, y, low, high, lo, hi):
     """Distance that element i has moved from y to x."""
     return x[i] - y[i]
@@ -202,13 +215,13 @@ def itself(i, x, y, low, high, lo, hi):
 
 
 def make_own() -> tuple[Any, Any]:
-    """Functions that compare each component of the projected gradient with its own first one.
+    """Functions that compare each component of the gradient with its own first one.
 
     ``learn(n, x, g, low, high, ends, firsts)`` makes each of `firsts` at least ``|component|``;
     ``remains(n, x, g, low, high, ends, firsts, share)``: whether a component is more than `share`
     of its first. One that was 0 has none.
     """
-    one = linked(projected)
+    one = linked(released)
 
     def learn(n, x, g, low, high, ends, firsts):
         for i in range(np.uint64(n)):

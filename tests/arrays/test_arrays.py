@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import sys
 import warnings
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numadam as na
-from numadam._arrays.interop import aligned_zeros
 from tests.bad_arrays import assert_unchanged, snapshot
 from tests.bits import KERNELS, RULES
 from tests.trees import (
@@ -331,38 +328,3 @@ def test_gradient_that_comes_to_overlap():
             opt.step(over)
     opt.step(g)
     assert p.tolist() == [-2] * 6
-
-
-# --- blocks of memory for state -------------------------------------------------------------------
-
-
-HUGE = 2 << 20
-
-
-@pytest.mark.parametrize("size", [1, 64, 4097, HUGE - 1, HUGE, 3 * HUGE + 5])
-@pytest.mark.parametrize("unit", [64, 4096])
-def test_begins_on_a_multiple_and_is_zero(size, unit):
-    block = aligned_zeros(size, unit)
-    assert block.shape == (size,)
-    assert block.ctypes.data % unit == 0
-    assert not block.any()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="huge pages on request are Linux's")
-def test_large_blocks_ask_for_huge_pages():
-    block = aligned_zeros(3 * HUGE + 5)
-    assert block.ctypes.data % HUGE == 0
-    assert _flags_at(block.ctypes.data) >= {"hg"}  # "hugepage advise flag"
-
-
-def _flags_at(address):
-    """Flags of the memory mapping that holds an address."""
-    inside = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first = line.split()[0]
-        if "-" in first and not first.endswith(":"):
-            low, high = (int(part, 16) for part in first.split("-"))
-            inside = low <= address < high
-        elif inside and first == "VmFlags:":
-            return set(line.split()[1:])
-    return set()

@@ -11,8 +11,6 @@ import pytest
 import scipy.sparse
 
 import numadam as na
-from numadam._arrays import checks
-from numadam._arrays.tree import same_objects
 from tests.bad_arrays import BAD, assert_unchanged, cases, matches, snapshot
 from tests.trees import Pair, tree_map
 
@@ -239,51 +237,7 @@ def test_a_tensor_on_the_cpu_is_told_how_to_reach_the_gpu():
     assert describe(torch.ones(3), "CuPy").endswith("Use x.cuda().")
 
 
-# --- checks at their edges ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["f4", "f8", "c8", "c16"])
-def test_numbers_below_zero(dtype):
-    for values in ([0, 1], [-0.0, np.inf], [np.nan, 1], []):
-        assert checks.has_negative(np.array(values, dtype)) is False
-    for values in ([1, -1e-45], [np.nan, -1], [-np.inf, 1]):
-        assert checks.has_negative(np.array(values, dtype)) is True
-
-
-def test_either_part_of_a_complex_number():
-    for number, negative in [(1 + 1j, False), (1 - 1j, True), (-1 + 1j, True)]:
-        assert checks.has_negative(np.full((2, 3), number)) is negative
-
-
-def test_advice():
-    step = "Pass a copy, as in opt.step(x.copy())."
-    assert checks._advice("params", "grads") == step
-    assert checks._advice("out", "grads") == "Pass a copy, as in out.copy()."
-    assert checks._advice("params[0]", "params[1]") == "Pass a copy, as in params[0].copy()."
-    assert "cupy.asarray(x)" in checks.describe(np.ones(2), "CuPy")
-    real, number = np.dtype(np.float64), np.dtype(np.complex128)
-    assert "Use x.real" in checks.bad_dtype("g", number, real, "p")
-    assert checks.bad_dtype("g", real, number, "p").endswith("Use .astype(numpy.complex128).")
-    with pytest.raises(TypeError, match=r"^lr: expected real numbers, got a masked array"):
-        checks.refuse_more_than_numbers(np.ma.ones(2), "lr")
-
-
 # --- containers -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [0, 1, 63, 64, 1_000])
-def test_the_same_objects_are_known_among_few_and_many(count):
-    one = [np.zeros(2) for _ in range(count)]
-    assert same_objects(one, list(one))
-    assert same_objects(tuple(one), one)
-    assert not same_objects(one, [*one, np.zeros(2)])
-    assert not same_objects([*one, np.zeros(2)], one)
-    for k in {0, count // 2, count - 1} & set(range(count)):
-        other = list(one)
-        other[k] = one[k].copy()  # equal, and another object
-        assert not same_objects(one, other)
-        assert not same_objects(tuple(other), one)
-    assert (count < 2) == same_objects(one, one[::-1])
 
 
 def test_nothing_in_the_place_of_a_container_is_called_so():

@@ -1,6 +1,5 @@
 """Optimisers, states, results and schedules as they are shown in a terminal and in a notebook."""
 
-import math
 import pickle
 import re
 from html.parser import HTMLParser
@@ -178,34 +177,7 @@ def test_many_results_of_nothing():
     assert "problems: 0, x of shape (0, 2)" in repr(res)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (np.arange(3), "array([0, 1, 2])"),
-        (np.zeros((2, 50)), "float64 array of shape (2, 50)"),
-        ((1.0, None), "(1.0, None)"),
-        ((1.0,), "(1.0,)"),
-        (list(range(9)), "[0, 1, 2, 3, ...]"),
-        ({"a": 1}, "{'a': 1}"),
-        (math.sin, "sin"),
-        (paraboloid, "paraboloid"),
-        (object(), "<object object>"),
-        ("<b>", "'<b>'"),
-    ],
-)
-def test_values_in_a_few_words(value, text):
-    assert formatting.brief(value) == text
-
-
 def test_names_are_escaped():
     page = formatting.table("<i>", [("<script>", "a & b")], ("<h>",))
     assert "<script>" not in page
     assert Cells(page).rows == [["<h>"], ["<script>", "a & b"]]
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(12, "12 B"), (1234, "1.23 kB"), (2e6, "2 MB"), (3e9, "3 GB"), (4e12, "4e+03 GB")],
-)
-def test_bytes_for_people(size, text):
-    assert formatting.nbytes(size) == text

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array, csr_matrix
 
-from numadam._arrays import sparse
-from numadam._arrays.sparse import Rows, clear, coalesce, is_sparse, scatter
+from numadam._arrays.sparse import Rows, clear, coalesce, scatter
 from tests.trees import LAYOUTS, lay, relaxed
 
 TWO = np.ones((2, 3))
@@ -121,43 +117,12 @@ def test_sums_are_pairwise_in_order_of_appearance(indices, dtype, seed):
     np.testing.assert_allclose(sums, exact, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize(
-    ("indices", "copied"), [([1, 4, 6], False), ([1, 4, 4], True), ([4, 1, 4], True)]
-)
-def test_row_numbers_are_copied_and_values_only_to_sort_or_add_them(indices, copied):
-    indices, values = np.array(indices), np.ones((3, 2, 2))
-    rows, sums = coalesce(Rows(indices, values), "grads", (9, 2, 2), F64)
-    assert not np.shares_memory(rows, indices)
-    assert np.shares_memory(sums, values) != copied
-
-
-def test_subclasses_lose_their_own_arithmetic():
-    class Twice(np.ndarray):
-        def __iadd__(self, other):
-            raise AssertionError
-
-    values = np.ones((3, 2)).view(Twice)
-    rows, sums = coalesce(Rows(np.array([1, 0, 1]).view(Twice), values), "g", (2, 2), F64)
-    check_form(rows, sums, (2, 2), F64)
-    np.testing.assert_array_equal(sums, [[1, 1], [2, 2]])
-
-
 def test_infinite_sums_make_no_noise():
     """The guard of a step judges them, in all gradients alike."""
     values = np.array([3e38, 3e38, np.inf, -np.inf, np.nan, 1], F32)
     with np.errstate(all="raise"):
         _, sums = coalesce(Rows(np.array([2, 2, 1, 1, 0, 0]), values), "grads", (3,), F32)
     np.testing.assert_array_equal(sums, [[np.nan], [np.nan], [np.inf]])
-
-
-def test_scatter_writes_strided_gradients():
-    dense = np.zeros((4, 3), order="F")
-    rows, values = np.array([0, 3]), np.arange(6.0).reshape(2, 3)
-    scatter(rows, values, dense)
-    np.testing.assert_array_equal(dense, [[0, 1, 2], [0, 0, 0], [0, 0, 0], [3, 4, 5]])
-    dense[1] = 7
-    clear(rows, dense)
-    np.testing.assert_array_equal(dense, [[0, 0, 0], [7, 7, 7], [0, 0, 0], [0, 0, 0]])
 
 
 def test_rows_hold_the_arrays_themselves():
@@ -173,40 +138,6 @@ def test_rows_hold_the_arrays_themselves():
 
 
 # --- whose is it ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "x",
-    [
-        Rows(np.arange(2), TWO),
-        csr_array(TWO),
-        csr_matrix(TWO),
-        scipy.sparse.coo_array(TWO),
-        scipy.sparse.lil_matrix(TWO),
-    ],
-    ids=lambda x: type(x).__name__,
-)
-def test_sparse(x):
-    assert is_sparse(x)
-
-
-@pytest.mark.parametrize("x", [TWO, np.matrix(TWO), None, 1.0, [TWO], Rows, csr_array])
-def test_not_sparse(x):
-    assert not is_sparse(x)
-
-
-def test_a_library_that_another_thread_is_importing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.sparse", ModuleType("scipy.sparse"))
-    assert not is_sparse(object())
-
-
-@pytest.mark.cuda("cupy")
-def test_cupy_has_every_function():
-    import cupy
-
-    used = set(re.findall(r"\bxp\.(\w+)", Path(sparse.__file__).read_text()))
-    assert {"argsort", "flatnonzero"} < used
-    assert [name for name in used if not hasattr(cupy, name)] == []
 
 
 @pytest.mark.cuda("cupy")
@@ -252,22 +183,6 @@ def test_csr_is_the_dense_gradient(n, w, entries, dtype, kind, integers):
     assert all(a is b for a, b in zip(arrays, (x.data, x.indices, x.indptr), strict=True))
 
 
-def test_csr_with_room_to_spare():
-    """More memory than entries, as after eliminate_zeros."""
-    x = csr_array((3, 4))
-    x.data, x.indices = np.arange(1.0, 6), np.array([2, 0, 1, 9])
-    x.indptr = np.array([0, 1, 1, 3])
-    rows, values = coalesce(x, "grads", (3, 4), F64)
-    np.testing.assert_array_equal(rows, [0, 2])
-    np.testing.assert_array_equal(values, [[0, 0, 1, 0], [2, 3, 0, 0]])
-
-
-def test_csr_without_columns():
-    rows, values = coalesce(csr_array((3, 0)), "grads", (3, 0), F64)
-    assert rows.shape == (0,)
-    assert values.shape == (0, 0)
-
-
 def broken(**arrays):
     x = csr_array(np.eye(3))
     for name, array in arrays.items():
@@ -307,26 +222,6 @@ INDPTRS = [0, 1, 3], [0, 1, 2, 4], [0, 2, 1, 3], [1, 2, 2, 3], [0, 1, 2, -3]
 def test_refused_csr(x, shape, error, text):
     with pytest.raises(error, match=f"^{re.escape(text)}$"):
         coalesce(x, "g", shape, F64)
-
-
-def test_csr_of_cupy(monkeypatch):
-    """Known by cupyx, if that is loaded; the rest is the same code."""
-
-    class Matrix:
-        def __init__(self, x):
-            self.format, self.shape, self.dtype = x.format, x.shape, x.dtype
-            self.data, self.indices, self.indptr = x.data, x.indices, x.indptr
-
-    x = csr_matrix(np.array([[0, 0], [1.0, 2.0]]))
-    assert not is_sparse(Matrix(x))
-    module = SimpleNamespace(issparse=lambda x: isinstance(x, Matrix))
-    monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", module)
-    assert is_sparse(Matrix(x))
-    rows, values = coalesce(Matrix(x), "grads", (2, 2), F64)
-    np.testing.assert_array_equal(rows, [1])
-    np.testing.assert_array_equal(values, [[1, 2]])
-    with pytest.raises(TypeError, match=r"got CSC. Use .tocsr\(\)"):
-        coalesce(Matrix(x.tocsc()), "grads", (2, 2), F64)
 
 
 # --- refused --------------------------------------------------------------------------------------

@@ -87,15 +87,6 @@ def test_picture_shows_all_sides(tmp_path):
     assert speed.digest(BOTH) != speed.digest(sizes(SMALL))
 
 
-def test_marks_are_needed(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"a\n{speed.BEGIN}\nold\n{speed.END}\nb\n")
-    assert speed.filled(page, "new") == f"a\n{speed.BEGIN}\nnew\n{speed.END}\nb\n"
-    page.write_text("a\n")
-    with pytest.raises(SystemExit, match="expected the lines"):
-        speed.filled(page, "new")
-
-
 def test_pages_and_picture_are_those_of_the_data():
     found = json.loads(speed.DATA.read_text())
     for page, between in speed.pages(found).items():
@@ -140,14 +131,6 @@ def test_a_slower_commit_is_named():
     assert history.slower(RECORDS) == ["step-1M: 1.5, median before 1"]
     assert history.slower(RECORDS[:-1]) == []
     assert history.slower(RECORDS[:1]) == []
-
-
-def test_turns_are_merged():
-    answers = [
-        {"values": {"a": value}, "missing": {"b": "why"}, "busy": busy}
-        for value, busy in ((1.0, 0.0), (2.0, 0.3), (9.0, None))
-    ]
-    assert history.merged(answers) == {"values": {"a": 2.0}, "missing": {"b": "why"}, "busy": 0.3}
 
 
 def test_missing_points_are_gaps_in_the_picture(tmp_path):
@@ -228,10 +211,6 @@ def test_figures_go_into_the_column_of_their_processor():
     assert (mine["title"], other["title"]) == ("P, family 25", "Q")
     processors.add(columns, {"machine": {**ABOUT, "family": "26"}, "rows": found})
     assert [column["title"] for column in columns] == ["P, family 26", "P, family 25", "Q"]
-
-
-def test_bytes_of_a_busy_machine_are_not_in_doubt():
-    assert processors.cell(row("memory-net", 0.0, busy=0.9)) == "0 B"
 
 
 def test_tables_of_the_page_are_made_of_the_data():

@@ -10,7 +10,6 @@ import pytest
 from numadam.bench import measure, peers
 from numadam.rules import CLASSES
 from tests.bench import LIMIT, load
-from tests.runs import serial
 from tests.variants import compile_nothing
 
 common, step, start, options, minimize, gpu, cuda_code = (
@@ -70,11 +69,6 @@ def taken(case):
         return case.make()(1)
     except peers.Unavailable as reason:
         pytest.skip(str(reason))
-
-
-def test_arrays_are_small_here():
-    assert common.size(10**7) == 100
-    assert common.size(5) == 5
 
 
 def test_every_rule_and_option_has_a_case_on_each_device():
@@ -150,34 +144,6 @@ def test_program_refuses_what_is_not_there(words, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def row(unit="ratio", busy=0.0, value=0.5, **given):
-    met = value <= 1.0
-    fixed = {"case": "x", "what": "what", "unit": unit, "target": 1.0, "by": "bytes", "note": ""}
-    return {**fixed, "value": value, "ours": 1.35, "theirs": None, "expected": 1.0} | {
-        "met": met,
-        "busy": busy,
-        **given,
-    }
-
-
-@pytest.mark.parametrize(
-    ("figure", "column", "text"),
-    [
-        (row(), 5, "yes"),
-        (row(busy=0.5), 5, "yes?"),
-        (row(busy=0.5, unit="B"), 5, "yes"),
-        (row(value=1.5, busy=None), 5, "NO"),
-        (row(), 2, "-"),
-        (row(), 1, "1.35 s"),
-        (row(unit="s", value=0.0123), 3, "12.3 ms"),
-        (row(expected=36 / 28), 7, "what (1.29 of its bytes)"),
-        (row(note="80 MB"), 7, "what (80 MB)"),
-    ],
-)
-def test_cell_of_the_table(figure, column, text):
-    assert run.cells(figure)[column] == text
-
-
 def test_large_case_is_left_out():
     measured = run.measured("roofline-50M", *CASES["roofline-50M"], 1, 0.0)
     assert "NUMADAM_BENCH_LARGE=1" in measured["skipped"] or "GiB" in measured["skipped"]
@@ -191,25 +157,7 @@ def test_busy_figure_is_taken_again_and_the_quietest_counts(monkeypatch):
     assert machine.quietest(lambda: next(figures), 60.0) == ("d", 0.0)
 
 
-def test_without_waiting_a_figure_is_taken_once(monkeypatch):
-    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.9)
-    assert machine.quietest(lambda: "a", 0.0) == ("a", 0.9)
-
-
-def test_waiting_ends_when_it_is_quiet_or_late(monkeypatch):
-    shares = iter([0.9, 0.0])
-    monkeypatch.setattr(measure, "busy_now", lambda: next(shares))
-    machine.wait_until_quiet(machine.time.monotonic() + 60)
-    assert list(shares) == []
-    machine.wait_until_quiet(machine.time.monotonic() - 1)  # late: nobody is asked
-
-
 # --- the sides ----------------------------------------------------------------------------------
-
-
-def test_ratio_is_divided_by_what_is_expected(monkeypatch):
-    monkeypatch.setattr(measure, "rounds", lambda sides, pairs: [[3.0], [2.0]])
-    assert common.ratio(int, int, 1, 1.25) == common.Figure(1.2, 3.0, 2.0, 1.25)
 
 
 @pytest.mark.parametrize(
@@ -257,22 +205,6 @@ def test_usual_step_is_the_same_in_torch():
         np.testing.assert_allclose(mine, other.detach().numpy(), rtol=1e-5, atol=1e-7)
 
 
-def test_serial_side_never_runs_in_parallel():
-    side = step.matmuls(784, 64, serial=True)
-    names = dict(zip(side.__code__.co_freevars, side.__closure__, strict=True))
-    cpu_step = names["optimizer"].cell_contents._backend.compiled
-    assert cpu_step.kernel is serial(cpu_step)
-
-
-def test_idle_step_has_no_momentum_left():
-    side = options.idle(20, steps=1000)
-    side()
-    optimizer = side.func.__self__
-    assert optimizer.t == 1011
-    assert not optimizer.state["m"].any()
-    assert optimizer.state["v"].all()
-
-
 def test_lazy_side_touches_a_share_of_the_rows():
     lazy, dense = options.embedding(100, 4, 0.05)
     table, every = lazy.func.__self__.params, dense.func.__self__.params
@@ -281,17 +213,3 @@ def test_lazy_side_touches_a_share_of_the_rows():
     dense()
     assert (table != before).any(axis=1).sum() == 5
     assert (every != all_before).all()
-
-
-def test_memory_of_a_side_that_keeps_and_one_that_does_not():
-    kept = []
-    keeps = start.memory(lambda: lambda: kept.append(bytes(10_000)), peak=False)(3)
-    assert 10_000 <= keeps.value < 12_000
-    passing = lambda: lambda: len(bytes(10_000))  # noqa: E731
-    assert start.memory(passing, peak=False)(3).value == 0
-    assert 10_000 <= start.memory(passing, peak=True)(3).value < 12_000
-
-
-def test_overhead_is_what_an_iteration_adds():
-    figure = minimize.overhead(1)
-    assert figure.value == figure.ours / figure.theirs > 0

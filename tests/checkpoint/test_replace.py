@@ -7,7 +7,6 @@ import gc
 import os
 import stat
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from numadam._checkpoint.container import Container, check_writable, read, replacing, write
 from tests.interrupts import strike_everywhere
-from tests.processes import STORM, python
+from tests.processes import python
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="permissions and kills of POSIX")
 
@@ -105,29 +104,6 @@ def test_an_exception_anywhere_leaves_one_of_both_files(tmp_path):
     gc.collect()
     assert seen == sorted(seen)
     assert {*seen} == {1, 2}
-
-
-def test_exceptions_from_outside(tmp_path):
-    """At any moment of a save: the file is the last that was complete or the one that was saved."""
-    code = f"""
-    import os
-    from pathlib import Path
-    from numadam._checkpoint.container import Container, read, write
-    path, begun, done = Path({str(tmp_path)!r}) / "a", 0, 0
-    def save():
-        global begun, done
-        begun += 1
-        write(path, Container("minimize", {{"k": begun}}, {{"a": np.full(2000, float(begun))}}))
-        done = begun
-    save()
-    for _ in range(60):
-        storm(save, 1)
-        found = read(path, "minimize")
-        assert (found.arrays["a"] == found.meta["k"]).all()
-        assert done <= found.meta["k"] <= begun
-    print(begun > 60)
-    """
-    assert python(STORM + textwrap.dedent(code)) == "True"
 
 
 def test_killed_at_random_moments():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, namedtuple
 
 import numpy as np
 import pytest
@@ -117,24 +116,6 @@ def test_what_has_no_name_is_refused(tree, message):
         Structure(tree)
 
 
-#: A container of the user's may have the name of one of ours.
-NAMESAKES = [
-    namedtuple(name, "weight")(np.ones(1)) for name in ("list", "tuple", "dict", "value", "array")
-]
-
-
-@pytest.mark.parametrize(
-    "tree", [Pair(np.ones(1), np.ones(1)), defaultdict(list, a=np.ones(1)), *NAMESAKES], ids=str
-)
-def test_containers_of_others_have_names_and_are_not_made(tree):
-    found = Structure({"x": tree})
-    fields = getattr(tree, "_fields", "a")
-    assert list(found.leaves) == [f"p/x/{field}" for field in fields]
-    message = f"p/x: is in a .*{type(tree).__name__}, which numadam cannot make. .*load"
-    with pytest.raises(ValueError, match=message):
-        rebuild(found.json, lambda name, axes: None)
-
-
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
 def test_order_in_memory_comes_back(axes):
     values = np.arange(24.0).reshape(2, 3, 4)
@@ -217,35 +198,6 @@ def test_arrays_and_bounds_come_back_in_float64():
         assert not equal(back, {**options, "bounds": {**options["bounds"], "w": other}})
 
 
-def test_what_is_of_another_kind_says_something_else():
-    both = Bounds(0, 1)
-    others = [(0, 1), [0, 1], {"w": 0}, 0.5, None, np.ones(2), Bounds(0, 2), Bounds(2, 1)]
-    for other in others:
-        assert not equal(both, other)
-        assert not equal(other, both)
-    for other in (0.5, [1], None, np.ones(2)):
-        assert not equal({"w": 1}, other)
-        assert not equal(other, {"w": 1})
-    assert equal(both, Bounds(0.0, np.ones(())))
-
-
-def test_a_schedule_used_twice_is_one_object_again_and_goes_on():
-    plateau = schedules.ReduceOnPlateau(0.1, factor=0.5, patience=1, cooldown=3)
-    for f in (3.0, 2.0, 2.0, 2.0, 1.0):
-        plateau.observe(f)
-    lr, options = through_json([plateau, 0.5], {"groups": {"w": {"lr": plateau}}})
-    assert lr[0] == plateau
-    assert lr[0] is options["groups"]["w"]["lr"]
-    assert lr[0] is not plateau
-    for _ in range(6):
-        lr[0].observe(1.0), plateau.observe(1.0)
-        assert lr[0] == plateau
-    plateau.observe(0.0)
-    assert lr[0] != plateau
-    assert equal(lr[0], plateau)
-    assert not equal(plateau, schedules.ReduceOnPlateau(0.2, factor=0.5, patience=1, cooldown=3))
-
-
 class Mine(schedules.Constant):
     """A schedule of a user: its class may compute anything."""
 
@@ -266,41 +218,6 @@ class Mine(schedules.Constant):
 def test_what_cannot_be_saved_is_named(lr, options, message):
     with pytest.raises(TypeError, match=message):
         options_to_json(lr, options, {})
-
-
-def test_what_there_is_for_a_function_as_lr_is_said_by_the_caller():
-    for options, end in (({}, " schedule of numadam.schedules, or else."), ({"x": abs}, "les.")):
-        with pytest.raises(TypeError, match=f"{re.escape(end)}$"):
-            options_to_json(0.1 if options else abs, options, {}, ", or else")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"schedules": [["Cosine", {"start": 0.1}]]},
-        {"schedules": [["Scheduled", {}]]},
-        {"schedules": [["Constant", {"value": 1.0, "more": 1.0}]]},
-        {"schedules": [["ReduceOnPlateau", {"start": 1.0}]]},
-        {"schedules": [["Constant", {"value": -1.0}]]},
-        {"schedules": [["Constant", [1.0]]]},
-        {"schedules": [["Piecewise", {"values": [{"schedule": 0}], "boundaries": []}]]},
-        {"schedules": 3},
-        {"lr": {"schedule": 0}},
-        {"lr": {"array": "p/w"}},
-        {"lr": {"array": []}},
-        {"lr": {"set": []}},
-        {"lr": {"tuple": [], "dict": []}},
-        {"lr": {}},
-        {"lr": {"dict": [[[], 1]]}},
-        {"lr": {"bounds": [1, 2, 3]}},
-        {"options": []},
-    ],
-)
-def test_json_of_others_is_refused(change):
-    with pytest.raises((TypeError, ValueError, LookupError, AttributeError)) as error:
-        options_from_json({"lr": 0.1, "options": {}, "schedules": [], **change}, {})
-    if "Scheduled" in repr(change):
-        assert str(error.value).startswith("there is no schedule 'Scheduled' in numadam")
 
 
 def test_an_argument_of_the_future_has_its_default():

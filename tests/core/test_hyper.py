@@ -21,10 +21,8 @@ from numadam._core.hyper import (
     EpsForm,
     Hyper,
     Like,
-    Sparse,
     at_start,
     check_choice,
-    count,
     mismatch,
 )
 from numadam._core.keywords import Shared
@@ -38,23 +36,6 @@ HALF = Hyper("beta", 0.0, 1.0)
 CLOSED = Hyper("beta", 0.0, 1.0, closed=True)
 OPEN = Hyper("scale", positive=True)
 BELOW_ONE, TINY = 1.0 - 2.0**-53, 5e-324
-
-
-@pytest.mark.parametrize(
-    ("hyper", "value"),
-    [
-        (HALF, 0.0), (HALF, BELOW_ONE), (CLOSED, 1.0), (CLOSED, 0), (OPEN, TINY), (OPEN, 1e308),
-        (LR, 0), (LR, 5), (HALF, np.float32(0.5)), (HALF, np.array(0.5)), (LR, np.int64(3)),
-        (EPS, -0.0), (Hyper("clip", closed=True, positive=True), math.inf),
-    ],
-)  # fmt: skip
-def test_in_range(hyper, value):
-    checked = hyper.check(value)
-    assert type(checked) is float
-    assert checked == value
-    assert hyper.check_or_schedule(value) == value
-    assert hyper.check_or_schedule(len) is len
-    assert at_start(hyper, lambda steps: value if steps == 0 else -1.0) == value
 
 
 @pytest.mark.parametrize(
@@ -88,24 +69,6 @@ def test_out_of_range(hyper, value, error, says):
     ):
         with pytest.raises(error, match="^" + re.escape(says)):
             check(value)
-
-
-def test_counts():
-    for value in (2, np.int64(3), np.uint8(4), np.array(4)):
-        checked = count("n", value, 2, 4)
-        assert type(checked) is int
-        assert checked == value
-    assert count("n", 10**30, 0) == 10**30
-    for value, says in ((1, "at most 4, got 1."), (5, "at most 4, got 5.")):
-        with pytest.raises(
-            ValueError, match=rf"^n: expected a whole number of at least 2.*{says}$"
-        ):
-            count("n", value, 2, 4)
-    with pytest.raises(ValueError, match=r"^n: expected a whole number of at least 0, got -1\.$"):
-        count("n", -1, 0)
-    for value, kind in ((True, "bool"), (np.True_, "bool"), (2.0, "float"), ("2", "str")):
-        with pytest.raises(TypeError, match=rf"^n: expected a whole number, got {kind}_? ?\("):
-            count("n", value, 0)
 
 
 @pytest.mark.parametrize(
@@ -172,16 +135,6 @@ def test_the_text_names_the_option_its_choices_and_what_it_got():
         check_choice("eps_form", "max", EpsForm)
     text = mismatch("amsgrad", 1, AMSGrad, (True, False))
     assert text == "amsgrad: expected True, False, 'v', 'vhat' or 'paper', got 1."
-
-
-@pytest.mark.parametrize("value", [None, 1, ["hat"], b"hat", "HAT"])
-def test_only_the_texts_are_taken(value):
-    assert mismatch("eps_form", value, EpsForm)
-
-
-def test_values_besides_texts_are_taken_by_identity():
-    assert not mismatch("sparse", None, Sparse, (None,))
-    assert not mismatch("sparse", "lazy", Sparse, (None,))
 
 
 # --- options that contradict ----------------------------------------------------------------------

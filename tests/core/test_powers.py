@@ -1,7 +1,6 @@
 """The powers of the bias corrections: rounded correctly, whichever way they are computed."""
 
 import math
-import random
 
 import numpy as np
 import pytest
@@ -34,13 +33,6 @@ def scalars_of(beta, t):
     return adam_scalars(t, 1.0, beta)
 
 
-def exact(beta, t):
-    """beta^t from all its digits, rounded once; 0 below 2^-128."""
-    numerator, denominator = beta.as_integer_ratio()
-    above, below = numerator**t, denominator**t
-    return above / below if above * 2**128 >= below else 0.0
-
-
 def exact_powers(beta, steps):
     """beta^t for t from 1 on, each from 500 digits of the one before."""
     mantissa, exponent = int(math.ldexp(math.frexp(beta)[0], 53)), math.frexp(beta)[1] - 53
@@ -61,45 +53,6 @@ def test_all_ways_give_the_double_next_to_the_power(beta):
         if t < 100 or t % 101 == 0:
             found.add(PYTHON(beta, float(t), None, 0))
         assert found == {wanted}, t
-
-
-def test_random_powers_are_those_of_exact_arithmetic():
-    random.seed(3)
-    for _ in range(2_000):
-        beta, t = random.random() ** random.choice([0.001, 0.1, 1.0]), random.randrange(1, 300)
-        wanted = exact(beta, t)
-        assert from_the_beginning(beta, t) == PYTHON(beta, float(t), None, 0) == wanted, (beta, t)
-
-
-@pytest.mark.parametrize("exponent", [10, 20, 30, 40, 52, 53])
-def test_the_largest_steps_are_right_to_the_last_digit(exponent):
-    # (1 - d)^t = exp(t log(1 - d)), with the logarithm's series to 300 bits
-    beta, t = math.nextafter(1.0, 0.0), 2**exponent - 1
-    scale, d = 2**300, 2**247  # d = 2^-53
-    logarithm = -sum(d**k // (k * scale ** (k - 1)) for k in range(1, 7))
-    x, term, total = t * logarithm, scale, scale
-    for k in range(1, 80):
-        term = term * x // (k * scale)
-        total += term
-    found = from_the_beginning(beta, t)
-    assert abs(found - total / scale) <= (math.ulp(found) if exponent > 33 else 0.0)
-    assert found == PYTHON(beta, float(t), None, 0)
-
-
-def test_steps_may_be_repeated_left_out_and_taken_again():
-    kept = np.zeros(2 * KEPT)
-    for beta, steps in [(0.9, (5, 5, 6, 4)), (0.8, (5,)), (0.9, (6, 100, 1))]:
-        for t in steps:
-            assert from_the_last(beta, t, kept, 3) == exact(beta, t)
-
-
-def test_power_kept_for_another_group_is_left_alone():
-    kept = np.zeros(3 * KEPT)
-    for t in range(1, 4):
-        from_the_last(0.9, t, kept, KEPT)
-    assert not kept[:KEPT].any()
-    assert not kept[2 * KEPT :].any()
-    assert kept[KEPT] == 0.9
 
 
 def test_beta_set_by_the_user_counts_from_the_next_step_on():

@@ -13,7 +13,6 @@ import pytest
 import numadam as na
 from numadam._cpu.step import classes_of
 from tests.bits import assert_same_bits
-from tests.interrupts import strike_everywhere
 from tests.rules import yogi
 from tests.runs import shorten_parts
 
@@ -263,28 +262,6 @@ def test_a_step_that_is_not_taken_counts_no_row():
         assert_same_bits(opt.params, start)
         opt.step(start, rows=mask)
         assert opt.state["row_counts"].tolist() == [1, 0, 0, 1]
-
-
-def test_an_exception_from_outside_comes_before_the_step_or_after_it():
-    """Whatever raises it: the handler of an alarm, another thread."""
-    mask, grads, found = np.array([True, False, True]), np.ones((3, 2)), set()
-
-    def check(opt):
-        counts = opt.state["row_counts"].tolist()
-        found.add((opt.t, *counts))
-        assert counts == ([1, 0, 1] if opt.t else [0, 0, 0])
-        assert (opt.params[mask] == 1).all() == (opt.t == 0)
-        opt.step(grads, rows=~mask)
-        assert opt.state["row_counts"][1] == 1
-
-    def make():
-        return na.Adam(np.ones((3, 2)), 0.1, **ROW)
-
-    def work(opt):
-        opt.step(grads, rows=mask)
-
-    assert strike_everywhere(make, work, check, inside="/_cpu/") > 100
-    assert found == {(0, 0, 0, 0), (1, 1, 0, 1)}
 
 
 def schedule(taken):

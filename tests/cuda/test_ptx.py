@@ -154,30 +154,6 @@ def test_what_follows_the_norm_is_formed_on_the_gpu():
         assert code.assembled()[1:] == (0, 0)
 
 
-def test_spills_are_read_whole():
-    """The text "120 bytes" ends like "0 bytes", for which it was taken."""
-    from numadam._cuda.compiler import spilled
-
-    log = "    {} bytes stack frame, {} bytes spill stores, {} bytes spill loads"
-    assert spilled(log.format(104, 120, 112)) == 120
-    assert spilled(log.format(0, 0, 0)) == 0
-
-
-def test_a_linker_with_other_words_decides_nothing(monkeypatch):
-    """The kernel is then taken as it was linked first."""
-    from numadam._cuda import compiler
-
-    linked = []
-
-    def link(ptx, *options):
-        linked.append(options)
-        return b"image", "thread registers: 99"
-
-    monkeypatch.setattr(compiler, "_linked", link)
-    assert compiler.cubin_of("", (9, 0)) == (b"image", "thread registers: 99")
-    assert linked == [("-arch=sm_90",)]
-
-
 #: Kernels beside the step over one array: the function that makes them, the option that they are
 #: made for, what else it gets, and the arrays that are read and written by tiles, where known.
 KERNELS = {

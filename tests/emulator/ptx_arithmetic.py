@@ -37,9 +37,6 @@ def float_arithmetic(f: Any, op: Operation) -> str:
 @row("fma", _ROUNDING, FLOATS)
 def fma(f: Any, op: Operation) -> str:
     values = [read_float(f, op, operand) for operand in op.operands[1:4]]
-    if op.type in ("f16", "bf16"):
-        a, b, c = values
-        return f.write(op.operands[0], op.type, finish(op, f"(double){a} * {b} + {c}"))
     name = "__builtin_fmaf" if op.type == "f32" else "__builtin_fma"
     value = rounded(op, f"{name}(x, y, z)", *values)
     return f.write(op.operands[0], op.type, finish(op, value))
@@ -172,8 +169,7 @@ def extreme(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], op.type, f"{x} {sign} {y} ? {x} : {y}")
 
 
-_SIGN_BITS = {"f32": "0x80000000u", "f64": "0x8000000000000000ull", "f16": "0x8000u"}
-_SIGN_BITS["bf16"] = "0x8000u"
+_SIGN_BITS = {"f32": "0x80000000u", "f64": "0x8000000000000000ull"}
 
 
 @row("neg abs", "ftz", f"s16 s32 s64 {FLOATS}")
@@ -250,11 +246,7 @@ def comparison(f: Any, op: Operation, types: str) -> str:
     word = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(word, word)
     if word in _COMPARE:  # C's != is true of NaN, that of PTX is not
         test = f"{x} {_COMPARE[word]} {y}"
-        return (
-            f"({test} && {ordered})"
-            if types[-3:] in ("f32", "f64", "f16") and word == "ne"
-            else f"({test})"
-        )
+        return f"({test} && {ordered})" if types in ("f32", "f64") and word == "ne" else f"({test})"
     if word == "neu":
         return f"({x} != {y})"
     return f"({x} {_COMPARE[word[:-1]]} {y} || !{ordered})"

@@ -115,9 +115,7 @@ class FunctionTranslator:
         self._writes |= target.bit
         if type_ == "pred":
             return f"{target.name} = !!({value});"
-        if type_ in ("f16", "bf16"):
-            value = f"to_{'half' if type_ == 'f16' else 'bfloat'}({value})"
-        elif narrow and type_[0] != "f":
+        if narrow and type_[0] != "f":
             value = f"({C_TYPES[type_]})({value})"
         return f"{target.name}.{_member(type_)} = {value};"
 
@@ -412,8 +410,6 @@ class FunctionTranslator:
     def _value(register: Register, type_: str) -> str:
         if type_ == "pred":
             return register.name
-        if type_ in ("f16", "bf16"):
-            return f"{'half' if type_ == 'f16' else 'bfloat'}_to_float({register.name}.u)"
         value = f"{register.name}.{_member(type_)}"
         return value if SIZES[register.type] == SIZES[type_] else f"(({C_TYPES[type_]}){value})"
 

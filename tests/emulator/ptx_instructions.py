@@ -78,19 +78,14 @@ def float_to_integer(op: Operation, value: str, to: str) -> str:
 
 
 def convert_to_float(op: Operation, value: str, source: str, to: str) -> str:
-    """A float or an integer as a float. Half precision is rounded by `write`."""
+    """A float or an integer as a float."""
     kind = "double" if to == "f64" else "float"
     if word := op.any(*_INTEGRAL):
         return finish_cvt(op, to, f"({kind}){_INTEGRAL[word]}((double){value})")
     mode = next((ROUNDINGS[word] for word in op.words if word in ROUNDINGS), "")
-    if to in ("f16", "bf16"):
-        if mode:
-            raise PtxError("a rounding to half precision other than .rn")
-        value = value if op.is_float() else f"(double){value}"
-        return f"SATURATE({value})" if op.any("sat") else value
     if mode:
-        c_type = {"f16": "float", "bf16": "float"}.get(source, C_TYPES[source])
-        return finish_cvt(op, to, f"ROUNDED({mode}, {c_type}, {kind}, ({kind})x, {value}, 0, 0)")
+        types = f"{C_TYPES[source]}, {kind}"
+        return finish_cvt(op, to, f"ROUNDED({mode}, {types}, ({kind})x, {value}, 0, 0)")
     return finish_cvt(op, to, f"({kind}){value}")
 
 
@@ -173,10 +168,6 @@ def atomic(f: Any, op: Operation) -> str:
 def _atomic_update(f: Any, op: Operation, word: str, value: str) -> str:
     """Puts into *at_ what an operation makes of whole_ and a value."""
     expression = _ATOMIC[word]
-    if op.type in ("f16", "bf16"):
-        kind = "half" if op.type == "f16" else "bfloat"
-        code = f" float old_ = {kind}_to_float(whole_), new_ = {f.read(value, op.type)};"
-        return f"{code} *at_ = to_{kind}({expression});"
     c_type = C_TYPES[op.type]
     code = f" {c_type} old_ = *({c_type} *)&whole_, new_ = {f.read(value, op.type)};"
     if op.type == "f32":

@@ -12,9 +12,8 @@ class PtxError(Exception):
 
 #: Bytes of the fundamental types.
 SIZES = {f"{kind}{bits}": bits // 8 for kind in "bus" for bits in (8, 16, 32, 64)}
-SIZES |= {"pred": 1, "f16": 2, "bf16": 2, "f32": 4, "f64": 8}
+SIZES |= {"pred": 1, "f32": 4, "f64": 8}
 
-#: Half precision is its bits, until an instruction reads it as a float.
 C_TYPES = {name: f"{'int' if name[0] == 's' else 'uint'}{8 * SIZES[name]}_t" for name in SIZES}
 C_TYPES |= {"f32": "float", "f64": "double"}
 

@@ -83,43 +83,9 @@ INLINE uint64_t double_bits(double x) {
     return ((reg64){.f = x}).u;
 }
 
-/* Every NaN that a float32 or float16 instruction of a GPU makes has the same bits. */
+/* Every NaN that a float32 instruction of a GPU makes has the same bits. */
 INLINE float one_nan(float x) {
     return x == x ? x : bits_to_float(0x7fffffffu);
-}
-
-INLINE float half_to_float(uint16_t bits) {
-    _Float16 x;
-    __builtin_memcpy(&x, &bits, 2);
-    return (float)x;
-}
-
-INLINE uint16_t half_bits(_Float16 x) {
-    uint16_t bits;
-    __builtin_memcpy(&bits, &x, 2);
-    return x == x ? bits : 0x7fff;
-}
-
-/* By way of a double: one rounding, whether x is a float or a double. */
-#define to_half(x) half_bits((_Float16)(x))
-
-INLINE float bfloat_to_float(uint16_t bits) {
-    return bits_to_float((uint32_t)bits << 16);
-}
-
-INLINE uint16_t float_to_bfloat(float x) {
-    uint32_t bits = float_bits(x);
-    if (x != x) return 0x7fff;
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-/* Rounded to odd on the way to a float, so that the second rounding is that of the double. */
-INLINE uint16_t to_bfloat(double x) {
-    float near = (float)x;
-    uint32_t bits = float_bits(near);
-    if (near == near && (double)near != x && !(bits & 1))
-        bits += __builtin_fabs((double)near) < __builtin_fabs(x) ? 1 : -1;
-    return float_to_bfloat(bits_to_float(bits));
 }
 
 /* .ftz: subnormal numbers are zeros. */

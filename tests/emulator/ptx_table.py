@@ -16,7 +16,7 @@ from ptx_parse import Instruction, PtxError
 Translator = Callable[[Any, "Operation"], Any]
 TABLE: dict[str, tuple[Translator, frozenset[str], frozenset[str]]] = {}
 INTEGERS = "u16 u32 u64 s16 s32 s64"
-FLOATS = "f32 f64 f16 bf16"
+FLOATS = "f32 f64"
 BITS = "b16 b32 b64"
 ROUNDINGS = {"rz": "ROUND_TO_ZERO", "rm": "ROUND_DOWN", "rp": "ROUND_UP"}
 
@@ -35,7 +35,7 @@ class Operation:
         return next((word for word in words if word in self.words), "")
 
     def is_float(self) -> bool:
-        return self.type in ("f32", "f64", "f16", "bf16")
+        return self.type in ("f32", "f64")
 
 
 def row(names: str, words: str = "", types: str = "") -> Callable[[Translator], Translator]:

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 #: -ffp-contract=off: products and sums are fused where the PTX says so, and nowhere else.
 FLAGS = (
     "-O1 -w -x c -fPIC -shared -fno-strict-aliasing -fwrapv -ffp-contract=off -fno-math-errno"
-    " -mfma -mf16c -msse4.2 -mpopcnt"
+    " -mfma -msse4.2 -mpopcnt"
 )
 
 

@@ -57,9 +57,7 @@ MANUAL = [
     ("cvt.rzi.u32.f64", (-5.0,), 0), ("cvt.rzi.s64.f64", (1e300,), 2**63 - 1),
     ("cvt.rzi.s32.f32", (NAN,), 0), ("cvt.rzi.s64.f64", (NAN,), -(2**63)),
     ("cvt.rzi.u64.f64", (2.0**63,), 2**63), ("cvt.rn.f32.f64", (1 + 2**-24,), 1.0),
-    ("cvt.rn.f32.f64", (1e300,), INF), ("cvt.rn.f16.f32", (65519.0,), 65504.0),
-    ("cvt.rn.f16.f32", (65520.0,), INF), ("cvt.rn.f16.f32", (2.0**-25,), 0.0),
-    ("cvt.f32.f16", (6e-8,), 2.0**-24), ("cvt.rn.f32.s64", (2**24 + 1,), 2.0**24),
+    ("cvt.rn.f32.f64", (1e300,), INF), ("cvt.rn.f32.s64", (2**24 + 1,), 2.0**24),
     ("cvt.rz.f32.f64", (1 + 1.9 * 2**-23,), 1 + 2**-23), ("add.rm.f64", (1.0, -1.0), -0.0),
     ("fma.rn.f64", (1 + 2**-52, 1 - 2**-52, -1.0), -(2.0**-104)),
     ("fma.rn.f32", (1 + 2**-23, 1 - 2**-23, -1.0), -(2.0**-46)),
@@ -67,9 +65,9 @@ MANUAL = [
     ("div.rn.f32", (1.0, 3.0), np.float32(1 / 3)), ("sqrt.rn.f32", (2.0,), np.float32(2**0.5)),
     ("sqrt.rn.f64", (-1.0,), NAN), ("sqrt.rn.f32", (-1.0,), NAN),
     ("selp.f32", (1.0, 2.0, False), 2.0), ("not.pred", (True,), False),
-    ("sub.f16", (-0.0, 1.0), -1.0), ("min.s64", (-1, 1), -1), ("max.u32", (1, 2), 2),
+    ("min.s64", (-1, 1), -1), ("max.u32", (1, 2), 2),
 ]  # fmt: skip
-_FLOATS = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "pred": np.bool_}
+_FLOATS = {"f32": np.float32, "f64": np.float64, "pred": np.bool_}
 
 
 def types_of(instruction, count):
@@ -107,15 +105,14 @@ def kernel_of(instruction, operands, result):
         if kind == "pred":
             code.append(f"ld.global.u32 %r1, {at}; setp.ne.u32 %x{place}, %r1, 0;")
         else:
-            code.append(f"ld.global.{'b16' if kind == 'f16' else kind} %x{place}, {at};")
+            code.append(f"ld.global.{kind} %x{place}, {at};")
     last = len(operands)
     names = ", ".join(f"%x{place}" for place in (last, *range(last)))
     code.append(f"{instruction} {names};")
     if result == "pred":
         code.append(f"selp.u32 %r2, 1, 0, %x{last}; st.global.u32 [%rd1+{8 * last}], %r2;")
     else:
-        kind = "b16" if result == "f16" else result
-        code.append(f"st.global.{kind} [%rd1+{8 * last}], %x{last};")
+        code.append(f"st.global.{result} [%rd1+{8 * last}], %x{last};")
     return "".join(registers) + "\n".join(code)
 
 

@@ -260,7 +260,7 @@ def test_a_record_that_is_refused_leaves_none():
 # --- norms ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64])
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4, 1e30, 1e-40, 1e200])
 def test_norms_are_safe_in_range(dtype, scale):
     rng = np.random.default_rng(0)

@@ -1,8 +1,6 @@
 """The cache on the disk: damaged, shared by processes, out of date, or not writable."""
 
-import os
 import shutil
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,13 +57,6 @@ def test_a_zip_file_and_no_home(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("numadam/_core/new.py", "")
     assert python(code, root=archive, cwd=tmp_path) != before
-
-
-def test_a_home_that_nobody_knows_is_no_folder_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python leaves the ~ where neither HOME nor the user's entry says more."""
-    monkeypatch.setattr("numba.misc.appdirs.user_cache_dir", lambda *_: "~/.cache/numadam")
-    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
-    assert cache.folders.__wrapped__() == [cache._PACKAGE / "__pycache__"]
 
 
 def test_a_process_that_compiles_nothing_is_not_warned(warm: str) -> None:
@@ -154,71 +145,6 @@ def test_a_folder_that_was_removed_is_made_again(folder: Path) -> None:
     shutil.rmtree(folder.parent)
     assert cache.write("a.loop", b"again")
     assert cache.read("a.loop") == b"again"
-
-
-def test_an_entry_is_of_its_name_and_every_byte_counts(folder: Path) -> None:
-    """A file that got another's name holds another loop, whole as it is."""
-    for name in ("a.loop", "b.loop"):
-        cache.write(name, name.encode())
-    right = (folder / "a.loop").read_bytes()
-    (folder / "b.loop").write_bytes(right)
-    assert cache.read("b.loop") is None
-    for k in range(len(right)):
-        (folder / "a.loop").write_bytes(right[:k] + bytes([right[k] ^ 16]) + right[k + 1 :])
-        assert cache.read("a.loop") is None
-        (folder / "a.loop").write_bytes(right[:k])
-        assert cache.read("a.loop") is None
-    (folder / "a.loop").write_bytes(right + b"\0")
-    assert cache.read("a.loop") is None
-
-
-def test_an_entry_that_is_no_file_is_none(folder: Path) -> None:
-    (folder / "a.loop").mkdir(parents=True)
-    assert cache.read("a.loop") is None
-
-
-def test_temporary_files_of_killed_writers_are_removed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(cache, "folders", lambda: [tmp_path])
-    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
-    ours = f"adam-{'0' * 32}"
-    dead, alive = tmp_path / f"{ours}-17-0123abcd.tmp", tmp_path / f"{ours}-18-0123abcd.tmp"
-    foreign = tmp_path / "notes.tmp"
-    for path in (dead, alive, foreign):
-        path.write_bytes(b"half")
-    for path in (dead, foreign):
-        os.utime(path, (0, 0))
-    cache.write("a.loop", b"whole")
-    assert {path.name for path in tmp_path.iterdir()} == {alive.name, foreign.name, "a.loop"}
-
-
-def test_the_oldest_entries_of_a_kind_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
-    names = [f"{kind}-{k}.loop" for k in range(5) for kind in ("objective", "adam")]
-    for age, name in enumerate(reversed(names)):
-        (tmp_path / name).write_bytes(b"")
-        os.utime(tmp_path / name, (age, age))
-    cache.remove_oldest("objective")
-    assert len(list(tmp_path.iterdir())) == 10
-    monkeypatch.setattr(cache, "MOST_ENTRIES", 2)
-    cache.remove_oldest("objective")
-    left = {path.name for path in tmp_path.glob("objective*")}
-    assert left == {"objective-0.loop", "objective-1.loop"}
-    assert len(list(tmp_path.glob("adam*"))) == 5
-
-
-def test_a_clock_that_was_ahead_keeps_no_place(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
-    """Entries from the future would stay for ever, and each new one would go at once."""
-    folder.mkdir(parents=True)
-    for name, when in (("future", time.time() + 1e6), ("new", time.time()), ("old", 1e6)):
-        (folder / f"objective-{name}.loop").write_bytes(b"")
-        os.utime(folder / f"objective-{name}.loop", (when, when))
-    monkeypatch.setattr(cache, "MOST_ENTRIES", 2)
-    cache.remove_oldest("objective")
-    assert {path.stem for path in folder.iterdir()} == {"objective-new", "objective-old"}
 
 
 def test_a_loop_of_another_processor_is_not_loaded(warm: str) -> None:
@@ -349,8 +275,3 @@ def test_compiled_functions_of_a_step_are_of_stamped_packages() -> None:
     assert "numadam._cpu.kernel" in modules
     packages = {module.split(".")[1] for module in modules if module.startswith("numadam.")}
     assert packages <= COMPILED["_cpu"]
-
-
-def test_package_of_numba_helpers_is_empty() -> None:
-    """Importing `numadam` imports ``_jit.process``, and must not load Numba with it."""
-    assert (ROOT / "numadam" / "_jit" / "__init__.py").read_text() == ""

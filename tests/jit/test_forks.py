@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from numadam._jit import process
 from tests.processes import FORKED, PREAMBLE, ROOT, python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -81,25 +80,6 @@ def test_threads_that_fork_at_once(warm: str) -> None:
     print(set(opt.t for opt in opts))
     """
     assert forked(code, NUMBA_CACHE_DIR=warm)[-1] == "{1}"
-
-
-class Owner:
-    """Stands for an optimiser."""
-
-
-def test_dropped_optimisers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By no callback of a weak reference: it is Python code, in which Ctrl-C would be lost."""
-    monkeypatch.setattr(process, "_owners", {})
-    monkeypatch.setattr(process, "_purge_at", 64)
-    owners = [Owner() for _ in range(10)]
-    for owner in owners:
-        process.give_lock(owner)
-    for _ in range(1000):
-        process.give_lock(Owner())
-    assert len(process._owners) < 100
-    assert not any(ref.__callback__ for ref in process._owners)
-    known = [ref() for ref in process._owners]
-    assert all(any(owner is one for one in known) for owner in owners)
 
 
 def test_a_schedule_may_fork(warm: str) -> None:

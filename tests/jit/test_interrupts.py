@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import textwrap
-import threading
 
 import pytest
 
@@ -44,19 +43,6 @@ def test_an_ignored_signal_stays_ignored():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_other_threads_may_use_it():
-    done = []
-
-    def work():
-        with defer_interrupts():
-            done.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert done == [True]
 
 
 def test_ctrl_c_in_the_middle_of_llvmlite_does_not_crash(tmp_path):

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,27 +84,6 @@ def test_a_terminal_is_not_told_what_takes_less(terminal, monkeypatch):
         pass
     assert not terminal.getvalue()
     wait_for(lambda: _thread._count() <= threads)
-
-
-def test_a_thread_that_an_exception_ends_at_its_start_is_not_waited_for(terminal, monkeypatch):
-    """One that is set in the caller from outside may meet the new thread instead."""
-
-    def ended_at_once(function, args):
-        return 0
-
-    def start(thread):
-        raise AssertionError("a Thread waits for ever for one that has ended")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    monkeypatch.setattr(reports, "start_new_thread", ended_at_once)
-    done = threading.Event()
-
-    def work():
-        with reported("a loop", None):
-            done.set()
-
-    _thread.start_new_thread(work, ())
-    assert done.wait(30)
 
 
 class Odd:

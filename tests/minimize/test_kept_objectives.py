@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import ctypes
 import math
 import os
 import subprocess
@@ -150,21 +149,6 @@ def test_a_damaged_entry_is_compiled_again(folder):
         assert minimum(bowl(2.0)) == right
 
 
-def test_an_entry_that_calls_what_is_not_here_is_compiled_again(folder, monkeypatch):
-    """LLVM would end the process."""
-    fun = numba.njit(lambda x, g: math.erf(x[0]))
-    assert not loaded(adapter(fun))
-    known = objectives.binding.address_of_symbol
-    forget()
-    monkeypatch.setattr(
-        objectives.binding, "address_of_symbol", lambda name: None if name == "erf" else known(name)
-    )
-    assert not loaded(adapter(fun))
-    monkeypatch.undo()
-    forget()
-    assert loaded(adapter(fun))
-
-
 def test_a_full_disk_and_an_interrupt_are_not_remembered(folder, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
@@ -267,62 +251,6 @@ def test_exceptions_come_from_the_disk(folder):
             forget()
         assert caught.value.numadam_result.nit == (0 if fun is shapes else 6)
         assert len(entries(folder)) == before + 1
-
-
-def test_an_objective_with_an_address_is_not_kept(folder, monkeypatch, caplog):
-    """Were such a function overlooked when the objective is read, its code tells."""
-    absolute = ctypes.CDLL(None).abs
-    absolute.restype, absolute.argtypes = ctypes.c_int, [ctypes.c_int]
-
-    @numba.njit
-    def fun(x, g):
-        g[0] = x[0]
-        return absolute(-3) + 0.5 * x[0] ** 2
-
-    monkeypatch.setattr(objectives, "_told_name", lambda _: "known")
-    with caplog.at_level("INFO", "numadam"):
-        assert na.minimize(fun, np.ones(1), maxiter=0).fun == 3.5
-    messages = [record.getMessage() for record in caplog.records]
-    (line,) = [message for message in messages if "objective" in message]
-    assert line.endswith("for this process only")
-    assert not entries(folder)
-
-
-def test_every_form_and_type_is_kept_by_itself(folder):
-    @numba.njit
-    def writes(x, g, a):
-        g[:] = 2 * (x - a)
-        return np.sum((x - a) ** 2)
-
-    @numba.njit
-    def indexed(x, g, i, a):
-        g[:] = 2 * (x - a - i)
-        return np.sum((x - a - i) ** 2)
-
-    @numba.njit
-    def returns(x, a):
-        return np.sum((x - a) ** 2), 2 * (x - a)
-
-    x, many = np.zeros(3), np.zeros((30, 3))
-
-    def results():
-        return [
-            na.minimize(writes, x, (1.0,), maxiter=9).x,
-            na.minimize(writes, x, (np.ones(3),), maxiter=9).x,
-            na.minimize(returns, x, (1.0,), jac=True, maxiter=9).x,
-            na.minimize_many(writes, many, (1.0,), maxiter=9).x,
-            na.minimize_many(indexed, many, (1.0,), maxiter=9).x,
-            na.minimize_many(returns, many[:1], (1.0,), jac=True, maxiter=9).x,
-            na.minimize_many(returns, many, (1.0,), jac=True, maxiter=9).x,
-        ]
-
-    first, kept = results(), len(entries(folder))
-    assert kept == len(first) - 1  # that of one problem is that of rows
-    forget()
-    stamps = {entry: entry.stat().st_mtime_ns for entry in entries(folder)}
-    for was, now in zip(first, results(), strict=True):
-        np.testing.assert_array_equal(was, now)
-    assert {entry: entry.stat().st_mtime_ns for entry in entries(folder)} == stamps
 
 
 # --- one copy for all that is compiled of an objective -------------------------------------------

@@ -16,7 +16,6 @@ from scipy.optimize import Bounds
 
 import numadam as na
 from numadam._jit import process
-from numadam._minimize.lanes import batch
 from numadam._minimize.lanes.batch import LaneBatch
 from tests.interrupts import interrupted_after
 from tests.minimize.compared import assert_alone, assert_same_problems
@@ -249,22 +248,6 @@ def test_an_interrupt_comes_between_calls_and_carries_the_result():
     alone = na.minimize(rosen, x0[7], gtol=0, maxiter=taken, lr=1e-9, history=False)
     np.testing.assert_array_equal(so_far.x_last[7], alone.x_last)
     np.testing.assert_array_equal(so_far.x[7], alone.x)
-
-
-def test_groups_of_problems_take_equally_many_steps(monkeypatch):
-    monkeypatch.setattr(batch, "_CALL_PROBLEMS", 64)
-
-    @numba.njit
-    def fun(x, g, i):
-        if i == 0:
-            g[0] = 2 * (x[0] - 5.0)
-            return (x[0] - 5.0) ** 2
-        return 0.0
-
-    options = {"lr": 1e-3, "maxiter": 20_000}
-    many, alone = (na.minimize_many(fun, np.zeros((n, 1)), **options) for n in (130, 1))
-    assert many.nit[0] == alone.nit[0] > 4096
-    assert many.x[0] == alone.x[0]
 
 
 _IN_A_CHILD = """

@@ -152,34 +152,6 @@ def test_what_is_not_finite(bad):
     assert res.x == res.x_last  # f is lowest there
 
 
-def test_a_new_objective_costs_no_compiling_of_the_loop(monkeypatch):
-    na.minimize(rosen, START, maxiter=3)
-    made = []
-    monkeypatch.setattr(prepared, "make_kernel", lambda *args: made.append(args))
-    assert na.minimize(bowl, np.ones(2), (3,), maxiter=5).nit == 5
-    assert not made
-
-
-def test_a_slow_objective_is_asked_one_by_one():
-    import time
-
-    @numba.njit
-    def spin(x, g, rounds):
-        s = 0.0
-        for k in range(rounds):
-            s += np.sin(s + k)
-        g[0] = 1.0 + 1e-300 * s
-        return x[0]
-
-    na.minimize(spin, np.ones(1), (1,), maxiter=1)
-    start, told = time.perf_counter(), []
-    na.minimize(
-        spin, np.ones(1), (3_000_000,), maxiter=12, progress=True,
-        callback=lambda x: told.append(time.perf_counter() - start), check_every=1,
-    )  # fmt: skip
-    assert len(told) == 12
-
-
 def test_a_table_of_learning_rates_need_not_be_longer_than_the_run():
     table = [0.1] * 60
     res = na.minimize(rosen, np.ones(2), lr=lambda t: table[t], gtol=1e-3)
@@ -262,15 +234,6 @@ def test_an_exception_leaves_nothing_behind(nothing_prepared):
     so_far = caught.value.numadam_result
     assert_same_run(na.minimize(ramp, np.zeros(1), (9.0,), lr=0.1, maxiter=20), whole)
     assert so_far.nit == so_far.state["t"] == 6
-
-
-def test_few_are_kept_and_none_of_large_arrays(nothing_prepared):
-    for n in range(1, 80):
-        na.minimize(bowl, np.ones(n), (3,), maxiter=1)
-    assert len(nothing_prepared) <= 64
-    nothing_prepared.clear()
-    na.minimize(bowl, np.ones(50_000), (3,), maxiter=1)
-    assert not nothing_prepared
 
 
 def test_no_argument_stays_alive(nothing_prepared):

@@ -75,12 +75,3 @@ def test_a_path_that_one_rank_cannot_have_is_refused_on_all(comm, path, call):
     for wrong, error, says in ((3, TypeError, "expected str"), ("", ValueError, "path: is empty")):
         with fails_on(comm, -1, error, says):
             getattr(opt, call)(wrong if sinner else path)
-
-
-@pytest.mark.ranks(2)
-def test_another_number_of_ranks_is_refused(comm, path):
-    make(comm).save(path)
-    part = comm.Split(comm.rank == 0)
-    with pytest.raises(FileNotFoundError, match=f"There are files of {comm.size} ranks"):
-        make(part).load(path)
-    part.Free()

@@ -76,19 +76,6 @@ def test_options_that_are_equal_but_not_the_same():
         np.testing.assert_array_equal(np.signbit(start), np.signbit(low))
 
 
-def test_arrays_among_the_options_are_read_when_an_optimiser_is_made():
-    x, low = np.zeros(5), np.full(5, -1.0)
-    opt = na.Adam(x, lr=0.5, bounds=(low, np.ones(5)))
-    low[...] = -0.1
-    other = np.zeros(5)
-    later = na.Adam(other, lr=0.5, bounds=(low, np.ones(5)))
-    for _ in range(5):
-        opt.step(np.ones(5))
-        later.step(np.ones(5))
-    np.testing.assert_array_equal(x, -1.0)
-    np.testing.assert_array_equal(other, -0.1)
-
-
 def test_an_optimiser_that_is_dropped_frees_its_memory_at_once():
     gc.disable()
     try:
@@ -175,29 +162,6 @@ def test_the_first_sentence_on_an_option_is_a_line(option):
     line = first_sentence(parameters(na.Optimizer.__doc__)[option][1])
     assert line.endswith(".")
     assert 15 < len(line) <= 88
-
-
-def test_parameters_of_a_docstring_are_read():
-    doc = """Line.
-
-    Parameters
-    ----------
-    a : int
-        One.
-
-        More of it.
-    b, c
-        Two.
-    d : {"x", "y"}, default "x"
-        Three.
-
-    Notes
-    -----
-    e : no parameter
-    """
-    found = {"a": ("int", "One.\n\nMore of it."), "d": ('{"x", "y"}, default "x"', "Three.")}
-    assert parameters(doc) == found
-    assert parameters("Line.") == parameters(None) == {}
 
 
 # --- texts that editors show: they read files, and run nothing -----------------------------------
@@ -290,15 +254,6 @@ def test_a_property_has_a_text_at_each_of_its_functions(name):
     # jedi shows that of the setter, where there is one
     one = inspect.getattr_static(na.Optimizer, name)
     assert all(inspect.getdoc(part) for part in (one.fget, one.fset) if part)
-
-
-def test_completion_shows_no_name_of_another_library():
-    opt = na.Adam(np.zeros(2))
-    for names in (dir(opt), dir(na.Adam)):
-        assert {"beta1", "clip_norm", "step", "state"} <= {*names}
-        assert not {"betas", "param_groups", "zero_grad"} & {*names}
-    with pytest.raises(AttributeError, match="betas"):
-        _ = opt.betas
 
 
 def test_optimisers_may_be_abstract_classes():

@@ -418,25 +418,6 @@ def test_an_option_that_changes_by_itself(kind):
         assert_same_bits(p, q)
 
 
-def test_later_calls_take_the_short_way(monkeypatch):
-    """With p=None, too, for strided arrays, and for each of several shapes in turn."""
-    calls = []
-    for n in (3, 4):
-        _, g, m, v = (np.ones(n) for _ in range(4))
-        wide = np.ones(2 * n)[::2]
-        calls.append(lambda t, g=g, m=m, v=v: na.adam_update(None, g, m, v, t, out=np.ones(g.size)))
-        calls.append(lambda t, g=g, m=m, v=v, p=wide: na.adam_update(p, g, m, v, t, like="torch"))
-        calls.append(lambda t, g=g, m=m, v=v: na.nadam_update(np.ones(g.size), g, m, v, t))
-        calls.append(lambda t, g=g, m=m: na.sgd_update(np.ones(g.size), g, m, momentum=0.5))
-    for t in (1, 2):
-        for one in calls:
-            one(t)
-    monkeypatch.setattr(functional.UpdateFunction, "_step", None)  # the long way
-    for t in (3, 4, 4, 5):
-        for one in calls:
-            one(t)
-
-
 def remembered():
     """What `adam_update` remembers: an entry for each kind of call."""
     return na.adam_update.__globals__["step"].__self__._known
@@ -460,16 +441,6 @@ def test_options_and_rates_that_change_at_every_call(monkeypatch):
         assert_same_bits(p, q)
         sizes.add(len(remembered()))
     assert max(sizes) <= 16
-
-
-def test_rates_make_no_entries():
-    p, g, m, v = usual()
-    na.adam_update(p, g, m, v, 1, lr=0.1)
-    before = len(remembered())
-    for t in range(2, 50):
-        na.adam_update(p, g, m, v, t, lr=1.0 / t)
-        na.adam_update(p, g, m, v, np.int64(t), lr=np.float32(1.0 / t))
-    assert len(remembered()) == before
 
 
 def test_the_usual_lr_is_that_of_the_preset():

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._jit import cache
-from numadam._minimize.rule_check import _refuse_difference
 from tests.processes import python
 from tests.rules.yogi import ARGUMENTS, element, scalars
 
@@ -292,20 +290,6 @@ def test_it_is_kept_on_disk(tmp_path):
     assert "compiled own-Kept" in edited
 
 
-def test_a_formula_that_is_edited_fills_no_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "MOST_ENTRIES", 1)
-    monkeypatch.setattr(cache, "folders", lambda: [tmp_path])
-    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
-    for factor in (2.0, 3.0):
-        kind = na.rule("Mine", lambda p, g, h: h.step * g, times(factor))
-        kind(np.ones(3)).step(np.ones(3))
-    assert len([*tmp_path.rglob("own-*.loop")]) == 1
-
-
-def times(factor):
-    return lambda c, q, lr, t: dict(step=factor * lr)
-
-
 # --- what is wrong with a formula, before anything is compiled -----------------------------------
 
 LIST, helper_value = [1], 2.0
@@ -570,14 +554,6 @@ def test_scalars_that_python_cannot_compute_are_found():
     broken = na.rule("Mine", lambda p, g, h: h.step * g, scalars)
     with pytest.raises(AssertionError, match=r"^Mine: scalars raise ZeroDivisionError .* at t = 3"):
         na.check_rule(broken)
-
-
-@pytest.mark.parametrize("other", [np.inf, np.nan])
-def test_an_element_that_is_not_finite_hides_no_other(other):
-    by_python = np.array([1.0, other])
-    _refuse_difference("", np.array([1.0 + 1e-15, other]), by_python, by_python)
-    with pytest.raises(AssertionError, match=r": 1\.1 compiled, 1\.0 by Python"):
-        _refuse_difference("", np.array([1.1, other]), by_python, by_python)
 
 
 def test_only_classes_of_rules_are_checked():

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import numadam
 from numadam import rules
-from numadam._core.element import make_element
-from numadam._core.hyper import Hyper
-from numadam._core.rule import RuleSpec
 from numadam.rules._define import problems
 from tests import generate, references, stubs
 from tests.variants import CASES, plan_of
@@ -70,24 +65,3 @@ def test_formulas_can_be_compiled_for_any_dtype(name):
         if of == name:
             plan = plan_of(of, options, "float64")
             assert not list(problems(plan.rule, plan.element()))
-
-
-def test_a_rule_without_state_or_with_the_square_fits_the_loops():
-    def stateless(p, g, h):
-        return h.rate * g
-
-    def with_square(p, g, gg, m, h):
-        return math.sqrt(gg), m
-
-    def scalars(c, q, lr, t):
-        return dict(decay=c.decay, rate=lr)
-
-    def plain(function):
-        return function
-
-    rule = RuleSpec("slow", ("m",), (Hyper("decay", 0.0, 1.0),), lambda: with_square, scalars)
-    h = rule.scalar_type(0.5, 2.0, 0.0, 0.0)
-    without = make_element(replace(rule, state=(), present=lambda options: ()), stateless, plain)
-    assert without(1.0, 3.0, 9.0, None, None, None, h) == (6.0, None, None, None)
-    expected = 3.0, 5.0, None, None
-    assert make_element(rule, with_square, plain)(1.0, 3.0, 9.0, 5.0, None, None, h) == expected

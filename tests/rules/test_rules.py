@@ -82,15 +82,6 @@ def test_lr_zero(name, dtype):
     assert opt.t == 1
 
 
-# --- options --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rule", [na.Adam, na.RMSprop, na.SGD])
-def test_options_are_keyword_only(rule):
-    with pytest.raises(TypeError):
-        rule(np.ones(3), 0.1, 0.9)
-
-
 # --- options that contradict each other -----------------------------------------------------------
 
 

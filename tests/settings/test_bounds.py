@@ -105,19 +105,6 @@ def test_complex_numbers_have_no_bounds():
 # --- rounding into the dtype ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("storage", [np.dtype("f8"), np.dtype("f4")], ids=str)
-def test_bounds_round_towards_the_inside(storage):
-    """0.1 and 0.7 are no numbers of the dtype: nothing of it may lie outside of them."""
-    for low in (0.1, -0.1, 1e-6, -1e-6, 1.0, -1e39, -INF, 0.0):
-        inside = bd.inward(low, storage, INF)
-        assert float(inside) >= low
-        with np.errstate(over="ignore"):
-            below = np.nextafter(inside.astype(storage), storage.type(-INF))
-        assert low == -INF or float(below) < low
-        mirrored = bd.inward(-low, storage, -INF)
-        assert float(mirrored) == -float(inside)
-
-
 def test_bounds_beyond_the_range_of_the_dtype_are_open_or_refused():
     p = np.ones(2, np.float32)
     na.Adam(p, bounds=(-1e39, 1e39))
@@ -348,24 +335,6 @@ def test_classes_and_functions_refuse_the_same(bounds, shape, says):
         na.minimize(lambda x: (0.0, 0 * x), x, jac=True, bounds=bounds)
     with pytest.raises((ValueError, TypeError), match=says):
         na.minimize_many(lambda X: (np.zeros(3), 0 * X), np.zeros((3, *shape)), bounds=bounds)
-
-
-PLAIN_PAIRS = [
-    [(0, 1), (None, 2.0), (-1.0, None)],
-    [[np.float32(0.1), np.int64(3)], (None, None), (-INF, np.float64(2))],
-    [np.array([0.0, 1.0]), np.array([2, 3]), np.array([-INF, 0.5], np.float32)],
-    ((-0.0, 2**53 + 1), (False, True), (np.float16(0.1), 10**300)),
-]
-
-
-@pytest.mark.parametrize("pairs", PLAIN_PAIRS, ids=range(len(PLAIN_PAIRS)))
-def test_pairs_read_at_once_are_those_read_one_by_one(pairs):
-    lo, hi = zip(*pairs, strict=True)
-    lo = [-INF if end is None else float(end) for end in lo]
-    hi = [INF if end is None else float(end) for end in hi]
-    for written in (pairs, iter(pairs), tuple(pairs)):
-        found = bd.standard_bounds(written, (3,))
-        np.testing.assert_array_equal(np.broadcast_arrays(*found, lo)[:2], (lo, hi), strict=True)
 
 
 def test_pairs_take_as_long_as_numpy_takes_for_an_array_of_them():

@@ -10,7 +10,6 @@ import pytest
 
 import numadam as na
 from numadam import rules
-from numadam._core.hyper import Hyper
 from numadam._optimizer.base import make_optimizer
 from tests.bits import assert_same_bits
 
@@ -158,21 +157,6 @@ def test_functional_api_takes_presets_with_a_complex_form():
     na.adam_update(p, np.full(2, 3 + 4j), m, v, 1, lr=0.1, like="optax")
     np.testing.assert_allclose(p, 1 - 0.1 * (0.6 + 0.8j), rtol=1e-7)
     np.testing.assert_allclose(v, 0.025, rtol=1e-12)
-
-
-def test_each_hyperparameter_is_checked_once(monkeypatch):
-    """And a group, or a later change, checks what it sets and no more."""
-    checked, check = [], Hyper.check
-    monkeypatch.setattr(Hyper, "check", lambda self, x: checked.append(self.name) or check(self, x))
-    groups = {"1": {"weight_decay": 0.1}}
-    params = [np.zeros(2) for _ in range(3)]
-    opt = na.Adam(params, lr=0.1, clip_norm=1.0, groups=groups)
-    checked.remove("weight_decay")  # of the group
-    assert {"lr", "weight_decay", "clip_norm", "beta1", "eps"} <= set(checked)
-    assert len(set(checked)) == len(checked)
-    checked.clear()
-    opt.beta1 = 0.8
-    assert checked == ["beta1"]
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def _make_own(lanes: int, numbers: int) -> tuple[Any, Any]:
     ..., firsts, norms, limit, gtol, share)`` writes the limits, `gtol` alone where a component
     remains. `norms` and `first` are those of each lane's gradients.
     """
-    one, wide = linked(st.projected), lanes * numbers
+    one, wide = linked(st.released), lanes * numbers
 
     def learn(n, x, g, low, high, ends, firsts, norms, first):
         for i in range(np.uint64(n * lanes)):
@@ -303,21 +303,20 @@ def make_test_packet(plan: Plan, lanes: int, norm: float) -> Any:
         if number <= 1:
             learn(n, x, g, low, high, ends, firsts, norms, first_norm)
         keep_best(n, x, g, best, best_g, f, norms, f_best, norm_best, not later)
-        near = np.int64(0)
-        for j in range(np.uint64(count)):
-            near |= np.int64(norms[j] <= limit[j])
-        if near != 0:
-            share, own = share_of(gtol_rel), array_at(lane_memory(), lanes, np.float64)
-            limits(own, count, n, x, g, low, high, ends, firsts, norms, limit, gtol, share)
-            limit = own
-        if ftol == 0.0 and xtol == 0.0:
-            return gradient_tests(count, tests, f, norms, limit)
+        gradient_alone = ftol == 0.0 and xtol == 0.0
+        if gradient_alone and gradient_tests(count, tests, f, norms, limit) == 0:
+            return np.int64(0)
+        own = array_at(lane_memory(), lanes, np.float64)
+        share = share_of(gtol_rel)
+        limits(own, count, n, x, g, low, high, ends, firsts, norms, limit, gtol, share)
+        if gradient_alone:
+            return gradient_tests(count, tests, f, norms, own)
         way = array_at(lane_memory(), lanes, np.float64)
         size = array_at(lane_memory(), lanes, np.float64)
         if xtol > 0.0 and later:
             before = view(d.before + skip, all_n)
             far(way, n, x, before, None, None, None, None)
             large(size, n, x, before, None, None, None, None)
-        return all_tests(count, tests, f, f_before, norms, way, size, later, limit, ftol, xtol)
+        return all_tests(count, tests, f, f_before, norms, way, size, later, own, ftol, xtol)
 
     return linked(test_packet, forceinline=True)

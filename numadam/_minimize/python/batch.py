@@ -19,7 +19,7 @@ from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task, load_state_arrays, state_arrays
 from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 from numadam._minimize.observers import refuse_observers
-from numadam._minimize.python.stop_tests import projected
+from numadam._minimize.python.stop_tests import projected, released
 from numadam._minimize.stopping import (
     RUNNING,
     check_convergence,
@@ -289,8 +289,8 @@ class PythonBatch(Batch):
         """Run the stop tests of all rows that run."""
         xp, x, first = self._xp, self._x, not self._started
         its, running, f = self._task.tolerances, self._running, _host(self._f)
-        sizes = _sizes(xp, projected(xp, x, self._g, self._box))
-        steep = _norms(xp, sizes, its.norm)
+        steep = _norms(xp, _sizes(xp, projected(xp, x, self._g, self._box)), its.norm)
+        sizes = _sizes(xp, released(xp, x, self._g, self._box))
         if first:
             self._steep_first = steep
         if self.done <= self._check:

@@ -147,9 +147,9 @@ class StopTests:
         return code
 
     def _parts(self, grads: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """The first and the present projected gradient, of real and imaginary parts apart."""
+        """The first and the present gradient, of real and imaginary parts apart."""
         for x, g, box, own in zip(self._x, grads, self._boxes, self.firsts, strict=True):
-            d = projected(array_namespace(x), x, g, box)
+            d = released(array_namespace(x), x, g, box)
             if d.dtype.kind == "c":
                 yield from ((own.real, d.real), (own.imag, d.imag))
             else:
@@ -272,6 +272,14 @@ def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
     low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
     d = xp.where(g > x - low, x - low, g)
     return xp.where(d < x - high, x - high, d)
+
+
+def released(xp: Any, x: Any, g: Any, box: Any) -> Any:
+    """The gradient of an array, 0 where a bound holds it, as `stopping.released`."""
+    if box is None:
+        return g
+    low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
+    return xp.where(((g > 0) & (x <= low)) | ((g < 0) & (x >= high)), xp.zeros_like(g), g)
 
 
 def _top(xp: Any, x: Any) -> Any:

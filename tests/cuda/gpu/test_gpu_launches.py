@@ -98,14 +98,6 @@ def test_ctrl_c_between_launches_waits_for_the_whole_step(cp, monkeypatch):
     assert all((p == 0).all() for p in params)
 
 
-def test_more_items_get_larger_blocks():
-    """Few elements, or few problems, are spread over all multiprocessors."""
-    from numadam._cuda.launch import THREADS, threads_for
-
-    sizes = {1: 32, 1_000: 32, 4_224: 32, 4_225: 64, 10_000: 96, 10**6: THREADS}
-    assert {items: threads_for(items, 132) for items in sizes} == sizes
-
-
 def test_options_divide_by_zero_as_on_the_cpu(cp):
     """Scalars of a step are NumPy's: a quotient that is infinite stops no step half way."""
     p = cp.ones(2)

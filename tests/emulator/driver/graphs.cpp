@@ -3,13 +3,10 @@
 // A capture turns the calls on a stream into nodes of a graph. Other streams join it when they wait
 // for an event of the capture, and must be waited for before it ends. While it goes on, CUDA
 // forbids to wait for captured work and, by the mode of the capture, calls that may wait, such as
-// cudaMalloc. The graph then runs as one piece of work of a stream; its nodes copy and compute from
-// the addresses that were captured.
+// cudaMalloc. A graph is made and destroyed, but cannot be launched.
 #include <pthread.h>
 
 #include <algorithm>
-#include <numeric>
-#include <random>
 
 #include "calls.h"
 #include "devices.h"
@@ -23,7 +20,6 @@ struct GraphHandle {
 };
 struct ExecutableGraph {
     GraphPointer graph;
-    OperationPointer last_launch;  // launches of one graph do not overlap
 };
 auto &graphs = *new Handles<GraphHandle>;
 auto &executables = *new Handles<ExecutableGraph>;
@@ -84,55 +80,6 @@ CUresult end_capture(Stream &stream, CUgraph *handle) {
     return CUDA_SUCCESS;
 }
 
-// Nodes in an order that the graph allows: that of the capture, or another with EMU_ORDER.
-std::vector<size_t> order_of(const Graph &graph) {
-    static auto &random = *new std::mt19937(settings().seed);
-    std::vector<size_t> ready, result(graph.nodes.size());
-    std::iota(result.begin(), result.end(), 0);
-    if (settings().order == "forward") return result;
-    result.clear();
-    std::vector<bool> done(graph.nodes.size());
-    auto is_done = [&done](size_t node) { return done[node]; };
-    while (result.size() < done.size()) {
-        ready.clear();
-        for (size_t node = 0; node < done.size(); node++) {
-            auto &needs = graph.nodes[node].needs;
-            if (!done[node] && std::all_of(needs.begin(), needs.end(), is_done))
-                ready.push_back(node);
-        }
-        bool reverse = settings().order == "reverse";
-        size_t choice = reverse ? ready.size() - 1 : random() % ready.size();
-        done[ready[choice]] = true;
-        result.push_back(ready[choice]);
-    }
-    return result;
-}
-
-CUresult run_graph(const Graph &graph) {
-    for (size_t node : order_of(graph))
-        if (CUresult status = graph.nodes[node].run()) return status;
-    return CUDA_SUCCESS;
-}
-
-CUresult launch_graph(ExecutableGraph &executable, Stream &stream) {
-    if (CUresult status = sticky_error(stream.device)) return status;
-    GraphPointer graph = executable.graph;
-    if (stream.capture) {
-        for (size_t node : order_of(*graph))
-            capture_operation(stream, graph->nodes[node].what, graph->nodes[node].run,
-                              graph->nodes[node].kernel);
-        return CUDA_SUCCESS;
-    }
-    CUresult status = enqueue(stream, "graph", [graph] { return run_graph(*graph); });
-    if (status) return status;
-    if (executable.last_launch && !executable.last_launch->done && !stream.last->done)
-        stream.last->needs.push_back(executable.last_launch);
-    executable.last_launch = stream.last;
-    for (auto &node : graph->nodes)
-        if (!node.kernel.empty()) note_launch(node.kernel);
-    return CUDA_SUCCESS;
-}
-
 CUresult instantiate(CUgraphExec *result, CUgraph handle) {
     GraphHandle *graph = graphs.find(handle);
     if (!graph) return fault(CUDA_ERROR_INVALID_HANDLE, "a graph that does not exist is used");
@@ -158,11 +105,10 @@ CUresult invalidate(Graph &graph, CUresult status, const char *what) {
     return fault(status, "%s while a graph is captured", what);
 }
 
-CUresult capture_operation(Stream &stream, const std::string &what, std::function<CUresult()> run,
-                           const std::string &kernel) {
+CUresult capture_operation(Stream &stream, const std::string &what) {
     Graph &graph = *stream.capture;
     if (graph.invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    graph.nodes.push_back({what, kernel, run, stream.capture_ends});
+    graph.nodes.push_back({what, stream.capture_ends});
     stream.capture_ends = {graph.nodes.size() - 1};
     return CUDA_SUCCESS;
 }
@@ -246,13 +192,6 @@ RUNTIME(cudaGraphInstantiateWithFlags,
         (cudaGraphExec_t * result, cudaGraph_t graph, unsigned long long), {
             return instantiate(result, graph);
         })
-BOTH(cuGraphLaunch, cudaGraphLaunch, (CUgraphExec graph, CUstream handle), {
-    STREAM(stream, handle);
-    ExecutableGraph *executable = executables.find(graph);
-    if (!executable) return fault(CUDA_ERROR_INVALID_HANDLE, "a destroyed graph is launched");
-    return launch_graph(*executable, stream);
-})
-BOTH(cuGraphUpload, cudaGraphUpload, (CUgraphExec, CUstream), { return CUDA_SUCCESS; })
 BOTH(cuGraphDestroy, cudaGraphDestroy, (CUgraph handle), {
     GraphHandle *graph = graphs.find(handle);
     if (!graph) return fault(CUDA_ERROR_INVALID_HANDLE, "a graph is destroyed twice");

@@ -157,7 +157,7 @@ Stream *find_stream(CUstream handle) {
 
 CUresult enqueue(Stream &stream, const std::string &what, std::function<CUresult()> run,
                  const std::string &kernel) {
-    if (stream.capture) return capture_operation(stream, what, run, kernel);
+    if (stream.capture) return capture_operation(stream, what);
     if (stream.legacy)
         for (Stream *other : streams)
             if (other->capture && other->blocking())

@@ -26,8 +26,7 @@ using OperationPointer = std::shared_ptr<Operation>;
 // The graph of a capture: nodes in the order of their capture, each after those that it needs.
 struct Graph {
     struct Node {
-        std::string what, kernel;
-        std::function<CUresult()> run;
+        std::string what;
         std::vector<size_t> needs;
     };
     std::vector<Node> nodes;
@@ -107,8 +106,7 @@ void count_wait();
 CUresult check_no_capture(const char *what);
 
 // Defined in graphs.cpp, used by streams.cpp.
-CUresult capture_operation(Stream &stream, const std::string &what,
-                           std::function<CUresult()> run, const std::string &kernel);
+CUresult capture_operation(Stream &stream, const std::string &what);
 CUresult capture_record(Event &event, Stream &stream);
 CUresult capture_wait(Stream &stream, Event &event);
 CUresult invalidate(Graph &graph, CUresult status, const char *what);
