@@ -36,7 +36,6 @@ from numadam._core.scalars import (
     width_of,
 )
 from numadam._cuda.kernel import device_jit, step_slots
-from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
@@ -293,7 +292,7 @@ def _tabulate(plan: Plan) -> Any:
     name = f"{plan.name}-rows"
 
     def make() -> Any:
-        fill_steps = make_fill_steps(plan, linked)
+        fill_steps = make_fill_steps(plan)
 
         def fill(rows, products, control, rates, columns, changes, t):
             fill_steps(rows, products, control, rates, columns, changes, t)
