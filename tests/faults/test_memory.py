@@ -39,7 +39,7 @@ def limited(work, room):
 
 def new(**options):
     p = np.linspace(-2.0, 2.0, N)
-    opt = na.Adam(p, 0.1, ema=0.9, **options)
+    opt = na.Adam(p, 0.1, amsgrad=True, **options)
     opt.step(np.ones(N)); opt.step(np.ones(N)); opt.step(np.ones(N))
     return p, opt
 
@@ -59,7 +59,7 @@ works = {
     "pickle": lambda p, opt: pickle.dumps(opt),
     "grads": lambda p, opt: opt.grads,
     "set grads": lambda p, opt: setattr(opt, "grads", g),
-    "another optimiser": lambda p, opt: na.Adam(p, 0.1, ema=0.9),
+    "another optimiser": lambda p, opt: na.Adam(p, 0.1, amsgrad=True),
     "another state": lambda p, opt: setattr(opt, "state", saved),
     "functional": lambda p, opt: na.adam_update(p, twice, opt.state["m"], opt.state["v"], 1),
 }
