@@ -127,13 +127,6 @@ def test_a_whole_step_is_packed_and_counts_no_references() -> None:
     assert "NRT_incref" not in text
 
 
-def test_the_roots_are_read_from_the_formulas() -> None:
-    assert not {case for case in CASES if case.split()[0] in ("AdaMax", "Lion", "SGD")} & {
-        case for case in CASES if has_root(case)
-    }
-    assert has_root("Adam")
-
-
 def test_the_reader_sees_doubles_and_scalars() -> None:
     """The checks above can fail: a loop that promotes to double is caught."""
 
