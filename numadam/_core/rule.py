@@ -186,13 +186,6 @@ class RuleSpec:
         """Whether the formula squares gradients: for `v`, as all literature names their mean."""
         return self.squared or "v" in self.state
 
-    def is_linear(self, options: Options) -> bool:
-        """Whether steps grow with gradients: complex ones may be taken whole without a square.
-
-        Of a user's formula without squares nothing is known.
-        """
-        return self.modulus(options) == () or bool(self.digest and not self.squares)
-
     @property
     def needs_t(self) -> bool:
         """Whether each step has to know its number."""

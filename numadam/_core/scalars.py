@@ -317,7 +317,7 @@ def _compiled(typingctx: Any, beta: Any, t: Any, kept: Any, place: Any) -> Any:
 _in_llvm = intrinsic(_compiled)
 
 
-def make_power(wrap: Any = linked) -> Any:
+def make_power(wrap: Any) -> Any:
     """``power(beta, t, kept, place)``: beta^t for beta in [0, 1] and t a whole number from 1 on.
 
     `kept` is a contiguous float64 array, or None. From `place` on it has the bits of the last
@@ -382,7 +382,7 @@ def _make_powers(plan: Plan) -> Any:
     columns = tuple(op.RULE + names.index(name) for name in rule.powers)
     first, count, kept = len(own), len(columns), len(plan.products) + len(fields)
     place, changing, exact = kept - count, len(plan.products) > first, plan.power is None
-    power = make_power()
+    power = make_power(linked)
     of_library = power if exact else linked(plan.power)
 
     def powers(q, row, t):
@@ -398,7 +398,7 @@ def _make_powers(plan: Plan) -> Any:
     return linked(powers)
 
 
-def make_advance_row(plan: Plan, wrap: Any) -> Any:
+def make_advance_row(plan: Plan) -> Any:
     """``advance_row(q)``: the step whose products `q` has is taken: those carried move on."""
     carried = len(plan.products)
 
@@ -406,7 +406,7 @@ def make_advance_row(plan: Plan, wrap: Any) -> Any:
         for i in range(carried):
             q[i] = q[carried + i]
 
-    return wrap(advance_row)
+    return linked(advance_row)
 
 
 def make_products_at(plan: Plan) -> Any:
@@ -415,7 +415,7 @@ def make_products_at(plan: Plan) -> Any:
     `q` has those after `taken` steps, fewer than t: zeros after none. As for powers, what is below
     2^-128 is as good as 0, and its product is not formed on.
     """
-    find, advance, carried = make_products(plan), make_advance_row(plan, linked), len(plan.products)
+    find, advance, carried = make_products(plan), make_advance_row(plan), len(plan.products)
 
     def products_at(q, row, t, taken):
         if taken == 0.0:
@@ -456,7 +456,7 @@ def products_after(
 
 def _make_walk(plan: Plan) -> Any:
     """``walk(q, row, first, last)``: the products of the steps from one to another, in place."""
-    find, advance = make_products(plan), make_advance_row(plan, linked)
+    find, advance = make_products(plan), make_advance_row(plan)
 
     def walk(q, row, first, last):
         for step in range(first, last):

@@ -186,7 +186,6 @@ def public_hint(name: str, names: Collection[str], schedules: Collection[str]) -
 class Library(NamedTuple):
     """Habits of a library that are the same in all of its rules."""
 
-    title: str
     #: Adam is repeated bit for bit, so denormal moments are not flushed
     bit_exact: bool = False
     #: the average begins as the parameters after the first step
@@ -197,12 +196,12 @@ class Library(NamedTuple):
 
 #: The presets; everything that lists them reads it here. optax has no default of lr.
 LIKE = {
-    "torch": Library("PyTorch", margin=1e-6),
-    "optax": Library("optax"),
-    "keras": Library("Keras", bit_exact=True, late_average=True),
-    "tf1": Library("AdamOptimizer of TensorFlow 1", bit_exact=True),
-    "sklearn": Library("scikit-learn", bit_exact=True),
-    "numpy": Library("the textbook's lines in NumPy", bit_exact=True),
+    "torch": Library(margin=1e-6),
+    "optax": Library(),
+    "keras": Library(bit_exact=True, late_average=True),
+    "tf1": Library(bit_exact=True),
+    "sklearn": Library(bit_exact=True),
+    "numpy": Library(bit_exact=True),
 }
 #: Libraries whose numbers those of another preset are but for rounding, 1e-15 of a step.
 _SAME_NUMBERS = {
@@ -210,7 +209,7 @@ _SAME_NUMBERS = {
     "qiskit": "like='sklearn', beta2=0.99",
     "keras-jax": "like='keras'",
 }
-_OWN = Library("numadam")
+_OWN = Library()
 
 
 def library(like: str | None) -> Library:

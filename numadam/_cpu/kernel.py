@@ -204,9 +204,9 @@ _RELEASE_FROM = 5_000
 _ROWS_AHEAD = 16
 
 
-def make_run(plan: Plan, wrap: Any) -> Any:
+def make_run(plan: Plan) -> Any:
     """The innermost loop, over contiguous elements: serial, and vectorised by the compiler."""
-    update = make_element_update(plan, wrap)
+    update = make_element_update(plan, linked)
 
     def run(n, p, g, s0, s1, s2, out, average, low, high, rate, h, k):
         # counts from 0: a loop from `low` to `high` does not vectorise (8x slower)
@@ -214,7 +214,7 @@ def make_run(plan: Plan, wrap: Any) -> Any:
             update(i, p, g, s0, s1, s2, out, average, low, high, rate, h, k)
 
     # a call would push 70 words: 0.1 us for each of many arrays
-    return wrap(run, forceinline=True)
+    return linked(run, forceinline=True)
 
 
 def _make_part(plan: Plan, run: Any, out: bool) -> Any:
@@ -275,7 +275,7 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
 
     With `out` the step writes its direction, and leaves the parameters.
     """
-    part = _make_part(plan, make_run(plan, linked), out)
+    part = _make_part(plan, make_run(plan), out)
     fill, advance = make_fill(plan), make_advance(plan)
     normed, by_row = plan.norm != "", plan.by_row
     norm_part = finalize_norms = part
@@ -348,7 +348,7 @@ _C_FUNCTIONS: dict[str, tuple[str, Callable[..., Any], Any]] = {
 def code_address(field: str) -> int:
     """The address of one of `_C_FUNCTIONS`; compiled or loaded at the first call."""
     name, function, signature = _C_FUNCTIONS[field]
-    return callback_address(function, signature, name, "_cpu", _nrt=False)
+    return callback_address(function, signature, name, "_cpu")
 
 
 @functools.cache

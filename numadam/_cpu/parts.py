@@ -218,7 +218,7 @@ def make_advance(plan: Plan) -> Any:
 
     With ``count="row"`` it counts in the rows, too: an exception in Python cannot come between.
     """
-    advance_row, products_of = make_advance_row(plan, linked), make_products_of(plan)
+    advance_row, products_of = make_advance_row(plan), make_products_of(plan)
     carried, by_row = len(plan.products), plan.by_row
 
     def advance(meta_at):

@@ -122,7 +122,13 @@ class CudaBackend(Backend):
         refuse_capture("step")
         try:
             self._bind(used)
-            return self._take(lr)
+            exchange = self.settings.exchange
+            if exchange is not None:
+                exchange.begin(lr)
+            taken = self._take(lr)
+            if exchange is not None:
+                exchange.done()
+            return taken
         finally:
             self._step.sparse.finish()
 
@@ -137,16 +143,6 @@ class CudaBackend(Backend):
 
     def _take(self, lr: float) -> bool:
         """Take the step itself, over arrays that have been validated."""
-        exchange = self.settings.exchange
-        if exchange is not None:
-            exchange.begin(lr)
-        taken = self._take_here(lr)
-        if exchange is not None:
-            exchange.done()
-        return taken
-
-    def _take_here(self, lr: float) -> bool:
-        """As `_take`, of this rank."""
         step, guard, counted = self._step, self.settings.guard, self._counted
         # all that changes arrays or counters, and nothing that may be refused
         with defer_interrupts():
@@ -160,8 +156,7 @@ class CudaBackend(Backend):
                     return False
             for launch in (*step.launches, *step.copies_back):
                 launch()
-            if step.scalars.advance is not None:
-                step.scalars.advance()
+            step.scalars.advance()
             counted["skipped_in_a_row"] = 0
             counted["t"] += 1
         return True

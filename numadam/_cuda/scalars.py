@@ -14,7 +14,6 @@ from numba import float64, int64
 
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
-    make_advance_row,
     make_fill_row,
     make_products,
     product_width,
@@ -23,7 +22,6 @@ from numadam._core.scalars import (
 )
 from numadam._cuda.arrays import address_of
 from numadam._cuda.kernel import control_width
-from numadam._jit.functions import jit_once
 from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import array_at
 
@@ -104,18 +102,15 @@ def _release_unused() -> None:
 # --- scalars -------------------------------------------------------------------------------------
 
 
-_FILL, _ADVANCE = range(2)
-
-
 class Scalars:
     """The scalars of a step, computed on the host.
 
     Those of the only group are `values`, a kernel's last arguments: they cost a thread no register.
     Those of several groups, with rows that count by themselves too, lie in a table on the GPU.
 
-    ``prepare(lr, t)`` computes those of step t from the control block as it is then. Where running
-    products are carried, `advance` is to be called after a step. `saved` is what a snapshot copies.
-    The GPU is the current one in all methods.
+    ``prepare(lr, t)`` computes those of step t from the control block as it is then; call `advance`
+    after a step of an optimiser. `saved` is what a snapshot copies. The GPU is the current one in
+    all methods.
     """
 
     def __init__(self, plan: Plan, control: np.ndarray, groups: Sequence[int]) -> None:
@@ -127,11 +122,10 @@ class Scalars:
         self._control = control  # alive, as it is read by address
         self.values = rows[0] if one else None
         self.lr = math.nan  # of the step that was prepared, where there is a table
-        addresses = (int(array.ctypes.data) for array in (rows, control, self._products))
-        call, given = _fill_or_advance(plan), (*addresses, len(control), first, count)
+        addresses = [int(array.ctypes.data) for array in (rows, control, self._products)]
+        given = *addresses, len(control), first, count
         # straight into compiled code: a method around it would take 0.3 us of each step
-        self.prepare: Callable[[float, int], Any] = partial(call, _FILL, *given)
-        self.advance = partial(call, _ADVANCE, *given, 0.0, 0) if self._carried else None
+        self.prepare: Callable[[float, int], Any] = partial(_fill(plan), *given)
         if not one:
             self._make_table(rows)
 
@@ -154,6 +148,11 @@ class Scalars:
         """Arguments of a launch for the scalars of a group, besides `values`: their address."""
         return () if self.values is not None else (self._first + group * self._row_bytes,)
 
+    def advance(self) -> None:
+        """Move on the running products, where there are any, after a step."""
+        if self._carried:
+            self.load_products(self._products[:, self._carried : 2 * self._carried])
+
     def read_products(self) -> np.ndarray:
         """Running products of the rule, for each row of the control block."""
         return self._products[:, : self._carried].copy()
@@ -163,36 +162,32 @@ class Scalars:
         self._products[:, : self._carried] = products
 
 
-def _fill_or_advance(plan: Plan) -> Any:
-    """``call(what, rows, control, products, groups, first, count, lr, t)``.
+def _fill(plan: Plan) -> Any:
+    """``fill(rows, control, products, groups, first, count, lr, t)``.
 
     It fills `count` rows of scalars from row `first` of the control block on.
     """
     name = f"{plan.name}-row"
 
     def make() -> Any:
-        fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, jit_once)
-        find_products, size = make_products(plan), product_width(plan)
+        fill_row, find_products = make_fill_row(plan), make_products(plan)
+        size = product_width(plan)
         width, wide, real = width_of(plan), control_width(plan), plan.real.type
 
-        def call(  # type: ignore[no-untyped-def]  # Numba types it
-            what, rows_at, control, products, groups, first, count, lr, t
+        def fill(  # type: ignore[no-untyped-def]  # Numba types it
+            rows_at, control, products, groups, first, count, lr, t
         ):
             rows = array_at(control, (groups, wide), np.float64)
             q = array_at(products, (groups, size), np.float64)
-            if what == _FILL:
-                out = array_at(rows_at, (count, width), real)
-                for r in range(groups):
-                    find_products(q[r], rows[r], float(t))
-                for r in range(count):
-                    fill_row(out[r], rows[first + r], q[first + r], lr, float(t))
-            else:
-                for r in range(groups):
-                    advance_row(q[r])
+            out = array_at(rows_at, (count, width), real)
+            for r in range(groups):
+                find_products(q[r], rows[r], float(t))
+            for r in range(count):
+                fill_row(out[r], rows[first + r], q[first + r], lr, float(t))
             return 0
 
-        call.__qualname__ = f"{name}.call"
-        return call, call
+        fill.__qualname__ = f"{name}.fill"
+        return fill, fill
 
     i8 = int64
-    return compiled_loop(name, make, int64(i8, i8, i8, i8, i8, i8, i8, float64, i8)).serial
+    return compiled_loop(name, make, int64(i8, i8, i8, i8, i8, i8, float64, i8)).serial

@@ -18,7 +18,6 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,24 +69,6 @@ def source_stamp(package: str) -> str:
 #: kept, 20 to 200 kB each: one that is edited or made anew around other data is another entry.
 OWN, MOST_ENTRIES = "own", 500
 
-_chosen: list[Path] = []
-
-
-def _choose(*chosen: Path) -> None:
-    _chosen[:] = chosen
-    folders.cache_clear()
-    directory.cache_clear()
-
-
-@contextlib.contextmanager
-def only_in(folder: Path) -> Iterator[None]:
-    """Read and write entries in this folder alone, as if `NUMBA_CACHE_DIR` named it."""
-    _choose(folder)
-    try:
-        yield
-    finally:
-        _choose()
-
 
 @functools.cache
 def folders() -> list[Path]:
@@ -98,8 +79,8 @@ def folders() -> list[Path]:
     """
     from numba.misc.appdirs import user_cache_dir
 
-    if _chosen or config.CACHE_DIR:
-        return [Path(*_chosen or [config.CACHE_DIR]) / "numadam"]
+    if config.CACHE_DIR:
+        return [Path(config.CACHE_DIR) / "numadam"]
     found = [_PACKAGE / "__pycache__", Path(user_cache_dir("numadam", False)) / "__pycache__"]
     # without a home it is "~/.cache" in whatever folder the program runs in
     return [folder for folder in found if folder.is_absolute()]

@@ -99,13 +99,11 @@ def refuse_without_jit() -> None:
         )
 
 
-def callback_address(
-    function: Callable[..., Any], signature: Any, name: str, package: str, **options: bool
-) -> int:
+def callback_address(function: Callable[..., Any], signature: Any, name: str, package: str) -> int:
     """The address of a function for C; compiled or loaded now, and kept alive."""
     refuse_without_jit()
     with compile_lock():
-        how = {"nopython": True, "error_model": "numpy", **options}
+        how = {"nopython": True, "error_model": "numpy", "_nrt": False}
         callback: Any = CFunc(function, (signature.args, signature.return_type), {}, how)
         compile_cached(callback, name, package)
         _callbacks.append(callback)

@@ -32,9 +32,9 @@ PATIENCE = 1.0
 #: a notebook.
 VARIABLE = "NUMADAM_COMPILE_LINE"
 
-#: A fork waits for it, see `process`: a line that is being written has the lock of stderr.
+#: Held while a line is written: its end does not come before its begin.
 _printing = threading.Lock()
-_DTYPE = re.compile(r"(.+?)-((?:bfloat|complex|float)\d+)\b.*")
+_DTYPE = re.compile(r"(.+?)-((?:complex|float)\d+)\b.*")
 
 
 @dataclass

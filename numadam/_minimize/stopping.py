@@ -10,7 +10,7 @@ from numba.extending import register_jitable
 
 from numadam._core.hyper import Hyper
 from numadam._core.norms import NORM_LANES, lane_memory
-from numadam._jit.functions import cast
+from numadam._jit.functions import cast, linked
 from numadam._jit.pointers import array_at
 
 # Codes of `check_convergence`; the loops add the last four.
@@ -214,14 +214,14 @@ def itself(i, x, y, low, high, lo, hi):
     return x[i]
 
 
-def make_own(wrap: Any) -> tuple[Any, Any]:
+def make_own() -> tuple[Any, Any]:
     """Functions that compare each component of the gradient with its own first one.
 
     ``learn(n, x, g, low, high, ends, firsts)`` makes each of `firsts` at least ``|component|``;
     ``remains(n, x, g, low, high, ends, firsts, share)``: whether a component is more than `share`
     of its first. One that was 0 has none.
     """
-    one = wrap(released)
+    one = linked(released)
 
     def learn(n, x, g, low, high, ends, firsts):
         for i in range(np.uint64(n)):
@@ -236,7 +236,7 @@ def make_own(wrap: Any) -> tuple[Any, Any]:
                 return True
         return False
 
-    return wrap(learn), wrap(remains)
+    return linked(learn), linked(remains)
 
 
 def make_largest(element: Any, wrap: Any) -> Any:
@@ -291,7 +291,7 @@ def make_norm(element: Any, wrap: Any, norm: float) -> Any:
     return wrap(euclidean, forceinline=True)
 
 
-def make_ends(bounds: str, real: np.dtype[Any], wrap: Any) -> Any:
+def make_ends(bounds: str, real: np.dtype[Any]) -> Any:
     """``ends(low, high)``: what `projected` takes as lo and hi, None where no box is for all."""
     one = real.type(1)
 
@@ -301,18 +301,18 @@ def make_ends(bounds: str, real: np.dtype[Any], wrap: Any) -> Any:
     def absent(low, high):
         return None, None
 
-    return wrap(of_all if bounds == "scalar" else absent, forceinline=True)
+    return linked(of_all if bounds == "scalar" else absent, forceinline=True)
 
 
-def make_test(norm: float, wrap: Any) -> Any:
+def make_test(norm: float) -> Any:
     """``test(its, n, x, g, low, high, ends, before, firsts, f, later, early)``.
 
     Tests the next iterate of one array, whose record is `its`; returns code, and norms of the
     projected gradient, of the move, and of x. `early`: see `share_of_own`.
     """
-    steep, far, large = (make_norm(one, wrap, norm) for one in (projected, moved, itself))
-    limit_of, check = wrap(gradient_limit), wrap(check_convergence, forceinline=True)
-    (learn, remains), share_of = make_own(wrap), wrap(share_of_own)
+    steep, far, large = (make_norm(one, linked, norm) for one in (projected, moved, itself))
+    limit_of, check = linked(gradient_limit), linked(check_convergence, forceinline=True)
+    (learn, remains), share_of = make_own(), linked(share_of_own)
 
     def test(its, n, x, g, low, high, ends, before, firsts, f, later, early):
         way = length = 0.0
@@ -334,4 +334,4 @@ def make_test(norm: float, wrap: Any) -> Any:
         its.f_before = f
         return code, size, way, length
 
-    return wrap(test, forceinline=True)
+    return linked(test, forceinline=True)

@@ -8,9 +8,10 @@ from numba import njit
 
 import numadam as na
 from numadam._core.scalars import KEPT, make_power
+from numadam._jit.functions import linked
 from numadam.nopython import adam_scalars
 
-COMPILED, PYTHON = make_power(), make_power(lambda function: function)
+COMPILED, PYTHON = make_power(linked), make_power(lambda function: function)
 BETAS = [
     0.9, 0.999, 0.9999999, math.nextafter(1.0, 0.0), 0.5, 0.1, 1e-3, 1e-30, 2.0**-128, 1e-300,
     5e-324, 0.0, 1.0,

@@ -16,7 +16,6 @@ from numba import float32, float64, int64, none, types
 
 from numadam._core.scalars import LoopScalars
 from numadam._cpu import kernel as loops
-from numadam._jit import functions
 from tests.variants import CASES, VARIANTS, plan_of
 
 #: each formula; with `out` the first one of each rule, since the loop makes the difference
@@ -41,7 +40,7 @@ def compiled(case: str, out: bool, real: Any) -> Any:
     signature = types.void(
         int64, array, array, *slots, array if out else none, *[none] * 4, *scalars
     )
-    function = loops.make_run(plan, functions.linked).py_func
+    function = loops.make_run(plan).py_func
     how = {"error_model": "numpy", "no_cpython_wrapper": True, "_nrt": False}
     return numba.njit(signature, **how)(function)
 

@@ -99,15 +99,15 @@ SINGLE = np.dtype(
 # --- the clip by norm ----------------------------------------------------------------------------
 
 
-def make_clip(plan: Plan, wrap: Any) -> Any:
+def make_clip(plan: Plan) -> Any:
     """``clip(row, n, slots, k, partials) -> pre, factor``: of a problem's gradient.
 
     `partials` are ``norms.words(n)`` of int64; the last is the exponent to begin with.
     """
     if not plan.norm:
-        return wrap(_no_clip)
+        return linked(_no_clip)
     ranged, small = plan.real == np.float64, tiny(plan.real)
-    block = norms.make_block(make_norm_gradient(plan, wrap), wrap, ranged)
+    block = norms.make_block(make_norm_gradient(plan, linked), linked, ranged)
     column = op.COLUMN.clip_norm if plan.norm == "all" else op.COLUMN.clip_array_norm
     margin = op.COLUMN.margin
 
@@ -130,7 +130,7 @@ def make_clip(plan: Plan, wrap: Any) -> Any:
         total = norms.total_of(high, low, large)
         return norms.clip_factor(total, exponent, row[column], row[margin], small)
 
-    return wrap(clip)
+    return linked(clip)
 
 
 def _no_clip(row, n, slots, k, partials):
@@ -140,9 +140,9 @@ def _no_clip(row, n, slots, k, partials):
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def _make_update(plan: Plan, wrap: Any) -> Any:
+def _make_update(plan: Plan) -> Any:
     """``update(n, slots, h, k)``: n element updates; `slots` are the arrays of all slots."""
-    run, one, most = make_run(plan, wrap), plan.real.type(1), plan.real.type(np.inf)
+    run, one, most = make_run(plan), plan.real.type(1), plan.real.type(np.inf)
 
     def update(n, slots, h, k):
         if k.scale == one and k.clip == most:
@@ -153,14 +153,14 @@ def _make_update(plan: Plan, wrap: Any) -> Any:
         else:
             run(n, *slots, h, k)
 
-    return wrap(update, forceinline=True)
+    return linked(update, forceinline=True)
 
 
-def _make_step(plan: Plan, wrap: Any) -> Any:
+def _make_step(plan: Plan) -> Any:
     """``step(d, slots, row, own, q, it, t)``: the step number t, `it` of this call."""
-    update, scalars, fill_row = _make_update(plan, wrap), make_scalars(plan), make_fill_row(plan)
-    find_products, advance_row = make_products(plan), make_advance_row(plan, wrap)
-    clip = make_clip(plan, wrap)
+    update, scalars, fill_row = _make_update(plan), make_scalars(plan), make_fill_row(plan)
+    find_products, advance_row = make_products(plan), make_advance_row(plan)
+    clip = make_clip(plan)
     normed = plan.norm != ""
 
     def step(d, slots, row, own, q, it, t):
@@ -177,7 +177,7 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
         update(d.updates, slots, h, k)
         advance_row(q)
 
-    return wrap(step, forceinline=True)
+    return linked(step, forceinline=True)
 
 
 def _keep(d, number, f, size, lr):
@@ -207,12 +207,11 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
 
     One function of 45 lines: what its parts return would pass through memory.
     """
-    wrap = linked
-    step, test, keep = _make_step(plan, wrap), make_test(norm, wrap), wrap(_keep)
-    make_box = make_ends(plan.bounds, plan.real, wrap)
-    copy, views, view = wrap(_copy), make_leaf_views(plan, False), view_of(plan.real)
+    step, test, keep = _make_step(plan), make_test(norm), linked(_keep)
+    make_box = make_ends(plan.bounds, plan.real)
+    copy, views, view = linked(_copy), make_leaf_views(plan, False), view_of(plan.real)
     control_of, products_of = make_control_of(plan), make_products_of(plan)
-    low, high, change = op.COLUMN.low, op.COLUMN.high, wrap(_change)
+    low, high, change = op.COLUMN.low, op.COLUMN.high, linked(_change)
     settle = make_settle(plan)
     wide, width = op.RULE + plan.rule.width, width_of(plan)
     if max(wide, width) > NORM_LANES:
@@ -272,7 +271,7 @@ def make_kernel(plan: Plan, norm: float, name: str) -> Callable[..., Any]:
         d.code, d.done, d.at_start = code, number, 0
         return 0
 
-    inner = wrap(kernel)
+    inner = linked(kernel)
 
     def run(meta_at, single_at, args_at):
         return inner(meta_at, single_at, args_at)

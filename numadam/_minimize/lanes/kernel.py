@@ -53,12 +53,12 @@ from numadam._minimize.stopping import RAISED, RUNNING, make_ends
 # --- scalars of the steps ------------------------------------------------------------------------
 
 
-def make_fill_steps(plan: Plan, wrap: Any) -> Any:
+def make_fill_steps(plan: Plan) -> Any:
     """``fill_steps(rows, products, control, rates, columns, changes, t)``: the scalars after t.
 
     Of as many steps as `rows` has. `products` are those before each step; the first are given.
     """
-    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan, wrap)
+    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan)
     find_products, count = make_products(plan), product_width(plan)
 
     def fill_steps(rows, products, control, rates, columns, changes, t):
@@ -71,13 +71,13 @@ def make_fill_steps(plan: Plan, wrap: Any) -> Any:
                 products[it + 1, i] = products[it, i]
             advance_row(products[it + 1])
 
-    return wrap(fill_steps)
+    return linked(fill_steps)
 
 
-def make_tabulate(plan: Plan, wrap: Any) -> Any:
+def make_tabulate(plan: Plan) -> Any:
     """``tabulate(meta, batch, begin, steps)``: the scalars of some steps, for all problems."""
     control_of, products_of = make_control_of(plan), make_products_of(plan)
-    fill_steps, width, count = make_fill_steps(plan, wrap), width_of(plan), product_width(plan)
+    fill_steps, width, count = make_fill_steps(plan), width_of(plan), product_width(plan)
 
     def tabulate(meta, batch, begin, steps):
         changing, group, most = batch.changing, batch.group, batch.table_steps
@@ -91,7 +91,7 @@ def make_tabulate(plan: Plan, wrap: Any) -> Any:
             products[0, i] = products[most, i] if begin > 0 else now[i]
         fill_steps(rows, products, control, rates, columns, changes, meta.steps + begin)
 
-    return wrap(tabulate)
+    return linked(tabulate)
 
 
 def scratch_size(plan: Plan, numbers: int) -> int:
@@ -99,7 +99,7 @@ def scratch_size(plan: Plan, numbers: int) -> int:
     return op.RULE + plan.rule.width + width_of(plan) + int(norms.words(numbers))
 
 
-def make_control_row(plan: Plan, wrap: Any) -> Any:
+def make_control_row(plan: Plan) -> Any:
     """``control_row(row, meta, batch, begin, it)``: write that of a step into a row.
 
     Schedules besides lr have changed the control block itself to the last step of the table.
@@ -115,10 +115,10 @@ def make_control_row(plan: Plan, wrap: Any) -> Any:
         for c in range(changing):
             row[columns[c]] = changes[begin + it, c]
 
-    return wrap(control_row)
+    return linked(control_row)
 
 
-def make_own_scalars(plan: Plan, wrap: Any) -> Any:
+def make_own_scalars(plan: Plan) -> Any:
     """``own_scalars(out, ...)``: write the scalars of a problem with an lr of its own."""
     fill_row, count = make_fill_row(plan), product_width(plan)
 
@@ -128,14 +128,14 @@ def make_own_scalars(plan: Plan, wrap: Any) -> Any:
         t = float(meta.steps + 1 + begin + it)
         fill_row(out, control, products[it], lr, t)
 
-    return wrap(own_scalars)
+    return linked(own_scalars)
 
 
 def shared_scalars(out, control, meta, batch, problem, begin, it):
     """Nothing: all problems share the scalars of the step."""
 
 
-def make_advance_batch(plan: Plan, wrap: Any) -> Any:
+def make_advance_batch(plan: Plan) -> Any:
     """``advance(meta, batch, begin, steps)``: t and the products after these steps."""
     count, products_of = product_width(plan), make_products_of(plan)
 
@@ -150,7 +150,7 @@ def make_advance_batch(plan: Plan, wrap: Any) -> Any:
         batch.taken = begin + taken
         meta.steps += begin + taken
 
-    return wrap(advance)
+    return linked(advance)
 
 
 # --- problems that stop --------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def _move_values(batch, problem, position, last, number):
         own_lr[position] = own_lr[last]
 
 
-def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
+def make_retire(plan: Plan, lanes: int) -> Any:
     """``retire(meta, batch, position, last, number)``: a problem has stopped.
 
     Its results are written to the place of its number, and the problem at `last` moves to its
@@ -191,8 +191,8 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
     slots = tuple(slot for slot in range(pl.SLOTS) if plan.has(slot))
     item = tuple(plan.stride(slot) * plan.unit // 4 for slot in slots)
     kept = tuple({pl.P: 0, pl.AVERAGE: 3}.get(slot, -1) for slot in slots)
-    item_x, copy, count = item[0], wrap(_copy_words), len(slots)
-    move_values = wrap(_move_values)
+    item_x, copy, count = item[0], linked(_copy_words), len(slots)
+    move_values = linked(_move_values)
 
     def retire(meta, batch, position, last, number):
         # seldom: all arrays go through one call, which LLVM would otherwise copy to each place
@@ -218,12 +218,12 @@ def make_retire(plan: Plan, lanes: int, wrap: Any) -> Any:
         move_values(batch, problem, position, last, number)
         order[position] = order[last]
 
-    return wrap(retire)
+    return linked(retire)
 
 
-def make_retire_block(plan: Plan, lanes: int, wrap: Any) -> Any:
+def make_retire_block(plan: Plan, lanes: int) -> Any:
     """``retire_block(meta, batch, first, live, number) -> live``: all that have stopped."""
-    retire = make_retire(plan, lanes, wrap)
+    retire = make_retire(plan, lanes)
 
     def retire_block(meta, batch, first, live, number):
         tests = array_at(batch.tests, first + live, np.int64)
@@ -233,7 +233,7 @@ def make_retire_block(plan: Plan, lanes: int, wrap: Any) -> Any:
                 retire(meta, batch, position, first + live, number)
         return live
 
-    return wrap(retire_block)
+    return linked(retire_block)
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -242,12 +242,12 @@ def make_retire_block(plan: Plan, lanes: int, wrap: Any) -> Any:
 Kernel = Callable[..., Any]
 
 
-def _make_step(plan: Plan, wrap: Any) -> Any:
+def _make_step(plan: Plan) -> Any:
     """``step(meta, batch, d, leaf, block, first, filled, begin, it)``: a block's live packets.
 
     `filled` are the positions from `first` on to the end of the last packet with a live problem.
     """
-    run, views = make_run(plan, wrap), make_leaf_views(plan, False)
+    run, views = make_run(plan), make_leaf_views(plan, False)
     scalars, width, settle = make_scalars(plan), width_of(plan), make_settle(plan)
 
     def step(meta, batch, d, leaf, block, first, filled, begin, it):
@@ -257,15 +257,15 @@ def _make_step(plan: Plan, wrap: Any) -> Any:
         run(n, *views(leaf, begins, begins, n), h, k)
         settle(meta, leaf, begins, n, meta.steps + 1 + begin + it)
 
-    return wrap(step, forceinline=True)
+    return linked(step, forceinline=True)
 
 
-def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
+def _make_step_each(plan: Plan, own_lr: bool) -> Any:
     """As `_make_step`, one lane to a packet, where each problem has an lr or a clip of its own."""
-    run, views = make_run(plan, wrap), make_leaf_views(plan, False)
+    run, views = make_run(plan), make_leaf_views(plan, False)
     scalars, width, settle = make_scalars(plan), width_of(plan), make_settle(plan)
-    clip, control_row = make_clip(plan, wrap), make_control_row(plan, wrap)
-    own_scalars = make_own_scalars(plan, wrap) if own_lr else wrap(shared_scalars)
+    clip, control_row = make_clip(plan), make_control_row(plan)
+    own_scalars = make_own_scalars(plan) if own_lr else linked(shared_scalars)
     wide, normed = op.RULE + plan.rule.width, plan.norm != ""
     least = scratch_size(plan, 0) - int(norms.words(0))  # without the partial sums
 
@@ -288,7 +288,7 @@ def _make_step_each(plan: Plan, own_lr: bool, wrap: Any) -> Any:
             run(updates, *slots, h, k)
             settle(meta, leaf, row * updates, updates, meta.steps + 1 + begin + it)
 
-    return wrap(step, forceinline=True)
+    return linked(step, forceinline=True)
 
 
 def _copy_memory(to_at, of_at, count):
@@ -312,18 +312,18 @@ def _count_iterations(batch, first, live, number, failed):
             codes[order[position]] = RAISED
 
 
-def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) -> Any:
+def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float) -> Any:
     """``block(b, meta_at, batch_at, args_at, begin, steps)``: some iterations of a block.
 
     Long, for the loop needs what lies in memory as values, read once before it.
     """
     each = own_lr or plan.norm != ""
-    test_packet, control_of = make_test_packet(plan, lanes, norm, wrap), make_control_of(plan)
-    retire_block = make_retire_block(plan, lanes, wrap)
-    step = _make_step_each(plan, own_lr, wrap) if each else _make_step(plan, wrap)
-    copy_memory, count_iterations = wrap(_copy_memory), wrap(_count_iterations)
+    test_packet, control_of = make_test_packet(plan, lanes, norm), make_control_of(plan)
+    retire_block = make_retire_block(plan, lanes)
+    step = _make_step_each(plan, own_lr) if each else _make_step(plan)
+    copy_memory, count_iterations = linked(_copy_memory), linked(_count_iterations)
     low, high = op.COLUMN.low, op.COLUMN.high
-    make_box = make_ends(plan.bounds, plan.real, wrap)
+    make_box = make_ends(plan.bounds, plan.real)
     bytes_x, values = plan.stride(pl.P), len(BlockState._fields)
 
     def block(b, meta_at, batch_at, args_at, begin, steps):
@@ -364,7 +364,7 @@ def _make_block(plan: Plan, lanes: int, own_lr: bool, norm: float, wrap: Any) ->
         count_iterations(batch, first, live, number, failed != 0)
         of_blocks[b] = live
 
-    return wrap(block)
+    return linked(block)
 
 
 def make_kernels(
@@ -374,11 +374,10 @@ def make_kernels(
 
     Serial, and parallel over blocks.
     """
-    wrap = linked
-    tabulate = make_tabulate(plan, wrap)
-    block = _make_block(plan, lanes, own_lr, norm, wrap)
+    tabulate = make_tabulate(plan)
+    block = _make_block(plan, lanes, own_lr, norm)
     # a call, for Numba may move a parallel loop past what only reads fields
-    advance, goes_on = make_advance_batch(plan, wrap), wrap(_goes_on)
+    advance, goes_on = make_advance_batch(plan), linked(_goes_on)
 
     def make_kernel(each: Any) -> Kernel:
         def kernel(meta_at, batch_at, args_at):

@@ -12,7 +12,7 @@ from numadam._core.norms import lane_memory
 from numadam._core.plan import Plan
 from numadam._cpu.parts import make_leaf_views
 from numadam._cpu.records import NUMBER, POINTER
-from numadam._jit.functions import jit_once
+from numadam._jit.functions import jit_once, linked
 from numadam._jit.pointers import array_at, view_of
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import RUNNING, check_convergence
@@ -103,7 +103,7 @@ class BlockState(NamedTuple):
     scratch: int
 
 
-def _make_largest(one: Any, lanes: int, numbers: int, wrap: Any) -> Any:
+def _make_largest(one: Any, lanes: int, numbers: int) -> Any:
     """``largest(out, n, x, y, low, high, lo, hi)``: of each lane the largest ``|one|``."""
     wide = lanes * numbers
 
@@ -125,23 +125,23 @@ def _make_largest(one: Any, lanes: int, numbers: int, wrap: Any) -> Any:
                 top = a if a > top or a != a else top
             out[j] = top
 
-    return wrap(largest, forceinline=True)
+    return jit_once(largest, forceinline=True)
 
 
-def _make_norm(element: Any, lanes: int, numbers: int, norm: float, wrap: Any) -> Any:
+def _make_norm(element: Any, lanes: int, numbers: int, norm: float) -> Any:
     """``norms(out, n, x, y, low, high, lo, hi)``: of each lane the norm of ``element``.
 
     NaN where one element is. `n` are the real numbers of one problem.
     """
     if lanes == 1:
-        of_one = st.make_norm(element, wrap, norm)
+        of_one = st.make_norm(element, jit_once, norm)
 
         def norm_of_one(out, n, x, y, low, high, lo, hi):
             out[0] = of_one(n, x, y, low, high, lo, hi)
 
-        return wrap(norm_of_one, forceinline=True)
-    one = wrap(element)
-    largest = _make_largest(one, lanes, numbers, wrap)
+        return jit_once(norm_of_one, forceinline=True)
+    one = jit_once(element)
+    largest = _make_largest(one, lanes, numbers)
     if norm == math.inf:
         return largest
 
@@ -163,10 +163,10 @@ def _make_norm(element: Any, lanes: int, numbers: int, norm: float, wrap: Any) -
             if out[j] > 0.0 and math.isfinite(out[j]):
                 out[j] *= math.sqrt(totals[j])
 
-    return wrap(euclidean, forceinline=True)
+    return jit_once(euclidean, forceinline=True)
 
 
-def _make_keep_best(lanes: int, numbers: int, wrap: Any) -> Any:
+def _make_keep_best(lanes: int, numbers: int) -> Any:
     """``keep_best(n, x, g, best, best_g, f, norm, f_best, norm_best, first)``: of each lane.
 
     The first iterate is kept whatever its f is. Of an iteration with n = 2, the gradient takes 5 %
@@ -201,15 +201,15 @@ def _make_keep_best(lanes: int, numbers: int, wrap: Any) -> Any:
                 best_g[at + j] = c if better[j] > 0.0 else d
             at += row
 
-    return wrap(keep_best if lanes == 1 else keep_best_of_lanes, forceinline=True)
+    return jit_once(keep_best if lanes == 1 else keep_best_of_lanes, forceinline=True)
 
 
-def _make_checks(wrap: Any) -> tuple[Any, Any]:
+def _make_checks() -> tuple[Any, Any]:
     """The stop tests at `count` iterates, with the relative changes of f and x and without them.
 
     Both write what holds into `tests`, and return 0 where all problems go on.
     """
-    check = wrap(check_convergence, forceinline=True)
+    check = linked(check_convergence, forceinline=True)
 
     def gradient_tests(count, tests, f, norm, limit):
         # constants for the tests that are off, which the compiler leaves out
@@ -228,17 +228,17 @@ def _make_checks(wrap: Any) -> tuple[Any, Any]:
             stopped |= np.int64(code != RUNNING)
         return stopped
 
-    return wrap(gradient_tests, forceinline=True), wrap(all_tests)
+    return linked(gradient_tests, forceinline=True), linked(all_tests)
 
 
-def _make_own(lanes: int, numbers: int, wrap: Any) -> tuple[Any, Any]:
+def _make_own(lanes: int, numbers: int) -> tuple[Any, Any]:
     """`stopping.make_own` of the lanes of a packet.
 
     ``learn(n, x, g, low, high, ends, firsts, norms, first)`` in each lane; ``limits(out, count, n,
     ..., firsts, norms, limit, gtol, share)`` writes the limits, `gtol` alone where a component
     remains. `norms` and `first` are those of each lane's gradients.
     """
-    one, wide = wrap(st.released), lanes * numbers
+    one, wide = linked(st.released), lanes * numbers
 
     def learn(n, x, g, low, high, ends, firsts, norms, first):
         for i in range(np.uint64(n * lanes)):
@@ -258,10 +258,10 @@ def _make_own(lanes: int, numbers: int, wrap: Any) -> tuple[Any, Any]:
                     out[j] = gtol
                     break
 
-    return wrap(learn), wrap(limits)
+    return linked(learn), linked(limits)
 
 
-def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
+def make_test_packet(plan: Plan, lanes: int, norm: float) -> Any:
     """``test_packet(d, leaf, ends, tolerances, first, count, number) -> stopped``.
 
     Tests the iterates of the `count` problems of a packet, whose first position is `first`, and
@@ -271,13 +271,13 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
     # Each is optimised by itself first. Linked, `keep_best` is not vectorised, and an iteration
     # takes 1.5 times as long; the largest components of float32 take 1.1 times as long.
     steep, far, large = (
-        _make_norm(element, lanes, plan.numbers, norm, jit_once)
+        _make_norm(element, lanes, plan.numbers, norm)
         for element in (st.projected, st.moved, st.itself)
     )
-    keep_best = _make_keep_best(lanes, plan.numbers, jit_once)
+    keep_best = _make_keep_best(lanes, plan.numbers)
     views, view, bytes_x = make_leaf_views(plan, False), view_of(plan.real), plan.stride(pl.P)
-    (gradient_tests, all_tests), limit_of = _make_checks(wrap), wrap(st.gradient_limit)
-    (learn, limits), share_of = _make_own(lanes, plan.numbers, wrap), wrap(st.share_of_own)
+    (gradient_tests, all_tests), limit_of = _make_checks(), linked(st.gradient_limit)
+    (learn, limits), share_of = _make_own(lanes, plan.numbers), linked(st.share_of_own)
 
     def test_packet(d, leaf, ends, tolerances, first, count, number):
         gtol, ftol, xtol, gtol_rel = tolerances
@@ -319,4 +319,4 @@ def make_test_packet(plan: Plan, lanes: int, norm: float, wrap: Any) -> Any:
             large(size, n, x, before, None, None, None, None)
         return all_tests(count, tests, f, f_before, norms, way, size, later, own, ftol, xtol)
 
-    return wrap(test_packet, forceinline=True)
+    return linked(test_packet, forceinline=True)

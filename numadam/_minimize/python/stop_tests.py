@@ -54,7 +54,7 @@ _Tested = struct_of(TESTED)
 
 def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
     """Run the stop tests on one array; its record gets the numbers that they compare."""
-    test, make_box = st.make_test(norm, linked), st.make_ends(box, real, linked)
+    test, make_box = st.make_test(norm), st.make_ends(box, real)
     view = view_of(real)
     end_view = view if box == "array" else absent
 
