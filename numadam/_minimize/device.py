@@ -300,7 +300,7 @@ def _tabulate(plan: Plan) -> Any:
             return 0
 
         fill.__qualname__ = f"{name}.fill"
-        return fill, fill
+        return (fill,)
 
     rows, table, row = from_dtype(plan.real)[:, ::1], float64[:, ::1], float64[::1]
     signature = int64(rows, table, row, row, int64[::1], table, int64)
