@@ -99,7 +99,7 @@ def draw_memory() -> None:
     from numadam._cpu.records import CPU_LEAF, META
 
     pointers = ["leaves", "control", "scalars", "factors", "products"]
-    counters = ["steps", "calls", "skipped"]
+    counters = ["steps", "skipped"]
     per_leaf = ["start", "group", "address"]
     assert {*pointers, *counters} <= {*META.names}
     assert {*per_leaf} <= {*CPU_LEAF.names}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.exceptions import TooHardError
 from numpy.lib.array_utils import byte_bounds
 
-from numadam._arrays.interop import as_views, is_immutable, to_host, units_of
+from numadam._arrays.interop import as_views, home, is_immutable, to_host, units_of
 
 #: dtypes of parameters by name
 DTYPES = ("float64", "float32", "complex64", "complex128")
@@ -121,7 +121,7 @@ def describe(x: Any, wanted: str = "NumPy or CuPy") -> str:
             advice = "Use x.detach().numpy(), which has the same memory."
         elif wanted != "NumPy" and getattr(x, "is_cuda", False):
             advice = "Use cupy.asarray(x.detach()), which has the same memory."
-    elif wanted != "NumPy" and hasattr(type(x), "__cuda_array_interface__"):
+    elif wanted != "NumPy" and home(x) == "CuPy":
         advice = "Use cupy.asarray(x), which has the same memory."
     elif isinstance(x, (list, tuple, dict)):
         advice = f"Nest it as the params are, or use {library}.asarray(x)."

@@ -199,7 +199,7 @@ class Fits:
 
 
 def _text_of(found: list[int], task: FitTask) -> str:
-    """What the residuals wrote where, and what to do."""
+    """A text on what the residuals wrote where, and what to do."""
     kind, a, b, c = found
     m, n, slips = task.m, task.x.shape[1], "@numba.njit(boundscheck=True) finds the line."
     if kind == PAST_J:

@@ -65,7 +65,7 @@ def _unit(x, norm, slope):
 
 @linked
 def _mismatch(a, b):
-    """How far two slopes are apart, as a share of the larger one: down to sqrt(eps)."""
+    """Distance of two slopes, as a share of the larger one: down to sqrt(eps)."""
     of_a, of_b = dot(a, a), dot(b, b)
     larger = max(of_a, of_b)
     if not 0.0 < larger < np.inf:

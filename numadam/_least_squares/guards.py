@@ -37,7 +37,7 @@ def _guard(size):
 
 @linked
 def places(n, m):
-    """Where r, r2, J and J2 begin in the memory of a worker, and its length, in numbers."""
+    """Places of r, r2, J and J2 in the memory of a worker, and its length, in numbers."""
     wide, of_J = padded(m), n * padded(m)
     r2 = 2 * _guard(wide) + wide
     J = r2 + wide + _guard(wide) + _guard(of_J)
@@ -47,7 +47,7 @@ def places(n, m):
 
 @linked
 def places_of_check(n, m, derives):
-    """Where r and J begin in the memory of the check, and its length; rows of J are twice n."""
+    """Places of r and J in the memory of the check, and its length; rows of J are twice n."""
     J = m + 2 * _guard(m) + _guard(2 * n * m)
     return _guard(m), J, J + 2 * n * m + _guard(2 * n * m) if derives != 0 else m + 2 * _guard(m)
 

@@ -326,7 +326,7 @@ def _make_fit(real: Any) -> Any:
 
 
 def _told(workers, state_at):
-    """How many workers have something to tell."""
+    """Number of workers that have something to tell."""
     s, count = record_at(state_at, FITS), 0
     for w in range(workers):
         raised, past = array_at(s.raised, w + 1, np.int64), array_at(s.past, 4 * w + 1, np.int64)

@@ -218,13 +218,13 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     if form == RETURNS:
         call = wrap(_returning(call))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
-    (learn, remains), share_of = _make_own(plan, wrap), wrap(share_of_own)
+    learn, remains = _make_own(plan, wrap)
     as_norm = np.float64 if norm != math.inf else plan.real.type
     read_h, read_k = reader(plan.rule.scalar_type, 0), reader(LoopScalars, loop_start(plan))
 
     def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
         problems, steps, done = numbers
-        gtol, ftol, xtol, gtol_rel = tolerances
+        gtol, ftol, xtol, gtol_rel, share = tolerances
         before, best, best_g, firsts = moves
         own = by_slot(arrays)
         p, g, low, high = own[pl.P], own[pl.G], own[pl.LOW], own[pl.HIGH]
@@ -259,7 +259,6 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                     learn(b, problems, p, g, low, high, ends, firsts)
                 top = limit
                 if gtol < steep <= limit:
-                    share = share_of(gtol_rel)
                     if remains(b, problems, p, g, low, high, ends, firsts, share):
                         top = limit_of(first, gtol, 0.0)
                 code = test(b, problems, p, before, f, f_before, steep, later, top, ftol, xtol)
@@ -376,7 +375,8 @@ class DeviceBatch(Batch):
         )
         columns = [op.COLUMN.low, op.COLUMN.high]
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
-        self._tolerances = *tolerances.limits, tolerances.gtol_rel
+        gtol_rel = tolerances.gtol_rel
+        self._tolerances = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
         self._width = width_of(plan)
         self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm)
         self._fill = _tabulate(plan)

@@ -257,7 +257,7 @@ class Run(ABC):
         return code
 
     def _confirm(self, code: int) -> int:
-        """What holds in truth, where a loop has to ask once more; the file has `code`."""
+        """The true code of a stop, where a loop has to ask once more; the file has `code`."""
         return code
 
     def _save(self, code: int) -> None:

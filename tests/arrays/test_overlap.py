@@ -149,23 +149,3 @@ def test_empty_arrays_share_nothing():
     assert opt.t == 1
     empty = np.ones((3, 0))
     na.Adam(empty).step(empty)
-
-
-@pytest.mark.parametrize(
-    ("shape", "strides", "overlaps"),
-    [
-        ((3, 4), (32, 8), False),
-        ((4, 3), (8, 32), False),
-        ((3, 4), (40, 8), False),  # gaps between rows
-        ((3, 4), (24, 8), True),  # the last of a row is the first of the next
-        ((3, 4), (31, 8), True),
-        ((3, 4), (-32, 8), False),
-        ((3, 1), (16, 0), False),  # no second element on the axis of stride 0
-        ((3, 2), (16, 0), True),
-        ((2, 3, 2), (56, 16, 8), False),
-        ((2, 3, 2), (40, 16, 8), True),
-    ],
-)
-def test_elements_that_share_bytes(shape, strides, overlaps):
-    view = np.ndarray(shape, np.float64, np.zeros(512, np.uint8), 200, strides)
-    assert checks.overlaps_itself(view) is overlaps

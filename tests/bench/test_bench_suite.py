@@ -203,13 +203,3 @@ def test_usual_step_is_the_same_in_torch():
     got = (optimizer.params, optimizer.averaged)
     for mine, other in zip(got, (their["tensor"], their["average"]), strict=True):
         np.testing.assert_allclose(mine, other.detach().numpy(), rtol=1e-5, atol=1e-7)
-
-
-def test_lazy_side_touches_a_share_of_the_rows():
-    lazy, dense = options.embedding(100, 4, 0.05)
-    table, every = lazy.func.__self__.params, dense.func.__self__.params
-    before, all_before = table.copy(), every.copy()
-    lazy()
-    dense()
-    assert (table != before).any(axis=1).sum() == 5
-    assert (every != all_before).all()

@@ -17,7 +17,6 @@ from numadam._checkpoint.container import name_fault
 from numadam._checkpoint.tree import (
     Structure,
     equal,
-    laid_out,
     options_from_json,
     options_to_json,
     rebuild,
@@ -114,20 +113,6 @@ def test_names_that_a_reader_sees():
 def test_what_has_no_name_is_refused(tree, message):
     with pytest.raises(TypeError, match=message):
         Structure(tree)
-
-
-@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
-def test_order_in_memory_comes_back(axes):
-    values = np.arange(24.0).reshape(2, 3, 4)
-    here = laid_out(values, axes, np)
-    (saved,) = Structure(here).json.values()
-    assert tuple(saved) == axes
-    again = laid_out(np.ascontiguousarray(here), saved, np)
-    assert again.strides == here.strides
-    assert np.array_equal(again, values)
-    for bad in ([0, 1], [0, 1, 1], [0, 1, 3], ["0", 1, 2], None, 5):
-        with pytest.raises((TypeError, ValueError)):
-            laid_out(values, bad, np)
 
 
 # --- options --------------------------------------------------------------------------------------

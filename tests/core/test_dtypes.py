@@ -43,37 +43,6 @@ def test_other_dtypes_are_refused_with_what_to_write(dtype, says):
         assert str(caught.value) == f"{name}: {KNOWN}{says}"
 
 
-@pytest.mark.parametrize(
-    ("params", "options", "says"),
-    [
-        ([np.ones(2, complex), np.ones(2)], {},
-         "params[1]: is float64, but params[0] is complex128"),
-    ],
-)  # fmt: skip
-def test_refused(params, options, says):
-    with pytest.raises((TypeError, ValueError)) as caught:
-        na.Adam(params, **options)
-    assert str(caught.value).startswith(says), caught.value
-
-
-def test_arrays_of_another_dtype_are_refused():
-    p = np.ones(3, "f4")
-    opt = na.Adam(p, lr=0.1, sparse="dense")
-    for dtype in ("f2", ml_dtypes.bfloat16):
-        with pytest.raises(TypeError, match=r"^grads: expected float32 like params, got b?float16"):
-            opt.step(np.ones(3, dtype))
-    with pytest.raises(TypeError, match=r"^grads.values: expected float32 like the parameter"):
-        opt.step(na.Rows(np.arange(3), np.ones(3)))
-    with pytest.raises(TypeError, match=r"^m: expected float32 like p, got float16"):
-        na.adam_update(p, p.copy(), np.zeros(3, "f2"), np.zeros(3, "f4"), 1)
-    with pytest.raises(
-        TypeError, match=r"^state\['m'\]: expected float32 like params, got float16"
-    ):
-        opt.state["m"] = np.zeros(3, "f2")
-    assert opt.t == 0
-    assert (p == 1).all()
-
-
 # --- complex parameters ---------------------------------------------------------------------------
 
 

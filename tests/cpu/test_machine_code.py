@@ -117,22 +117,6 @@ def test_aarch64_may_fuse_where_it_is_allowed() -> None:
     assert "fmadd" in for_aarch64(text)
 
 
-def test_a_whole_step_is_packed_and_counts_no_references() -> None:
-    """The loop inside the step that runs: LLVM vectorises it there, not on its own."""
-    serial, *_ = loops.make_steps(plan_of(*CASES["Adam"], "float32"), False)
-    compiled = numba.njit(loops.STEP, error_model="numpy")(serial)
-    (text,) = compiled.inspect_asm().values()
-    assert re.search(r"\bv?sqrtps\b", text)
-    assert "NRT_incref" not in text
-
-
-def test_the_roots_are_read_from_the_formulas() -> None:
-    assert not {case for case in CASES if case.split()[0] in ("AdaMax", "Lion", "SGD")} & {
-        case for case in CASES if has_root(case)
-    }
-    assert has_root("Adam")
-
-
 def test_the_reader_sees_doubles_and_scalars() -> None:
     """The checks above can fail: a loop that promotes to double is caught."""
 

@@ -303,16 +303,6 @@ def test_dense_has_the_bits_of_the_dense_gradient(options, order):
         assert digest(opt) == digest(plain)
 
 
-def test_averages_of_sparse_gradients():
-    start, calls = draw(8)
-    averaging = na.Adam(start.copy(), 0.1, ema=0.5, sparse="dense")
-    average = na.Adam(start.copy(), 0.1, ema=0.5)
-    for indices, values in calls:
-        averaging.step(Rows(indices, values))
-        average.step(dense_of(indices, values, start.shape))
-    np.testing.assert_allclose(averaging.averaged, average.averaged, rtol=1e-12)
-
-
 # --- several leaves and options -------------------------------------------------------------------
 
 

@@ -51,14 +51,14 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, module, p
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
     with pytest.raises(ImportError, match=f"need the {package} package{INSTALL}"):
-        na.Adam(Tensor())
+        na.minimize(lambda x: (1.0, x), Tensor(), jac=True)
 
 
 def test_cupy_for_rocm_is_sent_to_no_package(monkeypatch):
     cuda = SimpleNamespace(runtime=SimpleNamespace(is_hip=True))
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=NoArray, cuda=cuda))
     with pytest.raises(RuntimeError, match=r"ROCm: numadam needs NVIDIA's CUDA\."):
-        na.Adam(Tensor())
+        na.minimize(lambda x: (1.0, x), Tensor(), jac=True)
 
 
 @pytest.mark.cuda
@@ -72,7 +72,7 @@ def test_a_tensor_where_there_is_no_driver():
     except cupy.cuda.runtime.CUDARuntimeError:
         pass  # no driver
     with pytest.raises(RuntimeError, match=r"CuPy finds no.*GPU.*nvidia-smi"):
-        na.Adam(Tensor())
+        na.minimize(lambda x: (1.0, x), Tensor(), jac=True)
 
 
 class NoPlan:

@@ -53,7 +53,7 @@ def make_step():
     return cuda_loop.make_step
 
 
-#: Each rule with the most arrays that it takes; the sweep at the end has all variants.
+#: Each rule with the most arrays that it takes.
 RULES = [Case("Adam"), *{case.name: case for case in CASES}.values()]
 
 
@@ -178,46 +178,6 @@ def test_other_kernels_of_a_step(name):
         assert "mad.lo.s32" not in ptx  # the index has 64 bits
 
 
-#: Registers of the 15 of 516 kernels that take more than 64, and that would spill with less: many
-#: arrays, pairs or doubles, and all but one of them on compute capability 10.0.
-ROOM = {
-    ("Adam-amsgrad=v in float64", "one", "numbers", 10): 72,
-    ("Adam-amsgrad=v in float64", "one", "rows", 10): 66,
-    ("Adam-amsgrad=vhat-eps_root=0.0001 in float64", "one", "numbers", 10): 72,
-    ("RMSprop-centered=True-momentum=0.9 in float64", "one", "numbers", 10): 72,
-    ("RMSprop-centered=True-momentum=0.9 in float64", "one", "rows", 10): 70,
-    ("RMSprop-centered=True-momentum=0.9 in float64", "many", "rows", 9): 66,
-    ("decoupled", "one", "numbers", 10): 70,
-    ("decoupled", "many", "rows", 10): 66,
-    ("by element", "one", "numbers", 10): 71,
-    ("by element", "one", "rows", 10): 79,
-    ("complex parts", "one", "numbers", 10): 68,
-    ("complex modulus", "one", "numbers", 10): 66,
-    ("complex modulus", "one", "rows", 10): 80,
-    ("complex modulus", "many", "numbers", 10): 70,
-    ("complex modulus", "many", "rows", 10): 86,
-}
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("generation", [(8, 0), (9, 0), (10, 0)], ids=str)
-@pytest.mark.parametrize("scalars", ["numbers", "rows"])
-@pytest.mark.parametrize("arrays", ["one", "many"])
-@pytest.mark.parametrize(
-    "name", [*map(str, CASES), *(f"{case} in float64" for case in CASES), *PLANS, *ALIKE]
-)
-def test_every_rule_and_option_on_every_generation(capability, generation, scalars, arrays, name):
-    capability.compute_capability = generation
-    plans = {**{str(case): case for case in CASES}, **OPTIONS}
-    plan = plan_of(plans[name]) if name in plans else wide(plans[name.removesuffix(" in float64")])
-    how = scalars == "numbers", arrays == "many", False
-    code = Code(make_step(), plan, *how, capability=generation)
-    ptx = code.text
-    check_common(ptx)
-    assert (".f64" in ptx) == (plan.real == np.float64)
-    code.check_registers(ROOM.get((name, arrays, scalars, generation[0]), 64))
-
-
 @pytest.mark.parametrize("norm", [math.inf, 2])
 def test_many_problems_in_one_kernel_step_in_float32(norm):
     import numba
@@ -240,9 +200,9 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
         t.UniTuple(t.Array(f4, 1, "C"), len(step_slots(plan, has_out=False))),
         t.UniTuple(lines[0], 2),
         *lines[2:],
-        t.UniTuple(t.Array(f4, 1, "C"), 3),
+        t.UniTuple(t.Array(f4, 1, "C"), 4),
         t.UniTuple(f4, 2),
-        t.UniTuple(f8, 4),
+        t.UniTuple(f8, 5),
         t.UniTuple(i8, 3),
         t.Tuple(()),
     )
@@ -256,7 +216,8 @@ def test_many_problems_in_one_kernel_step_in_float32(norm):
         assert (name in ptx) == (norm == 2)
     # f and a limit that is passed are float64; the row of a problem is read and written once
     assert [len(re.findall(rf"{word}.global.f64", ptx)) for word in ("ld", "st")] == [5, 5]
-    code.check_registers()
+    # a 2-norm is compared in float64, beside each number with its first gradient: 76
+    code.check_registers(80 if norm == 2 else 64)
 
 
 # --- the user's own kernels, with the functions of `numadam.nopython` ----------------------------

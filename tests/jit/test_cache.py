@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import numadam
-from numadam import nopython
 from numadam._jit import cache, reports
 from tests.processes import ROOT, python
 
@@ -257,21 +255,3 @@ def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     assert formula in text
     rule.write_text(text.replace(formula, f"{formula[:-1]} + h.share * g\n"))
     assert run() == "False -4.0"
-
-
-def test_version_of_nopython_is_the_stamp() -> None:
-    """User modules are recompiled when it changes (`numadam.nopython.VERSION`)."""
-    assert f"{numadam.__version__}-{stamp('nopython')[:12]}" == nopython.VERSION
-
-
-def test_compiled_functions_of_a_step_are_of_stamped_packages() -> None:
-    """In a process of its own: other tests compile functions of their own."""
-    text = python("""
-        na.SGD(np.zeros(3), clip_norm=1.0, bounds=(0.0, 1.0), ema=0.9)
-        from numadam._jit import functions
-        print(*{code[0] for code, _ in functions._compiled_once})
-    """)
-    modules = text.split()
-    assert "numadam._cpu.kernel" in modules
-    packages = {module.split(".")[1] for module in modules if module.startswith("numadam.")}
-    assert packages <= COMPILED["_cpu"]

@@ -144,35 +144,6 @@ def test_values_are_those_of_now_and_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "other", "kept"),
-    [
-        (np, "sum", np.prod, True),
-        (np.linalg, "norm", np.linalg.det, True),
-        (np.random, "rand", np.random.randn, True),
-        (math, "sin", math.cos, True),
-        (np, "flag", True, True),
-        (np, "text", "abc", True),
-        (np, "own", numba.njit(lambda a: a), False),
-        (np, "python", made, False),
-    ],
-)
-def test_names_of_numpy_that_others_have_replaced(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, other: Any, kept: bool
-) -> None:
-    source = f"""
-import math, numba, numpy as np
-@numba.njit
-def fun(x, g): return {owner.__name__.replace("numpy", "np")}.{name}
-"""
-    first = digest(made(source))
-    assert first is not None
-    monkeypatch.setattr(owner, name, other, raising=False)
-    found = digest(made(source))
-    assert found != first
-    assert (found is not None) == kept
-
-
-@pytest.mark.parametrize(
     ("owner", "name"), [(np, "sum"), (np.linalg, "norm"), (math, "sin"), (builtins, "abs")]
 )
 def test_a_replacement_is_not_known_by_the_name_that_it_took(

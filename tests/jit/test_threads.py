@@ -147,20 +147,6 @@ def run(warm: str, *codes: str) -> str:
     return python(source, NUMBA_CACHE_DIR=warm, NUMBA_NUM_THREADS="2")
 
 
-def test_many_threads_step_at_once(warm: str) -> None:
-    code = """
-    from concurrent.futures import ThreadPoolExecutor
-    opts = [large() for _ in range(4)]
-    def work(opt):
-        for _ in range(40):
-            opt.step(G)
-        return whole(opt)
-    with ThreadPoolExecutor(4) as callers:
-        print(set(callers.map(work, opts)))
-    """
-    assert run(warm, code) == "{True}"
-
-
 @pytest.mark.parametrize("ends", ["", "1/0"])
 def test_process_ends_while_a_daemon_steps(ends: str, warm: str) -> None:
     """The end waits for no step, and does not crash."""
@@ -201,29 +187,3 @@ def test_asynchronous_exceptions_leave_whole_steps(warm: str) -> None:
     print(opt.t > 0, whole(opt))
     """
     assert run(warm, STORM, code) == "True True"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no interval timer on Windows")
-def test_signal_handlers_that_step_and_raise(warm: str) -> None:
-    code = """
-    import signal
-    class Strike(Exception): pass
-    opt, other, inside = large(), large(), []
-    def handler(*_):
-        other.step(G)
-        if inside:
-            inside.clear()
-            raise Strike
-    signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.003)
-    for _ in range(60):
-        try:
-            inside.append(True)
-            while True:
-                opt.step(G)
-        except Strike:
-            pass
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    print(opt.t > 0, other.t > 0, whole(opt), whole(other))
-    """
-    assert run(warm, code) == "True True True True"

@@ -13,7 +13,6 @@ from scipy.optimize import OptimizeResult
 
 import numadam as na
 from numadam._minimize.objective import LARGE_X
-from numadam._minimize.python.batch import PythonBatch
 from tests.interrupts import interrupted_after
 from tests.minimize.objectives import (
     START,
@@ -296,28 +295,6 @@ def test_ctrl_c_comes_between_calls_and_leaves_counts_and_history_together():
         so_far = caught.value.numadam_result
         assert so_far.nfev == so_far.nit + 1 == so_far.history["nit"][-1] + 1
         assert so_far.nit == so_far.state["t"] > 1000
-
-
-@pytest.mark.parametrize("at", [1, 2])
-def test_an_interrupt_while_the_best_rows_are_kept_tears_nothing(monkeypatch, at):
-    """Of large arrays each copy takes so long that Ctrl-C often waits for its end."""
-    copy, copies = PythonBatch._copy, []
-
-    def interrupted(self, to, of, rows):
-        copy(self, to, of, rows)
-        copies.append(to)
-        if len(copies) == 6 + at:  # after x, or x and gradient, of the fourth iterate
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(PythonBatch, "_copy", interrupted)
-    x0 = np.array([[3.0, 4.0], [5.0, 6.0]])
-    with pytest.raises(KeyboardInterrupt) as raised:
-        na.minimize_many(lambda x: (np.sum(x**2, 1), 2 * x), x0, jac=True, lr=0.1)
-    res = raised.value.numadam_result
-    np.testing.assert_array_equal(res.fun, np.sum(res.x**2, 1))
-    np.testing.assert_array_equal(res.jac, 2 * res.x)
-    np.testing.assert_array_equal(res.grad_norm, np.abs(res.jac).max(1))
-    np.testing.assert_array_equal(res.fun_last, np.sum(res.x_last**2, 1))
 
 
 def test_what_raises_keeps_no_argument_alive():

@@ -5,8 +5,6 @@ And starts of every kind: lists, whole numbers, labelled arrays; and units, refu
 
 from __future__ import annotations
 
-import math
-
 import numba
 import numpy as np
 import pytest
@@ -14,9 +12,8 @@ import pytest
 import numadam as na
 from numadam._minimize import arguments
 from numadam._minimize.compiled.objective import type_of_args
-from numadam._minimize.stopping import GTOL_REL, Tolerances
 from tests.minimize.objectives import python_rosen, rosen, square
-from tests.trees import Pair, tree_map
+from tests.trees import tree_map
 
 
 @numba.njit
@@ -351,25 +348,6 @@ def test_numbers_and_rules_are_read():
             arguments.rule_class(rule)
 
 
-def test_tolerances_are_read():
-    """Each alone is a test, however small; None and 0 are none."""
-    off = {"gtol": 0.0, "gtol_rel": 0.0, "ftol": None, "xtol": None, "norm": math.inf}
-    assert Tolerances.read(**off) == (0.0, 0.0, 0.0, 0.0, math.inf)
-    assert Tolerances.read(**off).any is False
-    assert Tolerances.read(None, None, None, None, 2) == (0.0, 0.0, 0.0, GTOL_REL, 2.0)
-    assert Tolerances.read(0.5, None, None, None, 2).gtol_rel == 0.0
-    for name in ("gtol", "gtol_rel", "ftol", "xtol"):
-        found = Tolerances.read(**{**off, name: 1e-300})
-        assert found == Tolerances(**{**off, "ftol": 0.0, "xtol": 0.0, name: 1e-300})
-        assert found.any is True
-        with pytest.raises(ValueError, match=rf"^{name}: expected a number"):
-            Tolerances.read(**{**off, name: -1.0})
-    for norm in (1, -2, True, "2", None, [2], math.nan):
-        with pytest.raises(ValueError, match=r"^norm: expected numpy.inf or 2, got"):
-            Tolerances.read(**{**off, "norm": norm})
-    assert "at most gtol" in Tolerances(0.5, 0.0, 0.0, 0.0, 2.0).gradient_message(0.5, 1.0)
-
-
 # --- starts, and units ----------------------------------------------------------------------------
 
 
@@ -399,19 +377,6 @@ def test_whole_numbers_become_float64(x0, start):
         return 0
 
     tree_map(same, na.minimize(still, x0, jac=True, maxiter=0).x, start)
-
-
-def test_starts_are_copied_to_arrays_of_their_own():
-    a = np.asfortranarray(np.ones((2, 3)))
-    copied = arguments.own_copy(a)
-    assert copied.flags.c_contiguous
-    assert not np.shares_memory(copied, a)
-    pair = arguments.own_copy(Pair(a, [1, 2.5]))
-    assert type(pair) is Pair
-    np.testing.assert_array_equal(pair.first, a)
-    assert arguments.own_copy([a, {"w": np.float32(2)}])[1]["w"].dtype == np.float32
-    assert not np.shares_memory(arguments.copy_tree({"a": a})["a"], a)
-    assert not np.shares_memory(arguments.copy_tree(a), a)
 
 
 OPTIMISER = [

@@ -65,13 +65,3 @@ def test_a_rank_that_fails_while_others_write(comm, path, monkeypatch):
     assert len([*path.parent.iterdir()]) == comm.size
     opt.load(path)
     assert opt.t == 0
-
-
-@pytest.mark.ranks(2)
-@pytest.mark.parametrize("call", ["save", "load"])
-def test_a_path_that_one_rank_cannot_have_is_refused_on_all(comm, path, call):
-    opt, sinner = make(comm), comm.rank == comm.size - 1
-    opt.save(path)
-    for wrong, error, says in ((3, TypeError, "expected str"), ("", ValueError, "path: is empty")):
-        with fails_on(comm, -1, error, says):
-            getattr(opt, call)(wrong if sinner else path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import platform
 import re
 
 import numba
@@ -262,28 +261,6 @@ def test_every_rule_is_here_with_the_defaults_of_its_class():
                     assert one.default == of_class[key].default, (function, key)
                 elif key == "weight_decay":
                     assert one.default == 0.0
-
-
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 code")
-@pytest.mark.parametrize("case", ["adam amsgrad", "adamw", "adamax", "lion", "rmsprop all", "sgd"])
-def test_contiguous_arrays_are_packed_in_single_precision(case):
-    name, _, state, rest = CASES[case]
-    file = name.lower()
-    walk = vars(nopython)[f"{file}_update"].py_func.__globals__["_walk"]
-    used = [*filter(None, state.split(", ")), *re.findall(r"(\w+)=\1", rest)]
-    slots = list(getattr(na, name).rule.state)
-    flags = [key in used for key in slots]
-    array, h = numba.float32[:, ::1], nopython.__dict__[f"{file}_scalars"](*([1] * ("t" in rest)))
-
-    def run(p, g, state, h):
-        walk(p, g, state, h)
-
-    state = numba.types.Tuple([array if one else numba.none for one in flags])
-    kinds = [array, array, state, numba.typeof(h)]
-    (text,) = numba.njit(numba.void(*kinds))(run).inspect_asm().values()
-    codes = re.findall(r"^\s+v?([a-z][a-z0-9]+)\s", text, re.MULTILINE)
-    assert not [code for code in codes if re.fullmatch("(add|sub|mul|div|sqrt)[sp]d", code)]
-    assert {code for code in codes if re.fullmatch("(add|sub|mul|div)ps", code)}
 
 
 def test_threads_of_the_users_own():

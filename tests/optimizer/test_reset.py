@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import numpy as np
 import pytest
@@ -122,22 +121,6 @@ def test_a_t_that_is_set_is_that_of_a_run(rule, options, k):
     run(run_of, (1, 2))
     for one, other in zip(tree_leaves(params), tree_leaves(twins), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-13)
-
-
-def test_the_products_of_many_steps_are_compiled():
-    """A loop in Python took 17 s for a million steps."""
-    opt, calls = na.NAdam(np.zeros(3)), []
-
-    def count(frame, event, arg):
-        calls.append(event == "call" and frame.f_code.co_filename.endswith("nadam.py"))
-
-    opt.t = 10  # compiled
-    sys.setprofile(count)
-    try:
-        opt.t = 10_000
-    finally:
-        sys.setprofile(None)
-    assert sum(calls) == 0
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "many", None, 2**53, np.nan])

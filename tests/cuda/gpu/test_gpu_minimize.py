@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests.gradient.gradients import amplitudes, network, valley
 from tests.minimize.compared import why
-from tests.minimize.gradients import amplitudes, network, valley
 from tests.minimize.interrupted import Cut, cut_at
 from tests.trees import tree_map
 

@@ -17,7 +17,7 @@ from scipy.optimize import rosen as rosenbrock
 from scipy.optimize import rosen_der
 
 import numadam as na
-from tests.minimize.gradients import RIGHT, changed, logarithms, narrow, valley, waves
+from tests.gradient.gradients import RIGHT, changed, logarithms, narrow, valley, waves
 from tests.minimize.objectives import START, Counted, rosen, square
 
 
