@@ -258,9 +258,9 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                 if done + it <= 1 and steep <= first:
                     learn(b, problems, p, g, low, high, ends, firsts)
                 top = limit
-                if gtol < steep <= limit:
-                    if remains(b, problems, p, g, low, high, ends, firsts, share):
-                        top = limit_of(first, gtol, 0.0)
+                near = gtol < steep <= limit
+                if near and remains(b, problems, p, g, low, high, ends, firsts, share):
+                    top = limit_of(first, gtol, 0.0)
                 code = test(b, problems, p, before, f, f_before, steep, later, top, ftol, xtol)
                 if not later or (f < best_f and math.isfinite(f)):
                     best_f, best_steep = f, steep
