@@ -463,7 +463,7 @@ def _make_walk(plan: Plan) -> Any:
             find(q, row, float(step + 1))
             advance(q)
 
-    return walk, walk
+    return (walk,)
 
 
 def _nothing(q, row, t):

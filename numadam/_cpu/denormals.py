@@ -18,10 +18,10 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import is_due, tiny
 from numadam._cpu.parts import make_control_of
 from numadam._jit.functions import linked
-from numadam._jit.pointers import array_at, call_c6
+from numadam._jit.pointers import array_at, call_c5
 
-#: address and bytes of some numbers, bytes of one, addresses of their bounds or 0, unused -> 0
-SETTLE_MEMORY = int64(int64, int64, int64, int64, int64, int64)
+#: address and bytes of some numbers, bytes of one, addresses of their bounds or 0 -> 0
+SETTLE_MEMORY = int64(int64, int64, int64, int64, int64)
 
 
 @linked
@@ -34,7 +34,7 @@ def _settle(numbers, low, high, bounded, small):
         numbers[i] = x
 
 
-def settle(at, size, item, low_at, high_at, unused):
+def settle(at, size, item, low_at, high_at):
     """Set denormal numbers to 0, where their bounds allow it."""
     count, bounded = size // item, low_at != 0
     low_at, high_at = (low_at, high_at) if bounded else (at, at)
@@ -101,6 +101,6 @@ def make_settle(plan: Plan, out: bool = False) -> Any:
                     elif row[low] > 0.0 or row[high] < 0.0:
                         continue
                 at = leaf.address[slot] + i * stride
-                call_c6(meta.settle, at, n * stride, size, lows, highs, 0)
+                call_c5(meta.settle, at, n * stride, size, lows, highs)
 
     return linked(settle)

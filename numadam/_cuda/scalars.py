@@ -187,7 +187,7 @@ def _fill(plan: Plan) -> Any:
             return 0
 
         fill.__qualname__ = f"{name}.fill"
-        return fill, fill
+        return (fill,)
 
     i8 = int64
     return compiled_loop(name, make, int64(i8, i8, i8, i8, i8, i8, float64, i8)).serial

@@ -113,7 +113,7 @@ def callback_address(function: Callable[..., Any], signature: Any, name: str, pa
 class CompiledLoop:
     """A compiled loop: serial, and parallel when asked for.
 
-    Both are compiled or loaded when first asked for, which optimisers do when they are made. The
+    They are compiled or loaded when first asked for, which optimisers do when they are made. The
     functional API has no such moment and asks at its first call of a kind; so does a step for what
     few steps need (`out`, strided arrays), before anything is written.
 
@@ -121,8 +121,8 @@ class CompiledLoop:
     ----------
     name : str
         Tells it from all other loops.
-    loops : (callable, callable)
-        Serial and parallel, not yet compiled.
+    loops : tuple of callables
+        Serial and, where there is one, parallel; not yet compiled.
     signature : numba signature
     package : str
         Package of numadam that the loops are in, e.g. ``"_cpu"``.
@@ -131,12 +131,12 @@ class CompiledLoop:
     def __init__(
         self,
         name: str,
-        loops: tuple[Callable[..., Any], Callable[..., Any]],
+        loops: tuple[Callable[..., Any], ...],
         signature: Any,
         package: str,
     ) -> None:
         self._name, self._signature, self._package = name, signature, package
-        self._loops = dict(zip((SERIAL, PARALLEL), loops, strict=True))
+        self._loops = dict(zip((SERIAL, PARALLEL), loops, strict=False))
         self._compiled: dict[str, Any] = {}
         self._overloads: dict[Any, Any] = {}
 

@@ -204,4 +204,4 @@ def _make_call(names: str) -> Any:
 
 
 #: ``(address, a, ...)``: call the C function ``int64 f(a, ...)`` at an address.
-call_c1, call_c4, call_c6 = map(_make_call, ("a", "abcd", "abcdef"))
+call_c1, call_c4, call_c5, call_c6 = map(_make_call, ("a", "abcd", "abcde", "abcdef"))

@@ -258,8 +258,8 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                 if done + it <= 1 and steep <= first:
                     learn(b, problems, p, g, low, high, ends, firsts)
                 top = limit
-                asks = gtol < steep <= limit
-                if asks and remains(b, problems, p, g, low, high, ends, firsts, share):
+                near = gtol < steep <= limit
+                if near and remains(b, problems, p, g, low, high, ends, firsts, share):
                     top = limit_of(first, gtol, 0.0)
                 code = test(b, problems, p, before, f, f_before, steep, later, top, ftol, xtol)
                 if not later or (f < best_f and math.isfinite(f)):
@@ -299,7 +299,7 @@ def _tabulate(plan: Plan) -> Any:
             return 0
 
         fill.__qualname__ = f"{name}.fill"
-        return fill, fill
+        return (fill,)
 
     rows, table, row = from_dtype(plan.real)[:, ::1], float64[:, ::1], float64[::1]
     signature = int64(rows, table, row, row, int64[::1], table, int64)

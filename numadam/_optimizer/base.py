@@ -19,7 +19,6 @@ from numadam._core import options as op
 from numadam._core.hyper import LR, Array, Schedule
 from numadam._core.options import own_copy, read
 from numadam._core.parts import Parts
-from numadam._core.parts import parts_of as parts_of  # re-exported
 from numadam._core.rule import RuleSpec
 from numadam._jit import process
 from numadam._jit.process import at_once, defer_interrupts

@@ -195,7 +195,7 @@ class Problem:
             **{name: array.ctypes.data for name, array in self._arrays.items()},
         )
         name = f"{plan.name}-single" + ("" if norm == math.inf else f"-norm-{norm:g}")
-        loops = compiled_loop(name, lambda: (make_kernel(plan, norm, name),) * 2, KERNEL)
+        loops = compiled_loop(name, lambda: (make_kernel(plan, norm, name),), KERNEL)
         self._kernel = kernel_address(loops.serial)
 
     def start(self, task: Task, adapter: ObjectiveAdapter) -> None:

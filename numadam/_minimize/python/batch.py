@@ -199,8 +199,7 @@ class PythonBatch(Batch):
         self._box = None if boxes is None else boxes[0]
         problems = len(x)
         self._codes, self._nit = np.zeros((2, problems), np.int64)
-        loops = (_test_problems, _test_problems)
-        self._test_problems = compiled_loop("problems", lambda: loops, _TESTS).serial
+        self._test_problems = compiled_loop("problems", lambda: (_test_problems,), _TESTS).serial
         self._moves = np.zeros(problems), np.zeros(problems)
         self._f_last, self._f_best, self._steep_best = np.full((3, problems), np.nan)
         self._steep_first, self._steep_last = np.full((2, problems), np.nan)

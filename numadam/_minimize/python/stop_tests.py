@@ -82,7 +82,7 @@ def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
 def _compiled(real: np.dtype[Any], box: str, norm: float) -> Any:
     name = f"stop-tests-{real.name}-{box}-{norm:g}"
     loop = _make_test(name, real, box, norm)
-    return compiled_loop(name, lambda: (loop, loop), _ITERATE).direct(parallel=False)
+    return compiled_loop(name, lambda: (loop,), _ITERATE).direct(parallel=False)
 
 
 def joined(norms: Sequence[float], norm: float) -> float:
