@@ -161,7 +161,7 @@ LONGEST_JSON = 1 << 22
 _LONGEST_HEADER = 1_000
 #: Bytes that are read at a time.
 _CHUNK_BYTES = 1 << 20
-_KINDS = "biufc"
+_DTYPE_KINDS = "biufc"
 _BAD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 #: Kinds of files, and what has saved them.
 _SAVED_BY = {
@@ -205,7 +205,7 @@ def write(path: str | os.PathLike[Any], content: Container) -> None:
         fault = name_fault(name)
         if fault:
             raise ValueError(f"arrays: the name {name!r} {fault}; a file cannot hold it.")
-        if array.dtype.kind not in _KINDS:
+        if array.dtype.kind not in _DTYPE_KINDS:
             raise TypeError(
                 f"arrays[{name!r}]: expected a NumPy array of numbers, got {brief(array)}."
             )
@@ -286,7 +286,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
             raise ValueError(f"{info.filename!r} has a header that numadam does not write.")
         header = np.lib.format.read_array_header_1_0(member, _LONGEST_HEADER)
         (shape, fortran, dtype), nbytes = header, info.file_size - member.tell()
-        right = dtype.kind in _KINDS and min(shape, default=0) >= 0
+        right = dtype.kind in _DTYPE_KINDS and min(shape, default=0) >= 0
         if not right or prod(shape) * dtype.itemsize != nbytes:
             raise ValueError(f"{info.filename!r} has {nbytes} bytes, not {dtype} of shape {shape}.")
         array = np.empty(shape, dtype, "F" if fortran else "C")

@@ -17,7 +17,7 @@ _LONGEST = 0.1
 #: Multiples of eps^(1/3), where no number tells the scale of x.
 _WITHOUT_SCALE = tuple(10.0 ** (-1.5 * k) for k in range(11))
 #: Change of a value, relative to it, from which no step beyond the size of x is tried.
-_SEEN = 1e-4
+_SEEN_CHANGE = 1e-4
 #: Estimated errors that a slope may be away.
 SAFETY = 4.0
 #: Part of a slope above which its error is too large to tell.
@@ -211,7 +211,7 @@ def _agrees(formula: Any, value: Any, error: Any, tolerance: float) -> Any:
 
 def _moved(seen: list[np.ndarray], f0: np.ndarray) -> bool:
     """Whether a step before the last has changed values enough to see their slope."""
-    return any(np.max(abs(one[0] * one[1])) > _SEEN * np.max(abs(f0)) for one in seen[:-1])
+    return any(np.max(abs(one[0] * one[1])) > _SEEN_CHANGE * np.max(abs(f0)) for one in seen[:-1])
 
 
 def _compare(

@@ -16,7 +16,7 @@ from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
 from numadam._least_squares import kernel as kn
 from numadam._least_squares.guards import (
-    CHECKED,
+    CHECKED_PROBLEMS,
     FINE,
     PAST_J,
     PAST_R,
@@ -212,7 +212,7 @@ def _text_of(found: list[int], task: FitTask) -> str:
     where = f"m: fun wrote {a} residuals, m is {m}"
     if b < 0 or c >= m:
         return f"{where}: r[{b}] to r[{c}]. If m is right, {slips}"
-    checked = min(len(task.x), CHECKED)
+    checked = min(len(task.x), CHECKED_PROBLEMS)
     return (
         f"{where}, in the first {checked} problems together. Write m={a}, or 0 into what a problem "
         "has no data for; where all have fewer than m, pass their number as points."

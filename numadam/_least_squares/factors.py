@@ -22,7 +22,7 @@ POINTS = 16
 #: A column depends on those before it where no larger share of it is left, in units of eps.
 _DEPENDENT = 10.0
 #: Shares of a column from which they overflow in float32, or in float64.
-_LARGE_32, _LARGE = 1e38, 1e300
+_LARGE_32, _LARGE_64 = 1e38, 1e300
 #: Factors of a step, and of the bounds of its length, as in MINPACK.
 _TINY, _NEAR, _SEARCHES = 2.3e-308, 0.1, 10
 
@@ -105,7 +105,7 @@ def factorize(J, r, free, sizes, eps, R, qr):
     of zeros: their elements do not move. J and r are overwritten.
     """
     n, largest = len(J), 0.0
-    limit = _LARGE if eps < 1e-10 else _LARGE_32
+    limit = _LARGE_64 if eps < 1e-10 else _LARGE_32
     for j in range(n):
         largest = max(largest, sizes[j])
         qr[j] = 0.0

@@ -22,9 +22,9 @@ from numadam._minimize.compiled.objective import call7
 #: In guards, and where nothing is written yet: a sum that begins with it is as one from 0.
 MARKS = {np.float64: 3.1415926e-300, np.float32: 3.1415926e-36}
 #: Numbers of a guard at least; else it has the length of what it guards.
-_LEAST = 256
+_SHORTEST_GUARD = 256
 #: Problems that are called at most, until together they have written every residual.
-CHECKED = 1000
+CHECKED_PROBLEMS = 1000
 #: ``WRITTEN, count, first, last`` of r; an index of r; ``PAST_J, row, column``.
 FINE, WRITTEN, PAST_R, PAST_J = 0, 1, 2, 3
 
@@ -32,7 +32,7 @@ FINE, WRITTEN, PAST_R, PAST_J = 0, 1, 2, 3
 @linked
 def _guard(size):
     """Numbers of a guard."""
-    return max(size, _LEAST)
+    return max(size, _SHORTEST_GUARD)
 
 
 @linked
@@ -55,12 +55,12 @@ def places_of_check(n, m, derives):
 def large_size(n: int, m: int) -> int:
     """The length of the memory of a worker, as of `places`."""
     wide = int(padded.py_func(m))
-    return sum(2 * size + 3 * max(size, _LEAST) for size in (wide, n * wide))
+    return sum(2 * size + 3 * max(size, _SHORTEST_GUARD) for size in (wide, n * wide))
 
 
 def check_size(n: int, m: int, derives: bool) -> int:
     """The length of the memory of the check, as of `places_of_check`."""
-    return sum(size + 2 * max(size, _LEAST) for size in (m, 2 * n * m)[: 1 + derives])
+    return sum(size + 2 * max(size, _SHORTEST_GUARD) for size in (m, 2 * n * m)[: 1 + derives])
 
 
 @linked
@@ -124,7 +124,7 @@ def make_check(real: Any) -> Any:
         for k in range(total):
             numbers[k] = mark
         of_J = 2 * n * m
-        for i in range(min(s.end, CHECKED)):
+        for i in range(min(s.end, CHECKED_PROBLEMS)):
             x, box = array_at(s.x, (i + 1, n), real)[i], i % s.boxes
             low = array_at(s.low, (box + 1, n), real)[box]
             high = array_at(s.high, (box + 1, n), real)[box]

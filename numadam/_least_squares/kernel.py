@@ -31,12 +31,13 @@ from numadam._least_squares.factors import (
 from numadam._least_squares.guards import FINE, MARKS, find_past, make_check, places, set_guards
 from numadam._minimize.compiled.objective import call7
 
-#: ``status`` of a problem: 0 to 4 as in SciPy. LOOSE: an unknown that r does not
+#: ``status`` of a problem: 0 to 4 as in SciPy. UNDETERMINED: an unknown that r does not
 #: show; STUCK: J promises what r does not keep; BUSY inside the loop alone.
-UNFINISHED, MAX_NFEV, BY_GTOL, BY_FTOL, BY_XTOL, BY_BOTH, LOST, LOOSE, STUCK, BUSY = range(-1, 9)
+UNFINISHED, MAX_NFEV, BY_GTOL, BY_FTOL, BY_XTOL, BY_BOTH = range(-1, 5)
+LOST, UNDETERMINED, STUCK, BUSY = range(5, 9)
 
-#: All that the loop reads, numbers and addresses.
-_COUNTS = (
+#: Numbers, addresses and tolerances that the loop reads.
+_INTEGERS = (
     *("workers", "first", "end", "n", "m", "boxes", "jac", "max_nfev", "absolute_sigma"),
     *("checks", "need"),
 )
@@ -45,7 +46,7 @@ _ADDRESSES = (
     *("status", "nfev", "njev", "small", "large", "trial", "raised", "past"),
 )
 FITS = np.dtype(
-    [(name, np.int64) for name in (*_COUNTS, *_ADDRESSES)]
+    [(name, np.int64) for name in (*_INTEGERS, *_ADDRESSES)]
     + [(name, np.float64) for name in ("ftol", "xtol", "gtol", "eps")]
 )
 
@@ -235,7 +236,7 @@ def _make_fit(real: Any) -> Any:
                     break
                 loose = empty or _is_loose(J, r, x, sizes, free, norm, s.eps)
                 if status == BUSY and _cosine(g, sizes, free, norm) <= s.gtol:
-                    status = LOOSE if loose else BY_GTOL
+                    status = UNDETERMINED if loose else BY_GTOL
                 elif status == BUSY and nfev >= s.max_nfev:
                     status = MAX_NFEV
                 factorize(J, r, free, sizes, s.eps, R, qr)
@@ -248,13 +249,13 @@ def _make_fit(real: Any) -> Any:
                 damped_step(R, qr, scale, np.inf, 0.0, fixed, S, rotated, row, v, p)
                 bend(R, qr, scale, 0.0, x, low, high, fixed, v, S, rotated, row, p)
                 if _is_settled(s, R, p, x, sizes, norm, freedom):
-                    status = LOOSE if loose else status
+                    status = UNDETERMINED if loose else status
                 elif radius > s.eps * max(size_of_x, norm):
                     status = BUSY if nfev < s.max_nfev else MAX_NFEV
                 elif not now < np.inf:
                     status = LOST
                 elif loose or follows > 1:
-                    status = LOOSE if loose else STUCK
+                    status = UNDETERMINED if loose else STUCK
                 else:
                     status = BY_XTOL
             if status != BUSY:

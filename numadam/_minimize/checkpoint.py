@@ -159,7 +159,7 @@ def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
 #: Differences of f that another machine explains, relative, by the bytes of a real number.
 _ROUNDED = {4: 1e-3, 8: 1e-6}
 #: Roundings by which an f near 0 may differ, each of the size that one of x has in f.
-_ROUNDINGS = 1e3
+_ROUNDINGS_NEAR_0 = 1e3
 
 
 def check_objective(
@@ -176,7 +176,7 @@ def check_objective(
     real = np.finfo(dtype)
     saved, now, change = map(np.atleast_1d, (saved, now, change))
     rounded, size = _ROUNDED[real.bits // 8], abs(saved)
-    noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(change, posinf=0.0)
+    noise = _ROUNDINGS_NEAR_0 * float(real.eps) * np.nan_to_num(change, posinf=0.0)
     noise += rounded * np.fmin(size, change) + rounded**2 * np.nan_to_num(size, posinf=0.0)
     alike = np.isclose(now, saved, 0.0, noise, equal_nan=True)
     if not alike.all():
@@ -192,7 +192,7 @@ def check_gradient(
     ``{k}`` in `where` is the number of the problem, the first index.
     """
     real = np.finfo(saved.dtype)
-    noise = _ROUNDINGS * float(real.eps) * np.nan_to_num(np.asarray(first), posinf=0.0)
+    noise = _ROUNDINGS_NEAR_0 * float(real.eps) * np.nan_to_num(np.asarray(first), posinf=0.0)
     noise = noise.reshape(noise.shape + (1,) * (saved.ndim - noise.ndim))
     alike = np.isclose(now, saved, _ROUNDED[real.bits // 8], noise, equal_nan=True)
     if not alike.all():
@@ -216,14 +216,14 @@ def _refuse_other(path: Path | None, name: str, saved: Any, now: Any, where: str
 
 #: Without `checkpoint_every`: seconds from one write to the next, and the share of the time of a
 #: run that writing takes at most.
-_SECONDS, _SHARE = 10.0, 0.05
+_SECONDS, _SHARE_OF_TIME = 10.0, 0.05
 #: More iterations than a run has.
 NEVER = 2**62
 _X0_VALUES = "the values of x0"
 #: Counts and codes of a run, and the largest of each.
 _COUNTS = {**dict.fromkeys(("done", "begin", "nfev", "njev"), 2**53), "code": CALLBACK}
 #: Types of its numbers that are no floats.
-_KINDS: dict[str, Any] = {
+_NUMBER_TYPES: dict[str, Any] = {
     "f": (float, type(None)),
     **dict.fromkeys(("resumed", "tested", "later"), (bool,)),
 }
@@ -235,7 +235,7 @@ def _check_content(numbers: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
     All else is checked by who takes it.
     """
     for name, value in numbers.items():
-        kinds = (int,) if name in _COUNTS else _KINDS.get(name, (float,))
+        kinds = (int,) if name in _COUNTS else _NUMBER_TYPES.get(name, (float,))
         if type(value) not in kinds or (name in _COUNTS and not 0 <= value <= _COUNTS[name]):
             raise ValueError(f"{name} is {value!r:.80}, which no run has.")
     done = numbers["done"]
@@ -461,7 +461,7 @@ class Checkpoint:
         """Whether the file has to be written, so many iterations into the run."""
         if self._every is not None:
             return done >= self._next
-        wait = max(_SECONDS, self._seconds / _SHARE)
+        wait = max(_SECONDS, self._seconds / _SHARE_OF_TIME)
         return time.monotonic() - self._written >= wait
 
     def gap(self, done: int) -> int:

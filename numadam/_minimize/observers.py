@@ -20,7 +20,7 @@ from numadam.history import History
 # --- iterates for callbacks ----------------------------------------------------------------------
 
 
-_LEFT = (
+_FUN_IS_UNKNOWN = (
     "fun: f was not evaluated at this iterate, since nothing asked for it. Read `fun` within the "
     "callback, or pass track_best=True."
 )
@@ -55,7 +55,7 @@ class Intermediate(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
 
     def __missing__(self, name: str) -> Any:
         if name not in self:
-            raise KeyError(_LEFT if name == "fun" else name)
+            raise KeyError(_FUN_IS_UNKNOWN if name == "fun" else name)
         self.complete()
         return dict.__getitem__(self, name)
 
@@ -63,7 +63,7 @@ class Intermediate(OptimizeResult):  # type: ignore[misc]  # SciPy has no types
         if name != "fun":
             return super().__getattr__(name)
         if name not in self:
-            raise AttributeError(_LEFT)
+            raise AttributeError(_FUN_IS_UNKNOWN)
         return self[name]  # a KeyError of the user's comes through
 
     def get(self, name: str, default: Any = None) -> Any:

@@ -40,7 +40,7 @@ from numadam._jit.reports import objective_logger, reported
 
 
 _types: dict[Any, Any] = {}
-_KINDS = 256
+_MOST_TYPES = 256
 
 
 def type_of_args(args: tuple[Any, ...]) -> Any:
@@ -50,7 +50,7 @@ def type_of_args(args: tuple[Any, ...]) -> Any:
     except TypeError:
         return _asked_type(args)
     if key not in _types:
-        if len(_types) >= _KINDS:
+        if len(_types) >= _MOST_TYPES:
             _types.clear()
         _types[key] = _asked_type(args)
     return _types[key]
