@@ -84,7 +84,7 @@ def measure_all(wait):
     """Measure every side that runs here, at every size."""
     about = machine.machine()
     sides, reasons = bench.available(SIDES)
-    head = bench.head("elements", sides)
+    head = bench.head(sides)
     print(machine.introduction(about), *reasons, "", head, sep="\n", flush=True)
     rows = []
     for n in SIZES:

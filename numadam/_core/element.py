@@ -51,11 +51,6 @@ def make_element(rule: RuleSpec, formula: Callable[..., Any], wrap: Any) -> Any:
     return wrap(scope["make"](wrap(formula)))
 
 
-def plan_element(plan: Plan, wrap: Any) -> Any:
-    """The element of a plan's rule, in the form that its options need."""
-    return make_element(plan.rule, plan.element(), wrap)
-
-
 # --- element update ------------------------------------------------------------------------------
 # Loops hold no arithmetic: it is here and in the rules. The order of a step is the same for every
 # rule: maximize, mask at active bounds, norm and guard, clip by value, clip by norm, L2 decay, the
@@ -259,7 +254,7 @@ def make_element_update(plan: Plan, wrap: Wrap) -> Any:
     if plan.modulus:
         return _make_pair(plan, wrap)
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
-    element = plan_element(plan, wrap)
+    element = make_element(plan.rule, plan.element(), wrap)
     write = wrap(put)
     read0, read1, read2 = _make_reads(plan, wrap)
 
@@ -285,7 +280,7 @@ def _make_pair(plan: Plan, wrap: Wrap) -> Any:
     real part. The state of both parts is read before the first is written.
     """
     prepare, finish = _make_prepare(plan, wrap), _make_finish(plan, wrap)
-    element = plan_element(plan, wrap)
+    element = make_element(plan.rule, plan.element(), wrap)
     write, skip = wrap(put), wrap(_skip)
     read0, read1, read2 = _make_reads(plan, wrap)
     singles = [plan.whole(slot) for slot in (pl.S0, pl.S1, pl.S2)]

@@ -17,7 +17,7 @@ from numadam._core import options as op
 from numadam._core.plan import Plan
 from numadam._core.rule import named
 from numadam._core.synonyms import library
-from numadam._jit.functions import cast, compiles, linked
+from numadam._jit.functions import cast, jit_once, linked
 from numadam._jit.loops import compiled_loop
 
 # --- scalars of one step -------------------------------------------------------------------------
@@ -324,7 +324,8 @@ def make_power(wrap: Any) -> Any:
     power, zeros before the first. From there the next is one multiplication, 5 ns, where one
     from the beginning takes 35 to 80. The result is the same.
     """
-    return _in_llvm if compiles(wrap) and not config.DISABLE_JIT else _in_python
+    for_cpu = wrap in (jit_once, linked)
+    return _in_llvm if for_cpu and not config.DISABLE_JIT else _in_python
 
 
 # --- products over the steps ---------------------------------------------------------------------

@@ -181,8 +181,3 @@ def jit_once(function: Callable[..., Any], **how: Any) -> Any:
 def linked(function: Callable[..., Any], **how: Any) -> Any:
     """As `jit_once`, in a quarter of the time; see `numadam._jit.functions` for what it may do."""
     return jit_once(function, pipeline_class=LinkedCompiler, _nrt=False, **how)
-
-
-def compiles(wrap: Any) -> bool:
-    """Whether a wrapper compiles for the CPU."""
-    return wrap in (jit_once, linked)

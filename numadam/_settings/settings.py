@@ -284,10 +284,6 @@ class Settings:
             return list(zip(self.per_element[pl.LOW], self.per_element[pl.HIGH], strict=True))
         return None
 
-    def box(self, group: int) -> Pair:
-        """The bounds of the arrays of one group."""
-        return self._boxes[group]
-
     def _find_schedules(self, options: Mapping[str, Any]) -> list[Scheduled]:
         found = []
         columns = op.columns(self.rule).items()

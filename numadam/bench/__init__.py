@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise RuntimeError(f"NUMBA_THREADING_LAYER: {error}") from error
     sides, missing = available({name: getattr(peers, side) for name, side in SIDES.items()})
     print(machine, *(f"left out: {reason}" for reason in (*missing, *lost)), sep="\n")
-    print(_LEGEND, head("elements", sides), sep="\n", flush=True)
+    print(_LEGEND, head(sides), sep="\n", flush=True)
     busy = 0.0
     for n in sizes:
         row = compare({name: make(n) for name, make in sides.items()}, 5 if args.quick else 15)
@@ -138,9 +138,9 @@ def _line(entries: Sequence[str]) -> str:
     return "| " + " | ".join([first.rjust(10), *(entry.ljust(15) for entry in others)]) + " |"
 
 
-def head(first: str, names: Iterable[str]) -> str:
+def head(names: Iterable[str]) -> str:
     """Return the first two lines of a table."""
-    columns = (first, *names, "busy")
+    columns = ("elements", *names, "busy")
     return _line(columns) + "\n|" + "---:|" + "---|" * (len(columns) - 1)
 
 

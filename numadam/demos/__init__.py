@@ -76,10 +76,8 @@ def add_options(
         parser.add_argument(f"--{key}", default=default, help=help_text, **given)
 
 
-def figure(
-    output: str | os.PathLike[str], rows: int, columns: int, size: tuple[float, float]
-) -> Any:
-    """An empty figure with panels, drawn without a screen, for the file `output`.
+def figure(output: str | os.PathLike[str], columns: int, size: tuple[float, float]) -> Any:
+    """An empty figure with a row of panels, drawn without a screen, for the file `output`.
 
     Called before the work begins: what cannot be drawn or written is told then.
     """
@@ -93,7 +91,7 @@ def figure(
     except ImportError as error:
         raise MissingExtra(error.name) from error
     fig = Figure(figsize=size, layout="constrained")
-    fig.subplots(rows, columns)
+    fig.subplots(1, columns)
     return fig
 
 

@@ -141,7 +141,7 @@ def main(
     noise: float = 0.03,
 ) -> float:
     """Fit the decays, print the figures and draw the maps; return the rmse of the lifetimes."""
-    fig = demos.figure(output, 1, 4, (15, 3.8))
+    fig = demos.figure(output, 4, (15, 3.8))
     what = simulate(side, noise, seed)
     fit(what, iterations=1)  # compiles what is timed below
     start = time.perf_counter()

@@ -305,7 +305,7 @@ def main(
     how = Training(bounds=_box(bounds), **options)
     if (goal := how.stop_accuracy) is not None and goal > 1:
         raise ValueError(f"--stop-accuracy: expected a share of 1, as 0.93, got {goal:g}.")
-    fig, data = demos.figure(output, 1, 2, (9, 3.8)), load(validation=validation)
+    fig, data = demos.figure(output, 2, (9, 3.8)), load(validation=validation)
     print(
         f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
         "machine compiles the loops and keeps them."

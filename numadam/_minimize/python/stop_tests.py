@@ -177,7 +177,7 @@ class HostStopTests(StopTests):
 
     def __init__(self, backend: Any, tolerances: Tolerances, first: float) -> None:
         super().__init__(backend, tolerances, first)
-        plan, settings = backend.settings.plan, backend.settings
+        plan = backend.settings.plan
         if tolerances.xtol > 0.0:
             self.before = [np.empty_like(leaf) for leaf in self._x]
         self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
@@ -192,7 +192,7 @@ class HostStopTests(StopTests):
             if plan.bounds == "array":
                 its.low, its.high = backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]]
             elif plan.bounds == "scalar":
-                its.lo, its.hi = settings.box(settings.group_of_leaf[j])
+                its.lo, its.hi = self._boxes[j]
             self._tested.append(its)
         self._in_record = len(self._x) == 1
         if self._in_record:
