@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
+import signal
 import threading
 
 import numpy as np
 import pytest
 
 import numadam as na
-from tests.interrupts import strike_everywhere
+from tests.interrupts import Strike, strike_everywhere
 
 SHAPES = ((7, 3), (5,))
 ROWS = (np.array([1, 4, 5]), np.array([0, 3]))
@@ -177,6 +180,86 @@ def test_a_thread_that_fills_its_row_numbers():
         done.set()
         thread.join()
     assert np.isin(opt.params, -np.arange(opt.t + 1)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"count": "row"}])
+def test_an_alarm_at_many_moments_of_a_step(options):
+    """The handler of a timeout raises: dense steps move all rows afterwards."""
+    struck, hits = False, 0
+
+    def alarm(*_):
+        if struck:
+            raise TimeoutError
+
+    opt = make({"sparse": "lazy", **options}, na.SGD)
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        for k in range(600):
+            t = opt.t
+            try:
+                struck = True
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + 5e-7 * k)
+                row_step(opt)
+                struck = False
+            except TimeoutError:
+                struck = False
+                hits += 1
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            assert opt.t in (t, t + 1)
+            old = [p.copy() for p in opt.params]
+            dense_step(opt)
+            assert all((p != q).all() for p, q in zip(opt.params, old, strict=True))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert hits > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"count": "row"}])
+def test_exceptions_that_another_thread_sets(options):
+    opt, hits, ready = make({"sparse": "lazy", **options}, na.SGD), 0, threading.Barrier(2)
+    strike = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    target, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
+
+    def other():
+        while True:
+            ready.wait()
+            if done.is_set():
+                return
+            strike(target, ctypes.py_object(Strike))
+            ready.wait()
+
+    def settle():
+        """Wait until the other thread has struck, and take what is still to come."""
+        for _ in itertools.repeat(None):
+            try:
+                ready.wait()
+                for _ in range(100):
+                    pass
+                return
+            except Strike:
+                if not ready.n_waiting:
+                    return
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        for _ in range(200):
+            ready.wait()
+            try:
+                for _ in range(3):
+                    row_step(opt)
+            except Strike:
+                hits += 1
+            settle()
+            old = [p.copy() for p in opt.params]
+            dense_step(opt)
+            assert all((p != q).all() for p, q in zip(opt.params, old, strict=True))
+    finally:
+        done.set()
+        ready.wait()
+        thread.join()
+    assert hits > 0
 
 
 @pytest.mark.parametrize("wrong", [-1, -(2**62), 2**53, 2**62])
