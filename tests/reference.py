@@ -22,6 +22,11 @@ def flush(m):
     return np.where(np.abs(m) < np.finfo(m.dtype).smallest_normal, np.zeros_like(m), m)
 
 
+def _term(factor, a):
+    """``factor * a``; a factor of 0 is no term, also where `a` is infinite."""
+    return factor * a if factor != 0.0 else np.zeros_like(a)
+
+
 def adam_bits(p, g, m, v, t, vmax=None, *, lr, beta1, beta2, eps, eps_form):
     """One step in the dtype of `p`. Returns (p, m, v, vmax).
 
@@ -34,7 +39,7 @@ def adam_bits(p, g, m, v, t, vmax=None, *, lr, beta1, beta2, eps, eps_form):
     a1, a2, b1, b2 = cast(1.0 - beta1), cast(1.0 - beta2), cast(beta1), cast(beta2)
     with np.errstate(all="ignore"):
         m = flush(b1 * m + a1 * g)
-        v = b2 * v + a2 * (g * g)
+        v = _term(b2, v) + _term(a2, g * g)
         vmax = None if vmax is None else np.maximum(vmax, v)
         p = p - _quotient(s * m, np.sqrt(v if vmax is None else vmax) + e)
     return p, m, v, vmax

@@ -82,7 +82,7 @@ def make_settle(plan: Plan, out: bool = False) -> Any:
     strides = tuple(0 if out and s == pl.P else resting_bytes(plan, s) for s in range(pl.SLOTS))
 
     def settle(meta, leaf, i, n, t):
-        if meta.settle == 0 or not is_due(t):
+        if not is_due(t):
             return
         row = control_of(meta)[leaf.group]
         if row[flush] == 0.0:

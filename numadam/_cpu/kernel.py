@@ -12,7 +12,7 @@ from numba import float64, int64, prange
 
 from numadam._core.element import make_element_update
 from numadam._core.plan import CHECKED, OUT, G, P, Plan
-from numadam._core.scalars import is_due, make_scalars, width_of
+from numadam._core.scalars import make_scalars, width_of
 from numadam._cpu import norm_kernel as norms
 from numadam._cpu import records as abi
 from numadam._cpu.denormals import SETTLE_MEMORY, make_settle, settle
@@ -35,7 +35,6 @@ from numadam._cpu.validate import (
     BEFORE_STEP,
     CHECK,
     NEEDS_ROWS,
-    NEEDS_SETTLE,
     NEEDS_WORK,
     NORMS_AGAIN,
     OK,
@@ -298,8 +297,6 @@ def make_steps(plan: Plan, out: bool) -> tuple[Callable[..., Any], ...]:
             home = record_at(meta.home, META)
             if by_row and (leaves_of(meta)[0].table == 0 or meta.steps != home.steps):
                 return NEEDS_ROWS
-            if meta.settle == 0 and is_due(home.steps + 1):
-                return NEEDS_SETTLE
             last = leaves_of(meta)[meta.count]
             total, size = last.start, meta.part
             parts = (total + size - 1) // size

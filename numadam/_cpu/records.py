@@ -52,7 +52,7 @@ META = np.dtype(
         ("kind", NUMBER, CHECKED),  # dtype of each checked slot, see `kind_of`
         ("item", NUMBER, CHECKED),  # bytes of an element of each checked slot
         ("validator", POINTER),  # machine code of `validate`
-        ("settle", POINTER),  # of `denormals.settle`, 0 until a step needs it
+        ("settle", POINTER),  # of `denormals.settle`
         ("overlap_search", POINTER),  # of `kernel.search`, 0 until many arrays need it
         ("strided_arrays", POINTER),  # of `kernel.handle`, 0 until an array needs it
         ("leaves", POINTER),

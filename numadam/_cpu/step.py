@@ -159,7 +159,6 @@ def _make_fetch(
 _ON_DEMAND = {
     va.NEEDS_SEARCH: "overlap_search",
     va.NEEDS_STRIDED: "strided_arrays",
-    va.NEEDS_SETTLE: "settle",
 }
 Named = list[tuple[str, Any]]
 
@@ -195,7 +194,8 @@ class CpuStep:
         self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
         self._known_disjoint: Any = None
         self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
-        arguments.meta["validator"] = code_address("validator")
+        for field in ("validator", "settle"):
+            arguments.meta[field] = code_address(field)
         self.kernel = self._kernel(out=False)
 
     @cached_property

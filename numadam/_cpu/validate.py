@@ -36,8 +36,6 @@ NORMS_AGAIN = 12
 
 #: from the step: rows with counts of their own need their scalars, of the steps taken so far
 NEEDS_ROWS = 13
-#: from the step: `meta.settle` has to be set first
-NEEDS_SETTLE = 14
 
 #: Written spans up to which pairs are compared, without a search.
 PAIRS = 16

@@ -328,7 +328,7 @@ def test_files_are_written_as_often_as_asked(tmp_path, monkeypatch):
         assert written == [7, 14, 20, 20]
         written.clear()
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "_SHARE", np.inf)
+    monkeypatch.setattr(checkpoint, "_SHARE_OF_TIME", np.inf)
     run(python_rosen, **options)
     assert written == [*range(20), 20]
 
