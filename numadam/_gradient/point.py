@@ -92,7 +92,8 @@ class Point:
         self.nfev += need_f or not self.has_jac
         self._write(self.x)
         f, g = self._objective.evaluate(need_f)
-        return np.array([f], np.float64), self.flat(self._tree.flatten(g, "jac"))[None]
+        value = np.nan if f is None else float(f)  # of a `jac` alone f is not known
+        return np.array([value]), self.flat(self._tree.flatten(g, "jac"))[None]
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """All values at another x; infinite or NaN where arithmetic fails, as `math.exp(1000)`."""

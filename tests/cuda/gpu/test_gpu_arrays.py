@@ -84,7 +84,7 @@ PLANS = ["skip", "by element", "complex modulus"]
 def test_no_plan_minds_where_its_arrays_begin(cp, name):
     """Tiles, elements before and behind them, no tiles at all; one array and several."""
     option, random, sizes = OPTIONS[name], np.random.default_rng(4), [1_030, 67]
-    options = {key: value for key, value in option.options.items() if key != "lr"}
+    options = {key: value for key, value in option.options.items() if key not in ("lr", "bounds")}
     draws = [[draw((n,), option.dtype, random) for n in sizes] for _ in range(3)]
 
     def left(count, shift, of_g):

@@ -207,8 +207,8 @@ def test_a_dense_gradient_that_an_interrupt_left_unclean_is_not_used_again(cp, m
     opt = na.SGD(p, lr=1.0, sparse="dense")
     sparse = opt._backend._step.sparse
     with monkeypatch.context() as patch:
-        patch.setattr(sparse, "clear", lambda: None)
+        patch.setattr(sparse, "clear", lambda *given: None)
         opt.step(Rows(cp.asarray(np.array([1])), cp.ones((1, 2))))
     opt.step(Rows(cp.asarray(np.array([2])), cp.ones((1, 2))))
     cp.testing.assert_array_equal(p, [[0, 0], [-1, -1], [-1, -1], [0, 0]])
-    assert not any(array.any() for array in sparse._dense.values())
+    assert not any(array.any() for array in sparse._zeros.values())

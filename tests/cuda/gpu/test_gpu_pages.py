@@ -17,8 +17,8 @@ GPU = "a GPU"
 
 def tutorial(names):
     assert names["res"].success
-    assert names["opt"].t == 501
-    assert abs(float(names["x"][0]) - 1) < 1e-3
+    assert names["opt"].t == 1000
+    assert abs(float(names["x"][-1]) - 1) < 1e-3
 
 
 def problems(names):
