@@ -32,8 +32,14 @@ PATIENCE = 1.0
 #: a notebook.
 VARIABLE = "NUMADAM_COMPILE_LINE"
 
-#: Held while a line is written: its end does not come before its begin.
-_printing = threading.Lock()
+#: Held while a line is written: its end does not come before its begin, and a fork waits for it.
+_printing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_printing.acquire,
+        after_in_parent=_printing.release,
+        after_in_child=_printing.release,
+    )
 _DTYPE = re.compile(r"(.+?)-((?:complex|float)\d+)\b.*")
 
 
