@@ -251,10 +251,14 @@ class Objective:
             hint = " Pass jac=True if fun returns (f, gradient)." if both else ""
             if self._jac is True and array.size > 1:
                 hint = " With jac=True fun returns (f, gradient), in this order."
-            if array.size > 1 and [type(one) for one in self._args] == [list]:
-                hint = _LISTED
+            if array.size > 1:
+                hint = self._about_list() or hint
             raise TypeError(f"fun: f has to be one real number, got {type(f).__name__}{of}.{hint}")
         return float(array.reshape(()))
+
+    def _about_list(self) -> str:
+        """Advice where the only argument is a list, as SciPy's users write `args`."""
+        return _LISTED if [type(arg) for arg in self._args] == [list] else ""
 
     def _gradient(self, g: Any, name: str) -> Any:
         if self._one:
@@ -285,10 +289,8 @@ class Objective:
             g = np.asarray(g)
         if g.shape != shape and not (g.size == self._leaves[k].size == 1):
             same = " Use .reshape(x.shape)." if g.size == math.prod(shape) else ""
-            listed = _LISTED if [type(one) for one in self._args] == [list] else ""
-            raise ValueError(
-                f"{name} has shape {g.shape}, expected {shape} like x.{listed or same}"
-            )
+            advice = self._about_list() or same
+            raise ValueError(f"{name} has shape {g.shape}, expected {shape} like x.{advice}")
         return cast(g, dtype, name).reshape(shape)
 
     def _differences(self, need_f: bool) -> tuple[Any, Any]:

@@ -228,8 +228,8 @@ class Run(ABC):
         path = self._found.path if self._found else None
         first = memory.first_grad_norm
         check_objective(f, now, first * largest, leaves[0].dtype, where, path)
-        for its, mine in zip(saved, grads, strict=False):  # none by differences
-            check_gradient(its, to_host(mine), first, where, path)
+        for before, again in zip(saved, grads, strict=False):  # none by differences
+            check_gradient(before, to_host(again), first, where, path)
 
     def _ask_again(self) -> int:
         """Ask the callback that has ended the run of a file whether it still does."""
