@@ -6,7 +6,7 @@ from numadam._program import run
 
 
 def _main() -> int:
-    from numadam.cli import main  # Ctrl-C in these milliseconds is in `run`
+    from numadam._cli import main  # Ctrl-C in these milliseconds is in `run`
 
     return main(sys.argv[1:])
 

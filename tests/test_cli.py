@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import numadam
-from numadam import _program, cli, info
+from numadam import _cli as cli
+from numadam import _info as info
+from numadam import _program
+from numadam._cli import main
+from numadam._demos import DEMOS
 from numadam._jit import cache
-from numadam.cli import main
-from numadam.demos import DEMOS
 from tests.processes import ROOT, python
 
 
@@ -179,7 +181,7 @@ def test_misuse_is_one_sentence(words, said, capsys):
 
 
 def test_a_failure_is_one_sentence(monkeypatch, capsys, tmp_path):
-    from numadam.demos import mlp
+    from numadam._demos import mlp
 
     def full(*args, **options):
         raise OSError("No space left on device")
@@ -190,7 +192,7 @@ def test_a_failure_is_one_sentence(monkeypatch, capsys, tmp_path):
 
 
 def test_interrupting_is_no_error_report(monkeypatch, capsys):
-    from numadam.demos import decays
+    from numadam._demos import decays
 
     def interrupt(*args, **options):
         raise KeyboardInterrupt

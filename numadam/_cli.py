@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from numadam import _program
+from numadam._demos import DEMOS, MissingExtra
 from numadam._program import FAILED, INTERRUPTED
-from numadam.demos import DEMOS, MissingExtra
 
 USAGE_ERROR = 2
 _NOT_OF_A_DEMO = ("command", "which", "version", "list")
@@ -110,19 +110,19 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "demo": _Command(
-        "numadam.demos",
+        "numadam._demos",
         "learn handwritten digits, fit 65,536 decays",
         "See numadam at work. Without a name: mlp.",
         _DEMO,
     ),
     "bench": _Command(
-        "numadam.bench",
+        "numadam._bench",
         "measure the speed of a step on this machine",
         "Measure the speed of a step: ratios of two sides, timed in turns.",
         _BENCH,
         has_options=True,
     ),
-    "info": _Command("numadam.info", "versions, threads, cache folder, CPU, GPU", _INFO),
+    "info": _Command("numadam._info", "versions, threads, cache folder, CPU, GPU", _INFO),
 }
 
 
@@ -158,7 +158,7 @@ def _add_demos(demo: argparse.ArgumentParser, chosen: str | None) -> None:
         if name != chosen:
             names.add_parser(name, help=line)
             continue
-        module = import_module(f"numadam.demos.{name}")
+        module = import_module(f"numadam._demos.{name}")
         module.add_arguments(
             names.add_parser(name, help=line, description=module.__doc__, epilog=module.EXAMPLES)
         )
@@ -224,7 +224,7 @@ def _demo(args: argparse.Namespace) -> int:
         return 0
     given = {k: v for k, v in vars(args).items() if k not in _NOT_OF_A_DEMO}
     try:
-        import_module(f"numadam.demos.{args.which}").main(**given)
+        import_module(f"numadam._demos.{args.which}").main(**given)
     except (MissingExtra, ValueError) as error:
         return _fail(f"demo {args.which}", error, USAGE_ERROR)
     return 0
