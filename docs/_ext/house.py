@@ -31,7 +31,6 @@ PACKAGES = {
     "schedules": "values that change with t",
     "_settings": "from options to plan and numbers",
     "_core": "arithmetic of a step, for any device",
-    "_program": "a command as a process: Ctrl-C, its output",
     "_arrays": "kinds of arrays, and their checks",
     "_jit": "compiling and caching with Numba",
     "_version": "the version",
