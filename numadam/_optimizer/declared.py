@@ -62,6 +62,16 @@ eps_root : float >= 0 or callable, default {default}
 }
 
 
+def members() -> dict[str, Any]:
+    """Methods and properties that all optimisers have; lr and params are parameters, too."""
+    return {
+        name: member
+        for name, member in inspect.getmembers(Optimizer)
+        if isinstance(member, property) or inspect.isfunction(member)
+        if not name.startswith("_") and name not in ("lr", "params")
+    }
+
+
 def shared(doc: str | None, declared: Container[str]) -> str:
     """Lines on the options of a docstring, that of `Optimizer`, which a rule has not `declared`.
 
@@ -76,13 +86,11 @@ def shared(doc: str | None, declared: Container[str]) -> str:
             for name in names
             if name in texts and name not in declared
         ]
-    members = [
+    lines_on_members = [
         f"- `{name}`: {first_sentence(inspect.getdoc(member) or '')}"
-        for name, member in inspect.getmembers(Optimizer)
-        if isinstance(member, property) or inspect.isfunction(member)
-        if not name.startswith("_") and name not in ("lr", "params")  # parameters
+        for name, member in members().items()
     ]
-    return "\n".join(["**shared", *lines, "", "Notes", "-----", _MEMBERS, "", *members])
+    return "\n".join(["**shared", *lines, "", "Notes", "-----", _MEMBERS, "", *lines_on_members])
 
 
 #: Entries of parameters of functions on arrays.
