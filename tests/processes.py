@@ -9,8 +9,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import numadam
 from tests import emulator, extras
 
@@ -86,8 +84,8 @@ def python(
     settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}
     # a warning that Numba's tbb layer writes from C comes before what Python prints later
     settings["PYTHONUNBUFFERED"] = "1"
-    if env.get("NUMBA_THREADING_LAYER") == "omp" and sys.platform != "linux":
-        pytest.skip("GNU OpenMP is Linux's threading layer")
+    layer = env.get("NUMBA_THREADING_LAYER")
+    extras.need_machine(layer != "omp" or sys.platform == "linux", "GNU OpenMP")
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
         env=settings,

@@ -16,6 +16,7 @@ from numadam import _program, cli, info
 from numadam._jit import cache
 from numadam.cli import main
 from numadam.demos import DEMOS
+from tests import extras
 from tests.processes import ROOT, python
 
 
@@ -204,7 +205,6 @@ def test_interrupting_is_no_error_report(monkeypatch, capsys):
 
 # --- as a process -------------------------------------------------------------------------------
 
-posix = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a group of processes")
 #: As a user has it: what is written is kept until the end.
 BUFFERED = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
 BEGIN = """
@@ -273,7 +273,7 @@ def interrupted(process, line, times=1):
             process.kill()
 
 
-@posix
+@extras.posix
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_is_one_line_and_130(moment):
     code = f"{BEGIN}{MOMENTS[moment]}\nsys.exit(_program.run(command, 'name'))"
@@ -282,7 +282,7 @@ def test_ctrl_c_is_one_line_and_130(moment):
     assert process.returncode == 130
 
 
-@posix
+@extras.posix
 def test_a_second_ctrl_c_ends_what_catches_the_first():
     code = f"""{BEGIN}
 def command():
@@ -297,7 +297,7 @@ sys.exit(_program.run(command, "name"))"""
     assert process.returncode == 130
 
 
-@posix
+@extras.posix
 def test_ctrl_c_that_is_ignored_stays_so():
     """As under `nohup`, and in the background of a script."""
     code = f"""{BEGIN}
@@ -311,7 +311,7 @@ sys.exit(_program.run(command, "name"))"""
     assert process.returncode == 5
 
 
-@posix
+@extras.posix
 def test_ctrl_c_while_steps_are_compiled_and_timed(tmp_path):
     words = "bench", "--quick", "--force"
     process = start("-m", "numadam", *words, NUMBA_CACHE_DIR=str(tmp_path))
@@ -319,7 +319,7 @@ def test_ctrl_c_while_steps_are_compiled_and_timed(tmp_path):
     assert process.returncode == 130
 
 
-@posix
+@extras.posix
 @pytest.mark.parametrize("words", [["info"], ["--help"], ["bench", "--size", "1", "--force"]])
 def test_a_closed_output_is_no_error(words):
     """As behind ``| head -1``."""
@@ -331,7 +331,7 @@ def test_a_closed_output_is_no_error(words):
     assert [line for line in errors if "busy" not in line] == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+@extras.machine(Path("/dev/full").exists(), "/dev/full")
 def test_a_full_disk_is_one_line():
     with Path("/dev/full").open("w") as full:
         done = command("info", stdout=full, **BUFFERED)

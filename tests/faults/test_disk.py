@@ -14,6 +14,7 @@ import pytest
 
 import numadam as na
 from numadam._checkpoint.container import read
+from tests import extras
 from tests.minimize.objectives import START, python_rosen
 from tests.processes import python
 
@@ -56,7 +57,7 @@ def refused(work, path):
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+@extras.posix
 def test_an_optimiser_on_a_full_disk(tmp_path: Path) -> None:
     code = f"""
     folder = Path({str(tmp_path)!r})
@@ -79,7 +80,7 @@ def test_an_optimiser_on_a_full_disk(tmp_path: Path) -> None:
     assert python(DISKS + textwrap.dedent(code)) == "whole"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+@extras.posix
 def test_a_run_on_a_full_disk(tmp_path: Path) -> None:
     """It ends with its result; with room again, the same call goes on with the same bits."""
     code = f"""
@@ -159,7 +160,7 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
         run_of(other, checkpoint=path)
 
 
-@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="counts open files in /dev/fd")
+@extras.machine(Path("/dev/fd").is_dir(), "/dev/fd")
 def test_many_files_leave_no_file_open_and_none_beside(tmp_path, monkeypatch) -> None:
     """Also those that fail at the last moment."""
     path, opt = tmp_path / "a", na.Adam(np.ones(3), lr=0.1)

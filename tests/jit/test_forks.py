@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import extras
 from tests.processes import FORKED, PREAMBLE, ROOT, python
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+pytestmark = extras.fork
 
 
 def forked(*codes: str, **env: str) -> list[str]:

@@ -6,7 +6,6 @@ And what it takes and says; objectives in Python, for all rows or for some.
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 
 import numba
@@ -17,6 +16,7 @@ from scipy.optimize import Bounds
 import numadam as na
 from numadam._jit import process
 from numadam._minimize.lanes.batch import LaneBatch
+from tests import extras
 from tests.interrupts import interrupted_after
 from tests.minimize.compared import assert_alone, assert_same_problems
 from tests.minimize.objectives import START, all_at_once, rosen
@@ -265,7 +265,7 @@ print(in_child(same), in_child(lambda: in_child(same)))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@extras.fork
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_child_of_a_fork_minimises_with_the_same_bits(layer):
     assert python(FORKED + _IN_A_CHILD, NUMBA_THREADING_LAYER=layer).split() == ["True", "True"]

@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.timeout(LIMIT, method="thread"), append=False)
         for mark in item.iter_markers("ranks"):
             if MPI.COMM_WORLD.size < mark.args[0]:
-                item.add_marker(pytest.mark.skip(f"needs {mark.args[0]} ranks: mpiexec -n"))
+                item.add_marker(pytest.mark.skip(f"needs {mark.args[0]} ranks (.ci/run mpi)"))
 
 
 # --- one outcome on all ranks -------------------------------------------------------------------
@@ -209,5 +209,5 @@ def shared_path(comm: Any, tmp_path: Path) -> Path:
 def mpiexec() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``mpiexec(ranks, *words)``: a program on ranks of its own; `python -m mpi4py` runs it."""
     if MPI.COMM_WORLD.size > 1:
-        pytest.skip("starts ranks of its own: runs where there is one rank")
+        pytest.skip("starts ranks of its own, from one rank (.ci/run mpi)")
     return processes.mpiexec

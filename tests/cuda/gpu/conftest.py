@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items):
 
 def _why_not():
     extras.require("cuda")
-    extras.require("cuda", "cupy")
+    extras.require("gpu")
     if emulator.is_running():
         return ""
     import cupy
@@ -31,13 +31,10 @@ def _why_not():
 
 
 @pytest.fixture(autouse=True)
-def cp(request):
+def cp():
     """CuPy. A fault that the emulator finds fails the test."""
-    why_not = _why_not()
-    if why_not and request.config.getoption("emulate") and "cuda" in extras.INSTALLED:
-        pytest.fail(f"NUMADAM_EXTRAS names cuda: {why_not}", pytrace=False)
-    if why_not:
-        pytest.skip(why_not)
+    if why_not := _why_not():
+        extras.stop("gpu", why_not)
     import cupy
 
     yield cupy
