@@ -28,7 +28,6 @@ def command(*words, stdout=subprocess.PIPE, **env):
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=240,
         check=False,
     )
 
@@ -268,7 +267,7 @@ def interrupted(process, line, times=1):
                 while line not in (printed := process.stdout.readline()):
                     assert printed, process.stderr.read()
                 os.killpg(process.pid, signal.SIGINT)
-            return process.communicate(timeout=240)[1]
+            return process.communicate()[1]
         finally:
             process.kill()
 
@@ -307,7 +306,7 @@ def command():
     return 5
 sys.exit(_program.run(command, "name"))"""
     process = start("-c", code, handler=signal.SIG_IGN)
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate() == ("", "")
     assert process.returncode == 5
 
 
@@ -327,7 +326,7 @@ def test_a_closed_output_is_no_error(words):
     process.stdout.close()
     with process:
         errors = process.stderr.read().splitlines()
-        assert process.wait(timeout=240) == _program.PIPE_CLOSED
+        assert process.wait() == _program.PIPE_CLOSED
     assert [line for line in errors if "busy" not in line] == []
 
 

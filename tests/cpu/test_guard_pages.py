@@ -92,7 +92,6 @@ def run_guarded(mode):
         [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(GUARDED), mode],
         capture_output=True,
         text=True,
-        timeout=200,
     )
 
 

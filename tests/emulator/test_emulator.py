@@ -105,7 +105,6 @@ def program(code, **environment):
         env={**emulator.environment(started=True), **given},
         capture_output=True,
         text=True,
-        timeout=240,
     )
 
 

@@ -27,7 +27,7 @@ from tests import extras, processes
 
 #: seconds: that a rank which failed waits for the others, that a test may take, and that ranks
 #: of numadam wait for those that compile on a busy machine
-PATIENCE, LIMIT, COMPILING = 20.0, 120, 60.0
+PATIENCE, LIMIT, COMPILING = 60.0, 1200, 600.0
 PASSED, FAILED = "passed", "failed"
 
 # more ranks than cores: those of MPICH that wait sleep instead of taking turns in a loop
