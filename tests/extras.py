@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import os
 import re
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -62,6 +63,24 @@ def stop(mark: str, why: str) -> NoReturn:
 def machine(has: bool, what: str) -> pytest.MarkDecorator:
     """A mark: skip the test where the machine does not have what it needs."""
     return pytest.mark.skipif(not has, reason=MACHINE + what)
+
+
+class Absent(pytest.Module):
+    """A file whose tests cannot run here; it is not imported, which would take a while.
+
+    One reason then stands for all of its tests.
+    """
+
+    mark, why = "", ""
+
+    @classmethod
+    def file(cls, path: Path, parent: pytest.Collector, mark: str, why: str) -> Absent:
+        found = cls.from_parent(parent, path=path)
+        found.mark, found.why = mark, why
+        return found
+
+    def collect(self) -> NoReturn:
+        stop(self.mark, self.why)
 
 
 def need_machine(has: bool, what: str) -> None:

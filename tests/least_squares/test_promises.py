@@ -366,13 +366,12 @@ def test_lists_integers_and_other_layouts_are_taken():
     np.testing.assert_allclose(other.x, res.x, rtol=1e-4)
 
 
-@numba.njit("void(f8[::1], f8[::1], f8[:, :], i8)")
-def with_signature(x, r, J, i):
-    r[0], r[1] = x[0] - 1.0, x[1] - i
-    J[0, 0] = J[1, 1] = 1.0
-
-
 def test_an_explicit_signature_is_taken():
+    @numba.njit("void(f8[::1], f8[::1], f8[:, :], i8)")
+    def with_signature(x, r, J, i):
+        r[0], r[1] = x[0] - 1.0, x[1] - i
+        J[0, 0] = J[1, 1] = 1.0
+
     res = na.least_squares_many(with_signature, np.zeros((3, 2)), m=2, jac=True)
     np.testing.assert_array_equal(res.x, [[1, 0], [1, 1], [1, 2]])
 

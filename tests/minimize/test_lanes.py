@@ -45,12 +45,6 @@ def with_reshape(x, g):
     return np.sum(x.reshape(-1) ** 2)
 
 
-@numba.njit(["float64(Array(float64, 1, 'C'), Array(float64, 1, 'C'))"])
-def with_signature(x, g):
-    g[:] = 2 * x
-    return np.sum(x * x)
-
-
 @numba.njit
 def complex_bowl(x, g):
     f = 0.0
@@ -159,6 +153,17 @@ def test_in_any_order_and_by_one_thread(monkeypatch):
         np.testing.assert_array_equal(a[name][order], b[name])
     monkeypatch.setattr(process, "serial_only", True)
     assert_same_problems(a, na.minimize_many(rosen, x0, lr=0.05, gtol=1e-2))
+
+
+def with_signature():
+    """Compiled where it is asked for, not while tests are collected."""
+
+    @numba.njit(["float64(Array(float64, 1, 'C'), Array(float64, 1, 'C'))"])
+    def fun(x, g):
+        g[:] = 2 * x
+        return np.sum(x * x)
+
+    return fun
 
 
 @pytest.mark.parametrize("fun", [with_reshape, with_signature])

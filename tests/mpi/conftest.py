@@ -40,23 +40,16 @@ if not ABSENT:
         ABSENT = f"mpi4py finds no MPI: {error}"
 
 
-class Absent(pytest.Module):
-    """A file whose tests need MPI, where there is none."""
-
-    def collect(self) -> Any:
-        extras.stop("mpi", ABSENT)
-
-
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:
-    """Skip files without importing them; one sentence then stands for all of them."""
-    return Absent.from_parent(parent, path=module_path) if ABSENT else None
+    """Skip files without importing them where there is no MPI."""
+    return extras.Absent.file(module_path, parent, "mpi", ABSENT) if ABSENT else None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file() -> Iterator[None]:
     """Leave out the docstrings of such files, which would have to be imported."""
     found = yield
-    return [one for one in found if isinstance(one, Absent)] if ABSENT else found
+    return [one for one in found if isinstance(one, extras.Absent)] if ABSENT else found
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
