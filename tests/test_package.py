@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import calendar
 import hashlib
 import importlib.metadata
@@ -38,8 +39,8 @@ ROOT = Path(na.__file__).parents[1]
 SPARED = {
     "pass": ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"],
     "na.History()": ["numba", "cupy", "scipy", "matplotlib"],
-    "import numadam.cli; numadam.cli.parser()": ["numba"],
-    "from numadam import info; info.facts()": ["mpi4py"],
+    "import numadam._cli; numadam._cli.parser()": ["numba"],
+    "from numadam import _info; _info.facts()": ["mpi4py"],
     """
     from numadam._arrays.sparse import coalesce, is_sparse
     coalesce(na.Rows(np.array([3, 1, 3]), np.ones((3, 2))), "g", (4, 2), np.dtype(float))
@@ -87,7 +88,19 @@ def test_steps_load_neither_cupy_nor_scipy_nor_what_ranks_need() -> None:
 
 def test_public_names():
     assert set(na.__all__) >= {"Adam", "RMSprop", "SGD", "adam_update", "sgd_update"}
-    assert set(dir(na)) >= set(na.__all__)
+    assert dir(na) == sorted(na.__all__)
+
+
+def test_completion_without_running_shows_public_names():
+    """Editors list what the file assigns and imports, and the modules beside it."""
+    package = Path(na.__file__).parent
+    body = ast.parse(Path(na.__file__).read_text(encoding="utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    named = {alias.asname or alias.name for node in imports for alias in node.names}
+    named |= {path.stem for path in package.glob("*.py")}
+    named |= {path.parent.name for path in package.glob("*/__init__.py")}
+    # rules: what messages and pickles call the classes
+    assert {name for name in named if not name.startswith("_")} <= {*na.__all__, "rules"}
     with pytest.raises(AttributeError, match="AdamX"):
         na.AdamX  # noqa: B018
 
@@ -255,7 +268,7 @@ def sources(*suffixes: str) -> set[str]:
 
 SHIPPED = sources(".py", ".typed", ".npz", ".txt")
 STUBS = sources(".pyi")
-OF_DIGITS = "licenses/numadam/demos/digits-LICENSE.txt"
+OF_DIGITS = "licenses/numadam/_demos/digits-LICENSE.txt"
 
 
 def metadata(files: dict[str, bytes]) -> Message:
@@ -268,7 +281,7 @@ def test_the_wheel_is_the_package_and_nothing_else(built: Path) -> None:
     assert files - notes == SHIPPED | STUBS
     expected = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", OF_DIGITS)
     assert notes == {f"{NAME}.dist-info/{name}" for name in expected}
-    assert {"numadam/py.typed", "numadam/__init__.pyi", "numadam/demos/mlp.py"} <= files
+    assert {"numadam/py.typed", "numadam/__init__.pyi", "numadam/_demos/mlp.py"} <= files
 
 
 def test_stubs_of_a_build_are_those_of_this_checkout(built: Path) -> None:
@@ -333,7 +346,7 @@ def test_metadata(built: Path) -> None:
     minor = int(re.search(r">=3\.(\d+)", about["Requires-Python"]).group(1))
     assert f"Programming Language :: Python :: 3.{minor}" in classifiers
     assert f"Programming Language :: Python :: 3.{minor - 1}" not in classifiers
-    assert b"numadam = numadam.cli:main" in files[f"{NAME}.dist-info/entry_points.txt"]
+    assert b"numadam = numadam._cli:main" in files[f"{NAME}.dist-info/entry_points.txt"]
 
 
 def test_links_are_complete_and_known_to_package_indexes(built: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_same_memory
-from numadam._arrays.tree import Active, Tree, refuse_replaced
+from numadam._arrays.tree import Tree, refuse_replaced
 from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core.hyper import LR, Array, Schedule
@@ -66,7 +66,7 @@ class OptimizerBase(metaclass=OptimizerType):
     """The rule: its formula, its state arrays, its hyperparameters."""
     _lock: Any
     _params: Any
-    _tree: Active
+    _tree: Tree
     _settings: Settings
     _backend: Backend
     _grads: Any
@@ -112,7 +112,7 @@ class OptimizerBase(metaclass=OptimizerType):
         lr = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
-        tree = Active(whole, [not of_leaf.get("frozen", False) for of_leaf in overrides])
+        tree = whole.without([of_leaf.get("frozen", False) for of_leaf in overrides])
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")

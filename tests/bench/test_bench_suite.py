@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from numadam.bench import measure, peers
+from numadam._bench import measure, peers
 from numadam.rules import CLASSES
 from tests import extras
 from tests.bench import LIMIT, load

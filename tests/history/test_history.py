@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam.history import norm_of
+from numadam._history import norm_of
 from tests.minimize.objectives import START, loop
 
 

@@ -57,7 +57,7 @@ def test_every_entry_runs_on_the_threading_layer_of_info() -> None:
     entries = """
     from tests.processes import *
     import numba, os, sys
-    from numadam.info import facts
+    from numadam._info import facts
     exec(FORKED)
     @numba.njit
     def fun(x, g):
