@@ -143,7 +143,7 @@ def test_a_wrong_name_in_the_variable_is_refused():
         text=True,
         check=False,
     )
-    assert "NUMADAM_EXTRAS: expected some of cuda, mpi" in done.stderr
+    assert "NUMADAM_EXTRAS: expected some of cuda, gpu" in done.stderr
     assert "'cude'" in done.stderr
 
 
@@ -152,12 +152,29 @@ def test_marks_have_an_extra_and_a_stage_that_names_them():
         line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
     ]
     stages = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    named = set(re.findall(r"NUMADAM_EXTRAS=([\w,]+)", stages))
     for mark, (extra, _) in extras.EXTRAS.items():
         assert {mark, f"{mark}(*packages)"} & set(declared)
         assert extra in NEEDED
-        assert any(mark in names.split(",") for names in named)
+        (body,) = re.findall(rf"^stage_{mark}\(\) [{{(](.*?(?: }}$|^[}})]$))", stages, re.M | re.S)
+        (names,) = re.findall(r"NUMADAM_EXTRAS=([\w,]+)", body)
+        assert mark in names.split(",")
         assert f"\n{mark} " in stages
+
+
+def test_a_skip_names_the_stage_that_runs_the_test():
+    """Else tests/conftest.py fails the test: one that never runs guards nothing."""
+    for mark in extras.EXTRAS:
+        with pytest.raises(pytest.skip.Exception) as caught:
+            extras.require(mark, "no_such")
+        assert extras.has_stage(str(caught.value))
+    assert extras.has_stage(extras.fork.kwargs["reason"])
+    for reason in (
+        "not today",
+        "no torch (.ci/run)",
+        "no torch (.ci/run cude)",
+        "(.ci/run mpi) no",
+    ):
+        assert not extras.has_stage(reason)
 
 
 def test_the_tests_alone_bring_no_cuda():
@@ -219,7 +236,7 @@ LABELS = {"Homepage", "Source", "Documentation", "Changelog", "Issues", "Funding
 def built() -> Path:
     """The folder with sdist and the wheel made of it; in `direct` the wheel made of the tree."""
     if "NUMADAM_DIST" not in os.environ:
-        pytest.skip("NUMADAM_DIST names no folder with built distributions: see .ci/run")
+        extras.stop("package", "NUMADAM_DIST names no folder with built distributions")
     return Path(os.environ["NUMADAM_DIST"])
 
 

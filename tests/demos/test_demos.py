@@ -45,7 +45,7 @@ def command(tmp_path):
     def run(*words):
         path = tmp_path / "x.png"
         code = f"WORDS = {['demo', *words, '--output', str(path)]}" + WATCHED
-        *lines, log = python(code, NUMBA_CACHE_DIR=str(tmp_path), timeout=250).splitlines()
+        *lines, log = python(code, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()
         log = ast.literal_eval(log)
         begin, *_, end = (k for k, what in enumerate(log) if what == "clock")
         assert "compile" in log[:begin]

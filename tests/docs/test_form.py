@@ -251,11 +251,11 @@ def test_no_name_is_left_as_single_letters(tex):
     assert names_of(upright(tex)) == []
 
 
+@pytest.mark.docs("docutils")
 @pytest.mark.parametrize("tex", all_formulas())
 def test_name_is_one_element(tex):
-    latex2mathml = pytest.importorskip(
-        "docutils.utils.math.latex2mathml", reason="needs the extra `docs`"
-    )
+    from docutils.utils.math import latex2mathml
+
     one_line = upright(tex).replace("&", "").replace(r"\\", "")
     mathml = latex2mathml.tex2mathml(one_line).replace("&ApplyFunction;", "")
     tree = ElementTree.fromstring(mathml)
