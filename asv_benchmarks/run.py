@@ -19,7 +19,7 @@ from pathlib import Path
 import machine
 from benchmarks.common import LARGE, Unavailable
 
-from numadam.bench import measure, seconds_text
+from numadam._bench import measure, seconds_text
 
 #: Files of the suite that have cases, the first ones with targets of the CPU.
 TARGETS, OTHERS = ("step", "start", "minimize"), ("options", "gpu")

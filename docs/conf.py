@@ -31,6 +31,7 @@ extensions = [
     "mathml",
     "result_entries",
     "rule_pages",
+    "wraps",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]
 nitpicky = True

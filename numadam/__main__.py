@@ -2,7 +2,7 @@
 
 import sys
 
-from numadam.cli import main
+from numadam._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

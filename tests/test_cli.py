@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import numadam
-from numadam import cli, info
+from numadam import _cli as cli
+from numadam import _info as info
+from numadam._cli import main
+from numadam._demos import DEMOS
 from numadam._jit import cache
-from numadam.cli import main
-from numadam.demos import DEMOS
+from tests import extras
 from tests.processes import ROOT, python
 
 
@@ -27,7 +29,6 @@ def command(*words, stdout=subprocess.PIPE, **env):
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=240,
         check=False,
     )
 
@@ -177,7 +178,7 @@ def test_misuse_is_one_sentence(words, said, capsys):
 
 
 def test_a_failure_is_one_sentence(monkeypatch, capsys, tmp_path):
-    from numadam.demos import mlp
+    from numadam._demos import mlp
 
     def full(*args, **options):
         raise OSError("No space left on device")
@@ -188,7 +189,7 @@ def test_a_failure_is_one_sentence(monkeypatch, capsys, tmp_path):
 
 
 def test_interrupting_is_no_error_report(monkeypatch, capsys):
-    from numadam.demos import decays
+    from numadam._demos import decays
 
     def interrupt(*args, **options):
         raise KeyboardInterrupt
@@ -202,12 +203,11 @@ def test_interrupting_is_no_error_report(monkeypatch, capsys):
 
 # --- as a process -------------------------------------------------------------------------------
 
-posix = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a group of processes")
 #: As a user has it: what is written is kept until the end.
 BUFFERED = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
 BEGIN = """
 import sys, time
-from numadam import cli
+from numadam import _cli as cli
 def ready():
     print("ready", flush=True)
     for _ in range(600):
@@ -265,12 +265,12 @@ def interrupted(process, line):
             while line not in (printed := process.stdout.readline()):
                 assert printed, process.stderr.read()
             os.killpg(process.pid, signal.SIGINT)
-            return process.communicate(timeout=240)[1]
+            return process.communicate()[1]
         finally:
             process.kill()
 
 
-@posix
+@extras.posix
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_is_one_line_and_130(moment):
     code = f"{BEGIN}{MOMENTS[moment]}\nsys.exit(cli.run_process(command, 'name'))"
@@ -279,7 +279,7 @@ def test_ctrl_c_is_one_line_and_130(moment):
     assert process.returncode == 130
 
 
-@posix
+@extras.posix
 def test_ctrl_c_that_is_ignored_stays_so():
     """As under `nohup`, and in the background of a script."""
     code = f"""{BEGIN}
@@ -289,11 +289,11 @@ def command():
     return 5
 sys.exit(cli.run_process(command, "name"))"""
     process = start("-c", code, handler=signal.SIG_IGN)
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate() == ("", "")
     assert process.returncode == 5
 
 
-@posix
+@extras.posix
 def test_ctrl_c_while_steps_are_compiled_and_timed(tmp_path):
     words = "bench", "--quick", "--force"
     process = start("-m", "numadam", *words, NUMBA_CACHE_DIR=str(tmp_path))
@@ -301,7 +301,7 @@ def test_ctrl_c_while_steps_are_compiled_and_timed(tmp_path):
     assert process.returncode == 130
 
 
-@posix
+@extras.posix
 @pytest.mark.parametrize("words", [["info"], ["--help"], ["bench", "--size", "1", "--force"]])
 def test_a_closed_output_is_no_error(words):
     """As behind ``| head -1``."""
@@ -313,7 +313,7 @@ def test_a_closed_output_is_no_error(words):
     assert [line for line in errors if "busy" not in line] == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+@extras.machine(Path("/dev/full").exists(), "/dev/full")
 def test_a_full_disk_is_one_line():
     with Path("/dev/full").open("w") as full:
         done = command("info", stdout=full, **BUFFERED)

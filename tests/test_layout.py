@@ -64,7 +64,7 @@ def test_the_picture_of_the_floors_has_a_line_on_each_package() -> None:
 # --- constants: each name means one thing -------------------------------------------------------
 
 #: Their constants are names of files and functions of a rule, or of demonstrations.
-APART = ("nopython", "demos")
+APART = ("nopython", "_demos")
 
 
 def constants(path: Path) -> Iterator[str]:

@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 import numadam
+from tests import extras
 
 ROOT = Path(numadam.__file__).parents[1]
 GITHUB = ROOT / ".github"
-if not (GITHUB / "workflows").exists():
-    pytest.skip("workflows are not in the sdist: needs a checkout", allow_module_level=True)
+extras.need_machine((GITHUB / "workflows").exists(), "workflows: they are not in the sdist")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 FILES = sorted((GITHUB / "workflows").iterdir())
@@ -321,9 +321,11 @@ def test_the_recipe_says_what_pyproject_says() -> None:
     assert made["source"]["path"] == f"../dist/numadam-{numadam.__version__}.tar.gz"
 
 
+@pytest.mark.package("rattler_build")
 def test_the_recipe_renders() -> None:
     """By rattler-build's own reader, which also checks every field and every requirement."""
-    build = pytest.importorskip("rattler_build", reason="needs the extra `package`")
+    import rattler_build as build
+
     (made,) = build.Stage0Recipe.from_file(ROOT / ".ci" / "recipe.yaml").render()
     shown = made.recipe.to_dict()
     for section in ("package", "requirements"):

@@ -11,10 +11,10 @@ from matplotlib.patches import FancyBboxPatch
 #: One line on each package; the floors themselves are read from the contract in pyproject.toml.
 PACKAGES = {
     "__main__": "python -m numadam",
-    "cli": "the command line",
-    "demos": "examples with real data",
-    "bench": "speed measurements",
-    "info": "versions and machine",
+    "_cli": "the command line",
+    "_demos": "examples with real data",
+    "_bench": "speed measurements",
+    "_info": "versions and machine",
     "_gradient": "check_grad",
     "_least_squares": "least_squares_many",
     "_minimize": "minimize, minimize_many",
@@ -27,7 +27,7 @@ PACKAGES = {
     "_cuda": "CuPy: one kernel launch for a step",
     "_backend": "the interface of a back end",
     "_checkpoint": "files of checkpoints",
-    "history": "records of a run",
+    "_history": "records of a run",
     "schedules": "values that change with t",
     "_settings": "from options to plan and numbers",
     "_core": "arithmetic of a step, for any device",

@@ -167,7 +167,17 @@ class OptimizerType(ABCMeta):
         return op.named_options(cls.__init__.__get__(cls), defaults)  # type: ignore[misc]  # of a class
 
     def __dir__(cls) -> list[str]:
-        return own_names(cls, super().__dir__())
+        """Names that `help` shows: the docstring of a rule lists options and inherited members.
+
+        `dir` of an optimiser and of `Optimizer` has all names.
+        """
+        names = own_names(cls, super().__dir__())
+        if not hasattr(cls, "rule"):
+            return names
+        of_users = [base for base in cls.__mro__ if not base.__module__.startswith("numadam.")]
+        added = {name for base in of_users[:-1] for name in vars(base) if name != "rule"}
+        shown = {"__doc__", "__init__", "__module__", *added}
+        return [n for n in names if n in shown and not isinstance(getattr(cls, n), option)]
 
 
 def with_foreign_names(kind: Class) -> Class:
@@ -184,7 +194,7 @@ def own_names(kind: type, names: Iterable[str]) -> list[str]:
 
 def missing(kind: type, name: str, to: str = "") -> str:
     """Error text for an attribute that a class does not have."""
-    hint = attribute_hint(name, own_names(kind, dir(kind)))
+    hint = attribute_hint(name, own_names(kind, type.__dir__(kind)))
     return f"{kind.__name__} has no attribute {name!r}{to}. {hint}".rstrip()
 
 

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from numadam import bench
+from numadam import _bench as bench
+from numadam._bench import add_arguments, measure, peers, run
+from numadam._bench.measure import SAMPLE, repeats, rounds
 from numadam._jit import loops
-from numadam.bench import add_arguments, measure, peers, run
-from numadam.bench.measure import SAMPLE, repeats, rounds
 from tests.bench import load
 
 sides = load("benchmarks.sides")

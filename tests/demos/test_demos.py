@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._cli import main
+from numadam._demos import MissingExtra, decays, mlp
+from numadam._demos.mlp import Digits, Training, read_digits
 from numadam._version import install_command
-from numadam.cli import main
-from numadam.demos import MissingExtra, decays, mlp
-from numadam.demos.mlp import Digits, Training, read_digits
 from tests.processes import python
 
 WATCHED = """
 import sys, time
 from numba.core import event
-from numadam.cli import main
+from numadam._cli import main
 log, clock = [], time.perf_counter
 class Compiling(event.Listener):
     def on_start(self, event):
@@ -25,7 +25,7 @@ class Compiling(event.Listener):
     def on_end(self, event):
         pass
 def watched():
-    if sys._getframe(1).f_globals["__name__"].startswith("numadam.demos"):
+    if sys._getframe(1).f_globals["__name__"].startswith("numadam._demos"):
         log.append("clock")
     return clock()
 event.register("numba:compile", Compiling())
@@ -45,7 +45,7 @@ def command(tmp_path):
     def run(*words):
         path = tmp_path / "x.png"
         code = f"WORDS = {['demo', *words, '--output', str(path)]}" + WATCHED
-        *lines, log = python(code, NUMBA_CACHE_DIR=str(tmp_path), timeout=250).splitlines()
+        *lines, log = python(code, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()
         log = ast.literal_eval(log)
         begin, *_, end = (k for k, what in enumerate(log) if what == "clock")
         assert "compile" in log[:begin]

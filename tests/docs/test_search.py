@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import extras
+
 #: What a user types, and the page that answers it: among the first three that are shown.
 PAGES = {
     "bounds": "how-to/bounds",
@@ -40,8 +42,9 @@ var window = globalThis, _ready = () => null, _ = (text) => text;
 def search():
     site = os.environ.get("NUMADAM_SITE")
     if not site:
-        pytest.skip("NUMADAM_SITE names no built site; .ci/run docs builds one")
-    quickjs = pytest.importorskip("quickjs", reason="needs pip install '.[docs]'")
+        extras.stop("docs", "NUMADAM_SITE names no built site")
+    import quickjs
+
     context = quickjs.Context()
     context.eval(BROWSER)
     folder = Path(site)
@@ -56,6 +59,7 @@ def search():
     return lambda words: list(dict.fromkeys(json.loads(context.eval(f"pagesFor({words!r})"))))
 
 
+@pytest.mark.docs("quickjs")
 @pytest.mark.parametrize(("words", "page"), PAGES.items())
 def test_the_right_page_is_among_the_first_three(search, words, page):
     assert page in search(words)[:3]

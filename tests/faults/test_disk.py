@@ -14,6 +14,7 @@ import pytest
 
 import numadam as na
 from numadam._checkpoint.container import read
+from tests import extras
 from tests.minimize.objectives import START, python_rosen
 from tests.processes import python
 
@@ -56,7 +57,7 @@ def refused(work, path):
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+@extras.posix
 def test_an_optimiser_on_a_full_disk(tmp_path: Path) -> None:
     code = f"""
     folder = Path({str(tmp_path)!r})
@@ -79,7 +80,7 @@ def test_an_optimiser_on_a_full_disk(tmp_path: Path) -> None:
     assert python(DISKS + textwrap.dedent(code)) == "whole"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+@extras.posix
 def test_a_run_on_a_full_disk(tmp_path: Path) -> None:
     """It ends with its result; with room again, the same call goes on with the same bits."""
     code = f"""
@@ -122,12 +123,16 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
     import os, time
     from pathlib import Path
     from tests.minimize.objectives import START, python_rosen
-    folder, rate, path = Path({folder!r}), {rate}, {path!r}
+    looks = Path({folder!r}).with_name("looks")
+    folder, rate, path, calls = Path({folder!r}), {rate}, {path!r}, 0
     os.fsync = lambda handle: None  # nobody cuts the power
     def fun(x):
-        # both have looked for the file, and found none, before one of them writes
+        # both have looked for the file, and found none, before one of them writes; and who reads
+        # it between comes to look, however busy the machine is
+        global calls
+        calls += 1
         (folder / str(rate)).touch()
-        while len(list(folder.iterdir())) < 2:
+        while len(list(folder.iterdir())) < 2 or looks.stat().st_size < calls // 4:
             time.sleep(0.001)
         return python_rosen(x)
     res = na.minimize(
@@ -135,6 +140,7 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
     print(res.nit, res.x.tobytes().hex())
     """
     (tmp_path / "ready").mkdir()
+    (tmp_path / "looks").touch()
     given = {"folder": str(tmp_path / "ready"), "path": str(path), "steps": ITERATIONS}
     seen: dict[float, list[np.ndarray]] = {rate: [START] for rate in RATES}
     whole = {rate: run_of(rate, callback=seen[rate].append) for rate in RATES}
@@ -147,11 +153,13 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
                 rate, done = found.meta["rule"]["lr"], found.meta["at"]["done"]
                 np.testing.assert_array_equal(found.arrays["x"], seen[rate][done])
                 met.add((rate, done))
-            time.sleep(0.002)
+            with (tmp_path / "looks").open("a") as looks:
+                looks.write("x")
+            time.sleep(0.001)
     for rate, run in runs.items():
         assert run.result() == f"{ITERATIONS} {whole[rate].x.tobytes().hex()}"
     assert len(met) > 10
-    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "ready"]
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "looks", tmp_path / "ready"]
     last = read(path, "minimize").meta["rule"]["lr"]
     np.testing.assert_array_equal(run_of(last, checkpoint=path).x, whole[last].x)
     (other,) = {*RATES} - {last}
@@ -159,7 +167,7 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
         run_of(other, checkpoint=path)
 
 
-@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="counts open files in /dev/fd")
+@extras.machine(Path("/dev/fd").is_dir(), "/dev/fd")
 def test_many_files_leave_no_file_open_and_none_beside(tmp_path, monkeypatch) -> None:
     """Also those that fail at the last moment."""
     path, opt = tmp_path / "a", na.Adam(np.ones(3), lr=0.1)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests import extras
 from tests.processes import python
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory as Linux gives it")
+pytestmark = extras.machine(sys.platform == "linux", "memory as Linux gives it")
 
 OUT_OF_MEMORY = """
 import copy, pickle, resource

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 
 import numba
 import numpy as np
@@ -16,6 +15,7 @@ from numadam._checkpoint.container import read
 from numadam._minimize import checkpoint
 from numadam._minimize.compiled import problem
 from numadam._minimize.lanes import batch
+from tests import extras
 from tests.interrupts import interrupted_after
 from tests.minimize.compared import assert_same_problems, assert_same_run, why
 from tests.minimize.interrupted import Cut, compiled_run, cut_at, pieces
@@ -442,7 +442,7 @@ def test_another_run_of_many_is_refused(tmp_path):
         na.minimize(rosen, STARTS[0], checkpoint=path)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills children of a fork")
+@extras.fork
 def test_killed_runs_go_on():
     """At random moments; `tests/campaigns/killed_runs.py` kills thousands."""
     code = """

@@ -82,7 +82,6 @@ def run(folder, *names, root=ROOT, **env):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

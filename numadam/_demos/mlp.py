@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import numadam as na
-from numadam import demos
+from numadam import _demos as demos
 
 EXAMPLES = """\
 examples:

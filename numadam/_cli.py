@@ -15,9 +15,9 @@ from importlib import import_module
 from signal import SIGINT, default_int_handler, getsignal, signal
 from typing import Any, NoReturn
 
-from numadam import bench, info
+from numadam import _bench, _info
+from numadam._demos import DEMOS, MissingExtra
 from numadam._version import __version__
-from numadam.demos import DEMOS, MissingExtra
 
 PROGRAM = "python -m numadam"
 FAILED, USAGE_ERROR = 1, 2
@@ -127,7 +127,7 @@ def parser(demo: str | None = None) -> argparse.ArgumentParser:
         description="Measure the speed of a step: ratios of two sides, timed in turns.",
         epilog=_BENCH,
     )
-    bench.add_arguments(measured)
+    _bench.add_arguments(measured)
     text = "versions, threads, cache folder, CPU, GPU"
     commands.add_parser("info", help=text, description=_INFO)
     return top
@@ -141,7 +141,7 @@ def _add_demos(demo: argparse.ArgumentParser, chosen: str | None) -> None:
         if name != chosen:
             names.add_parser(name, help=line)
             continue
-        module = import_module(f"numadam.demos.{name}")
+        module = import_module(f"numadam._demos.{name}")
         module.add_arguments(
             names.add_parser(name, help=line, description=module.__doc__, epilog=module.EXAMPLES)
         )
@@ -181,7 +181,7 @@ def _run(words: list[str]) -> int:
         top.print_help()
         return USAGE_ERROR
     try:
-        return {"demo": _demo, "bench": bench.run, "info": info.run}[args.command](args)
+        return {"demo": _demo, "bench": _bench.run, "info": _info.run}[args.command](args)
     except BrokenPipeError:  # `| head`: no error of ours
         raise
     except (OSError, RuntimeError) as error:  # a folder that cannot be written, a setting of Numba
@@ -202,7 +202,7 @@ def _demo(args: argparse.Namespace) -> int:
         return 0
     given = {k: v for k, v in vars(args).items() if k not in _NOT_OF_A_DEMO}
     try:
-        import_module(f"numadam.demos.{args.which}").main(**given)
+        import_module(f"numadam._demos.{args.which}").main(**given)
     except (MissingExtra, ValueError) as error:
         return _fail(f"demo {args.which}", error, USAGE_ERROR)
     return 0

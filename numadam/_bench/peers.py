@@ -11,8 +11,8 @@ import numba
 import numpy as np
 
 import numadam
+from numadam._bench.measure import Side
 from numadam._jit import loops
-from numadam.bench.measure import Side
 
 STEP_LR = 1e-3
 
