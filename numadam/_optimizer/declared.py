@@ -13,8 +13,7 @@ from numadam._core import options as op
 from numadam._core.options import OF_UPDATES
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.synonyms import preset
-from numadam._optimizer.attributes import with_options
-from numadam._optimizer.base import OptimizerBase
+from numadam._optimizer.base import OptimizerBase, with_options
 from numadam._optimizer.functional import USUAL_LR, UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
 
