@@ -21,7 +21,7 @@ from numadam._least_squares.least_squares_many import (
 from numadam._minimize.arguments import own_copy, read_args
 from numadam._minimize.compiled import objective as compiled
 from numadam._minimize.objective import Objective
-from numadam._optimizer.dispatch import backend_for
+from numadam._optimizer.base import backend_for
 from numadam._settings.bounds import inward, leaf_bounds
 
 #: Note on an exception of `fun` that x0 itself does not raise.

@@ -13,8 +13,7 @@ from numadam._core import options as op
 from numadam._core.options import OF_UPDATES
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.synonyms import preset
-from numadam._optimizer.attributes import with_options
-from numadam._optimizer.base import OptimizerBase
+from numadam._optimizer.base import OptimizerBase, with_options
 from numadam._optimizer.functional import USUAL_LR, UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
 
@@ -62,6 +61,16 @@ eps_root : float >= 0 or callable, default {default}
 }
 
 
+def members() -> dict[str, Any]:
+    """Methods and properties that all optimisers have; lr and params are parameters, too."""
+    return {
+        name: member
+        for name, member in inspect.getmembers(Optimizer)
+        if isinstance(member, property) or inspect.isfunction(member)
+        if not name.startswith("_") and name not in ("lr", "params")
+    }
+
+
 def shared(doc: str | None, declared: Container[str]) -> str:
     """Lines on the options of a docstring, that of `Optimizer`, which a rule has not `declared`.
 
@@ -76,13 +85,11 @@ def shared(doc: str | None, declared: Container[str]) -> str:
             for name in names
             if name in texts and name not in declared
         ]
-    members = [
+    lines_on_members = [
         f"- `{name}`: {first_sentence(inspect.getdoc(member) or '')}"
-        for name, member in inspect.getmembers(Optimizer)
-        if isinstance(member, property) or inspect.isfunction(member)
-        if not name.startswith("_") and name not in ("lr", "params")  # parameters
+        for name, member in members().items()
     ]
-    return "\n".join(["**shared", *lines, "", "Notes", "-----", _MEMBERS, "", *members])
+    return "\n".join(["**shared", *lines, "", "Notes", "-----", _MEMBERS, "", *lines_on_members])
 
 
 #: Entries of parameters of functions on arrays.

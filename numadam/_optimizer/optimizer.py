@@ -13,7 +13,7 @@ from numadam._arrays.sparse import marked
 from numadam._arrays.tree import refuse_replaced
 from numadam._core.keywords import SharedAttributes
 from numadam._core.options import DEFAULTS, HYPER_NAMES
-from numadam._optimizer.attributes import with_options
+from numadam._optimizer.base import with_options
 from numadam._optimizer.checkpoint import Checkpointed
 from numadam._optimizer.state import Snapshot, checked
 

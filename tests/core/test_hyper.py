@@ -35,8 +35,7 @@ from numadam._core.hyper import (
 from numadam._core.keywords import Shared
 from numadam._core.options import DEFAULTS
 from numadam._core.synonyms import LIKE
-from numadam._optimizer.attributes import fixed, hyper
-from numadam._optimizer.base import default_options
+from numadam._optimizer.base import default_options, fixed, hyper
 from numadam.schedules import Cosine
 
 HALF = Hyper("beta", 0.0, 1.0)

@@ -31,6 +31,7 @@ from public_names import (  # noqa: E402
     missing_parameters,
     public_names,
 )
+from wraps import with_breaks  # noqa: E402
 
 NAMES = public_names()
 
@@ -194,6 +195,16 @@ def test_another_host_is_found(text):
 )
 def test_links_of_readers_are_none(text):
     assert from_elsewhere(text) == []
+
+
+def test_a_name_may_wrap_after_its_underscores():
+    code = '<code class="docutils"><span class="pre">max_skips=1</span></code>'
+    assert with_breaks(code).count("max_<wbr>skips=1") == 1
+    assert with_breaks("<dt><strong>clip_norm</strong></dt>") == (
+        "<dt><strong>clip_<wbr>norm</strong></dt>"
+    )
+    for other in ("<pre>clip_norm</pre>", '<a href="clip_norm.html">clip norm</a>'):
+        assert with_breaks(other) == other
 
 
 # --- formulas: a name of several letters is one upright element of the MathML -------------------

@@ -20,8 +20,7 @@ import numadam as na
 from numadam import rules
 from numadam._arrays.formatting import first_sentence, parameters
 from numadam._core.options import DEFAULTS, HYPERS
-from numadam._optimizer.attributes import fixed, hyper
-from numadam._optimizer.base import default_options
+from numadam._optimizer.base import default_options, fixed, hyper
 from numadam._optimizer.declared import PURPOSES
 from tests import stubs
 from tests.runs import compiled_step

@@ -222,6 +222,11 @@ def test_what_follows_from_the_rules_is_up_to_date(path):
     )
 
 
+def test_the_page_of_all_options_is_short():
+    text = generate.written()[generate.PAGES / "all-options.md"]
+    assert len(text.splitlines()) <= 300
+
+
 def test_only_files_of_its_own_checkout_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(stubs, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="numadam is imported from another checkout, "):
