@@ -13,7 +13,7 @@ import pytest
 
 import numadam
 from numadam import _program, cli, info
-from numadam._jit import cache
+from numadam._jit import build
 from numadam.cli import main
 from numadam.demos import DEMOS
 from tests.processes import ROOT, python
@@ -68,8 +68,8 @@ def test_info_names_what_changes_the_compiled_code(monkeypatch):
 def test_info_says_why_nothing_is_cached(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "cache"
-    monkeypatch.setattr(cache, "folders", lambda: [folder])
-    monkeypatch.setattr(cache, "directory", cache.directory.__wrapped__)
+    monkeypatch.setattr(build, "folders", lambda: [folder])
+    monkeypatch.setattr(build, "directory", build.directory.__wrapped__)
     line = info.facts()["cache folder"]
     assert line == f"cannot be written: {folder}: Not a directory"
 

@@ -120,7 +120,7 @@ def _image(
 ) -> tuple[bytes, str, str]:
     """The cubin, the kernel's name and the kinds of its arguments, from the disk if it is there."""
     key = (make.__qualname__, plan.name, str(more), capability, policy.THREADS, _versions())
-    entry = cache.entry("cuda", key, "_cuda")
+    entry = cache.entry("cuda", key)
     cached = cache.read(entry)
     if cached is not None:
         name, letters, image = cached.split(b"\n", 2)
