@@ -19,8 +19,8 @@ PAGES = "reference/rules"
 #: What a page of a rule has to have, besides its text.
 PARTS = ("{rule-formula}", "valley.draw(", "## Advice", "autoclass::", "autofunction::")
 MATH = re.compile(r"^\.\. math::.*?(?=^\S)", re.MULTILINE | re.DOTALL)
-#: The list of the options of every rule, which have a page of their own.
-SHARED = re.compile(r" says more about each:\n\n(?: +(?:- |  ).*\n)+")
+#: The lists of options, methods and attributes of every rule, which have pages of their own.
+SHARED = re.compile(r" says more about each:\n.*?^Notes\n-----\n.*?(?=^\S[^\n]*\n---)", re.M | re.S)
 
 
 class RuleFormula(SphinxDirective):
@@ -42,7 +42,7 @@ def shorten(app: Any, what: str, name: str, thing: Any, options: Any, lines: Any
     """Leave out what stands elsewhere: the formula above, the shared options on their page."""
     if thing in rules.classes().values():
         text = MATH.sub("", "\n".join(lines))
-        lines[:] = SHARED.sub(" describes them.\n", text).split("\n")
+        lines[:] = SHARED.sub(" describes them.\n\n", text).split("\n")
 
 
 def leave_out_options(

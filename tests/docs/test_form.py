@@ -31,6 +31,7 @@ from public_names import (  # noqa: E402
     missing_parameters,
     public_names,
 )
+from wraps import with_breaks  # noqa: E402
 
 NAMES = public_names()
 
@@ -196,6 +197,16 @@ def test_links_of_readers_are_none(text):
     assert from_elsewhere(text) == []
 
 
+def test_a_name_may_wrap_after_its_underscores():
+    code = '<code class="docutils"><span class="pre">max_skips=1</span></code>'
+    assert with_breaks(code).count("max_<wbr>skips=1") == 1
+    assert with_breaks("<dt><strong>clip_norm</strong></dt>") == (
+        "<dt><strong>clip_<wbr>norm</strong></dt>"
+    )
+    for other in ("<pre>clip_norm</pre>", '<a href="clip_norm.html">clip norm</a>'):
+        assert with_breaks(other) == other
+
+
 # --- formulas: a name of several letters is one upright element of the MathML -------------------
 
 BLOCK = re.compile(r"^( *)\.\. math::(.*\n(?:\1 .*\n|\s*\n)*)", re.MULTILINE)
@@ -240,11 +251,11 @@ def test_no_name_is_left_as_single_letters(tex):
     assert names_of(upright(tex)) == []
 
 
+@pytest.mark.docs("docutils")
 @pytest.mark.parametrize("tex", all_formulas())
 def test_name_is_one_element(tex):
-    latex2mathml = pytest.importorskip(
-        "docutils.utils.math.latex2mathml", reason="needs the extra `docs`"
-    )
+    from docutils.utils.math import latex2mathml
+
     one_line = upright(tex).replace("&", "").replace(r"\\", "")
     mathml = latex2mathml.tex2mathml(one_line).replace("&ApplyFunction;", "")
     tree = ElementTree.fromstring(mathml)
