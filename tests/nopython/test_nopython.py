@@ -22,6 +22,7 @@ from numba.core.errors import TypingError
 import numadam
 import numadam as na
 from numadam import nopython, rules
+from tests import extras
 from tests.processes import python
 
 
@@ -114,11 +115,8 @@ def check_solve(case, p, grads, write):
         np.testing.assert_array_equal(own[key], array, err_msg=key)
 
 
-ROWS = [
-    pytest.param(case, dtype, marks=[pytest.mark.sweep] if case in ALIKE else [])
-    for case in CASES
-    for dtype in (["float32", "float64"] if case in ("adam", "nadam", *ALIKE) else ["float32"])
-]
+ROWS = [extras.sweep(case, "float32") if case in ALIKE else (case, "float32") for case in CASES]
+ROWS += [extras.sweep(case, "float64") for case in CASES]
 
 
 @pytest.mark.rule
@@ -131,11 +129,8 @@ def test_an_update_has_the_bits_of_the_optimiser(case, dtype):
     check_solve(case, *problem(dtype), write)
 
 
-ELEMENTS = [
-    pytest.param(case, marks=[pytest.mark.sweep] if case in (*ALIKE, "adamw decay") else [])
-    for case in CASES
-    if case != "adam by place"
-]
+ELEMENTS = ["adam", "adam amsgrad", "nadam product", "rmsprop all", "sgd momentum", "lion"]
+ELEMENTS += [extras.sweep(case) for case in CASES if case not in (*ELEMENTS, "adam by place")]
 
 
 @pytest.mark.rule
