@@ -140,6 +140,19 @@ def give_lock(owner: Any) -> None:
         _purge_at = 64 + 2 * len(_owners)
 
 
+def refuse_lost(process: int) -> None:
+    """Refuse to wait in a child for a thread of its parent, which compiles."""
+    if process != os.getpid():
+        raise _error("compile or load a loop", "was compiling")
+
+
+def wait_for_compiling() -> None:
+    """Wait for the thread that compiles, if there is one."""
+    if not _compile_cut_off:
+        with _compiling:
+            pass
+
+
 @contextlib.contextmanager
 def compile_lock() -> Iterator[None]:
     """Hold the lock of all that is compiled, or loaded, or imported with Numba.

@@ -27,7 +27,7 @@ from numadam._core.plan import STATE_SLOTS
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import make_loop_scalars, make_power, tiny
 from numadam._core.synonyms import option_hint
-from numadam._jit.cache import source_stamp
+from numadam._jit.build import source_stamp
 from numadam._jit.functions import cast, jit_once
 from numadam._version import __version__
 
@@ -38,7 +38,7 @@ Number = float | np.floating[Any]
 
 
 #: Changes wherever a formula may have changed.
-VERSION = f"{__version__}-{source_stamp('nopython')[:12]}"
+VERSION = f"{__version__}-{source_stamp()[:12]}"
 
 
 class _Compiled(CPUDispatcher):  # type: ignore[misc]  # Numba has no types
