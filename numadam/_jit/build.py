@@ -242,6 +242,33 @@ def compiled(
         The compiled function itself: it converts numbers, never compiles, and does not check the
         types of arrays.
     """
+    result = _result(
+        name, text, scope, signature, entry=entry, parallel=parallel, keep=keep, shown=shown
+    )
+    callable_result: Callable[..., Any] = result.entry_point
+    return callable_result
+
+
+def address(*what: Any, **how: Any) -> int:
+    """Compile as `compiled` does: the address of the C function, for calls from compiled code.
+
+    Its arguments are numbers, and it raises nothing.
+    """
+    return private.address(_result(*what, **how))
+
+
+def _result(
+    name: str,
+    text: str,
+    scope: Mapping[str, Any],
+    signature: Any,
+    *,
+    entry: str,
+    parallel: bool = False,
+    keep: bool = True,
+    shown: str = "",
+) -> Any:
+    """What Numba has compiled, or what the disk had."""
     refuse_without_jit()
     if parallel:
         numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
@@ -258,11 +285,10 @@ def compiled(
                 _results[key], why = _made(key, how(function), signature, shown or name, keep)
                 return why
 
-        unkept = _in_thread(make)
+        unkept = in_thread(make)
         if unkept:
             warn_once(unkept)  # here: the warning names the user's line
-    result: Callable[..., Any] = _results[key].entry_point
-    return result
+    return _results[key]
 
 
 def _function(module: str, text: str, scope: Mapping[str, Any], entry: str) -> Any:
@@ -316,7 +342,7 @@ def _loaded(function: Any, content: bytes | None) -> Any:
         return None
 
 
-def _in_thread(work: Callable[[], Kind]) -> Kind:
+def in_thread(work: Callable[[], Kind]) -> Kind:
     """Do something in a thread of its own: an exception in this one ends the wait, not the work.
 
     Numba and LLVM hand objects over in several calls. An exception between two of them, of Ctrl-C

@@ -67,7 +67,7 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
         array.meminfo = ir.Constant(array.meminfo.type, None)
-        return array._getvalue()  # noqa: SLF001
+        return array._getvalue()
     if isinstance(kind, types.BaseTuple):
         for k, item in enumerate(kind.types):
             part = _uncounted(context, builder, item, builder.extract_value(value, k))

@@ -13,7 +13,7 @@ import numba
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from numadam._jit import process
+from numadam._jit import private, process
 from numadam._jit.cache import compile_cached
 from numadam._jit.process import compile_lock
 
@@ -171,6 +171,11 @@ class CompiledLoop:
             self._overloads[loop] = loop.get_overload(self._signature)
         return self._overloads[loop]
 
+    def address(self, parallel: bool) -> int:
+        """One of the two as C code calls it."""
+        loop = self.choose(parallel)
+        return private.address(loop.overloads[self._signature.args])
+
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""
         form = PARALLEL if parallel else SERIAL
@@ -183,7 +188,7 @@ class CompiledLoop:
     def _compile(self, form: str) -> Any:
         refuse_without_jit()
         # not nogil: the step itself lets go of the GIL when all headers are read
-        wrap = numba.njit(parallel=form == PARALLEL, error_model="numpy", no_cfunc_wrapper=True)
+        wrap = numba.njit(parallel=form == PARALLEL, error_model="numpy")
         dispatcher = wrap(self._loops[form])
         compile_cached(dispatcher, f"{self._name}-{form}", self._package, self._signature)
         dispatcher.disable_compile()

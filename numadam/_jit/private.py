@@ -30,6 +30,11 @@ def reduced(result: Any) -> bytes:
     return bytes(dumps(result._reduce()))  # noqa: SLF001
 
 
+def address(result: Any) -> int:
+    """The address of a compiled function as C code calls it."""
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
+
+
 def rebuilt(dispatcher: Any, parts: Any) -> Any:
     """A compiled function, of what `reduced` was asked to keep."""
     rtsys.initialize(dispatcher.targetctx)
@@ -38,9 +43,9 @@ def rebuilt(dispatcher: Any, parts: Any) -> Any:
 
 @intrinsic
 def pointer(typingctx: Any, address: Any, like: Any) -> Any:
-    """The address as a pointer to numbers of the dtype of an array, for `carray`."""
+    """The address as a pointer to numbers as those of `like`, an array or one, for `carray`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(like.dtype)(address, like), codegen
+    return types.CPointer(getattr(like, "dtype", like))(address, like), codegen
