@@ -250,10 +250,7 @@ def compiled(
 
 
 def address(*what: Any, **how: Any) -> int:
-    """Compile as `compiled` does: the address of the C function, for calls from compiled code.
-
-    Its arguments are numbers, and it raises nothing.
-    """
+    """Compile as `compiled` does: the address of the function, for calls from compiled code."""
     return private.address(_result(*what, **how))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -15,9 +14,13 @@ def _make_call(names: str) -> Any:
 
     def call(typingctx: Any, *kinds: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            word = ir.IntType(64)
-            function = ir.FunctionType(word, [word] * count).as_pointer()
-            return builder.call(builder.inttoptr(values[0], function), values[1:])
+            convention, kinds = context.call_conv, [types.int64] * count
+            function = convention.get_function_type(types.int64, kinds).as_pointer()
+            callee = builder.inttoptr(values[0], function)
+            status, value = convention.call_function(
+                builder, callee, types.int64, kinds, values[1:]
+            )
+            return builder.select(status.is_error, value.type(-1), value)
 
         return types.int64(*[types.int64] * (count + 1)), codegen
 
@@ -28,7 +31,7 @@ def _make_call(names: str) -> Any:
     return intrinsic(call)
 
 
-#: ``(address, a, ...)``: call the C function ``int64 f(int64 a, ...)`` at an address.
+#: ``(address, a, ...)``: call ``int64 f(int64 a, ...)``, compiled by Numba; -1 if it raised.
 call1, call3, call7 = map(_make_call, ("a", "abc", "abcdefg"))
 
 
@@ -39,7 +42,7 @@ def address_of(typingctx: Any, args: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         place = builder.alloca(values[0].type)
         builder.store(values[0], place)
-        return builder.ptrtoint(place, ir.IntType(64))
+        return builder.ptrtoint(place, context.get_value_type(types.int64))
 
     return types.int64(args), codegen
 
@@ -66,7 +69,7 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
-        array.meminfo = ir.Constant(array.meminfo.type, None)
+        array.meminfo = array.meminfo.type(None)
         return array._getvalue()
     if isinstance(kind, types.BaseTuple):
         for k, item in enumerate(kind.types):

@@ -172,7 +172,7 @@ class CompiledLoop:
         return self._overloads[loop]
 
     def address(self, parallel: bool) -> int:
-        """One of the two as C code calls it."""
+        """The address of one of the two, for calls from compiled code."""
         loop = self.choose(parallel)
         return private.address(loop.overloads[self._signature.args])
 
@@ -188,7 +188,7 @@ class CompiledLoop:
     def _compile(self, form: str) -> Any:
         refuse_without_jit()
         # not nogil: the step itself lets go of the GIL when all headers are read
-        wrap = numba.njit(parallel=form == PARALLEL, error_model="numpy")
+        wrap = numba.njit(parallel=form == PARALLEL, error_model="numpy", no_cfunc_wrapper=True)
         dispatcher = wrap(self._loops[form])
         compile_cached(dispatcher, f"{self._name}-{form}", self._package, self._signature)
         dispatcher.disable_compile()

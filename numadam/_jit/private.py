@@ -31,8 +31,8 @@ def reduced(result: Any) -> bytes:
 
 
 def address(result: Any) -> int:
-    """The address of a compiled function as C code calls it."""
-    return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
+    """The address of a compiled function, for `numadam._jit.calls`."""
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
 def rebuilt(dispatcher: Any, parts: Any) -> Any:

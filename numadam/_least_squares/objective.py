@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
+from numadam._jit import private
 from numadam._jit.calls import loader
 from numadam._jit.loops import refuse_without_jit
 from numadam._jit.pointers import array_at
@@ -132,7 +133,7 @@ class ResidualAdapter:
             )
 
         self._evaluate, self._is_guarded = guarded(fun, "residuals go into r", compile_for, explain)
-        self.address = self._evaluate.address
+        self.address = private.address(self._evaluate)
 
     def call_again(
         self, x: np.ndarray, m: int, number: int, args: tuple[Any, ...]

@@ -24,22 +24,23 @@ LANES = 8
 
 
 class Numbers(NamedTuple):
-    """Places of the state of the tests."""
+    """State of the tests, or the places of it."""
 
-    F: int  # at the iterate
-    SIZE: int  # the norm of its projected gradient
-    F_BEFORE: int  # f at the iterate tested before
-    FIRST: int  # norm of the first projected gradient, NaN before it is known
-    LIMIT: int  # norm of the gradient at which the run stops
-    GTOL: int
-    GTOL_REL: int
-    FTOL: int
-    XTOL: int
-    F_BEST: int
-    SIZE_BEST: int
+    F: float  # at the iterate
+    SIZE: float  # the norm of its projected gradient
+    F_BEFORE: float  # f at the iterate tested before
+    FIRST: float  # norm of the first projected gradient, NaN before it is known
+    LIMIT: float  # norm of the gradient at which the run stops
+    GTOL: float
+    GTOL_REL: float
+    FTOL: float
+    XTOL: float
+    F_BEST: float
+    SIZE_BEST: float
 
 
-AT = Numbers(*range(len(Numbers._fields)))
+#: The place of each.
+AT: Any = Numbers(*range(len(Numbers._fields)))
 
 #: What the lines read besides: places, and functions that are compiled.
 SCOPE: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Compiled objectives: how they are called, and what is compiled for each of them.
 
-Nothing else tells call forms apart. The loops know an objective as the address of a C function, and
+Nothing else tells call forms apart. The loops know an objective as the address of a function, and
 never see the types of its arguments: so a new objective costs no compiling of a loop.
 """
 
@@ -16,7 +16,7 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
-from numba import cfunc, errors, from_dtype, int64, njit, typeof, types
+from numba import errors, from_dtype, int64, njit, typeof, types
 from numba.extending import is_jitted
 
 from numadam._arrays.checks import describe, refuse_uncompilable
@@ -118,9 +118,16 @@ CALLS = {
 }
 
 
+#: Classes of functions, and whether Numba has compiled them: asking takes 2 us.
+_kinds: dict[type, bool] = {}
+
+
 def is_compiled(fun: Any) -> bool:
     """Whether an objective was compiled by Numba for the CPU."""
-    return bool(is_jitted(fun))
+    kind = type(fun)
+    if kind not in _kinds:
+        _kinds[kind] = bool(is_jitted(fun))
+    return _kinds[kind]
 
 
 def check_for_compiled(x: Any) -> None:
@@ -206,7 +213,7 @@ def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
 # --- what is compiled for an objective -----------------------------------------------------------
 
 
-#: live, addresses of x, g, f, problem numbers, shape, arguments -> 0 or FAILED
+#: live, addresses of x, g, f, problem numbers, shape, arguments -> 0; it may raise
 EVALUATE = int64(*[int64] * 7)
 #: addresses of two records and of the arguments -> 0
 KERNEL = int64(int64, int64, int64)
@@ -305,16 +312,12 @@ def caller(fun: Any, form: str, guard: Any) -> Any:
 
 
 def evaluation(evaluate: Any) -> Any:
-    """A C function of the signature `EVALUATE` around a function that may raise."""
-    inner = njit(error_model="numpy")(evaluate)
-
-    def safe(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
-        try:
-            return inner(live, x_at, g_at, f_at, numbers_at, dims_at, args_at)
-        except Exception:
-            return FAILED
-
-    return cfunc(EVALUATE, error_model="numpy")(safe)
+    """A function of the signature `EVALUATE`, compiled."""
+    dispatcher: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        evaluate
+    )
+    dispatcher.compile(EVALUATE)
+    return dispatcher.overloads[EVALUATE.args]
 
 
 def call_again(

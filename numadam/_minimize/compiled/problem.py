@@ -28,7 +28,7 @@ from numadam._minimize.result import make_history
 from numadam._minimize.run import Memory, Run
 from numadam._minimize.stopping import MAXITER, RUNNING, gradient_limit
 from numadam._minimize.test_text import AT as NUMBER
-from numadam._minimize.test_text import LANES
+from numadam._minimize.test_text import LANES, Numbers
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.groups import is_plain
@@ -180,7 +180,7 @@ class Problem:
         self.firsts, self._before_step = np.zeros_like(x), np.empty_like(x)
         self._tables = tables = StepTables(self.settings, _FEW_STEPS)
         self._page, self._own_row = np.empty((_LINES, 4)), Rows(plan, loop.width, 1)
-        self._numbers, self._f = np.zeros(len(NUMBER)), np.zeros(1)
+        self._numbers = np.zeros(len(NUMBER))
         self._group = self.settings.group_of_leaf[0]
         self._control = self.settings.control.copy()
         #: the arrays that the loop finds by words of its table
@@ -238,11 +238,19 @@ class Problem:
             table[AT.BEFORE] = 0
         if task.track_best is False:
             table[AT.BEST] = 0
-        numbers = self._numbers
-        numbers[[NUMBER.F, NUMBER.SIZE, NUMBER.F_BEFORE, NUMBER.SIZE_BEST]] = math.nan
-        numbers[NUMBER.F_BEST], numbers[NUMBER.FIRST] = math.inf, first_of(task.state, tolerances)
-        numbers[NUMBER.GTOL], numbers[NUMBER.GTOL_REL] = tolerances.gtol, tolerances.gtol_rel
-        numbers[NUMBER.FTOL], numbers[NUMBER.XTOL] = tolerances.ftol, tolerances.xtol
+        self._numbers[:] = Numbers(
+            F=math.nan,
+            SIZE=math.nan,
+            F_BEFORE=math.nan,
+            FIRST=first_of(task.state, tolerances),
+            LIMIT=math.nan,
+            GTOL=tolerances.gtol,
+            GTOL_REL=tolerances.gtol_rel,
+            FTOL=tolerances.ftol,
+            XTOL=tolerances.xtol,
+            F_BEST=math.inf,
+            SIZE_BEST=math.nan,
+        )
 
     def evaluate_at(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """F and gradient at another x, which another problem of the same kind evaluates."""

@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from numadam._jit import private
 from numadam._jit.calls import loader, read_only
 from numadam._jit.pointers import array_at, as_pointer
 from numadam._minimize.checkpoint import Task
@@ -198,7 +199,7 @@ class ManyObjective:
                 inner = fun if form == RETURNS else _inlined(fun)
                 self._evaluate = compile_in_thread(fun, lambda: compile_for(inner, read_only))
             self._is_guarded = True
-        self.address = self._evaluate.address
+        self.address = private.address(self._evaluate)
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
         """Evaluate from Python: f and gradient."""
