@@ -140,6 +140,12 @@ def give_lock(owner: Any) -> None:
         _purge_at = 64 + 2 * len(_owners)
 
 
+def refuse_cut_off() -> None:
+    """Refuse to compile in a child that was forked while another thread did so."""
+    if _compile_cut_off:
+        raise _error("compile or load a loop", "was compiling")
+
+
 @contextlib.contextmanager
 def compile_lock() -> Iterator[None]:
     """Hold the lock of all that is compiled, or loaded, or imported with Numba.
@@ -151,8 +157,7 @@ def compile_lock() -> Iterator[None]:
     RuntimeError
         In a child that was forked while another thread did so.
     """
-    if _compile_cut_off:
-        raise _error("compile or load a loop", "was compiling")
+    refuse_cut_off()
     with _compiling, outside_llvmlite():
         yield
 
