@@ -11,13 +11,13 @@ import functools
 import math
 from typing import NamedTuple
 
-from numba import carray, int64
+from numba import int64
 
 from numadam._core import options as op
 from numadam._core.plan import Plan
-from numadam._core.text import Text, indented, scope_of
+from numadam._core.text import indented
+from numadam._cpu.loop import StepText
 from numadam._jit import build
-from numadam._jit.private import pointer
 from numadam._minimize import test_text as tt
 
 #: What the loop says of an iterate, `STATE`: it is to be evaluated, it has been, it is tested.
@@ -54,7 +54,10 @@ class Table(NamedTuple):
     CHANGES: int  # float64[steps, changing]: what they hold
     HISTORY: int  # float64[lines, 4]: iteration, f, gradient, lr
     TOPS: int  # float64: see `test_text.LANES`
-    SUMS: int  # float64: squares of blocks of the gradient
+    BLOCKS: int  # int64[blocks, 5]: of the gradient's norm, as a step has them
+    BLOCK_COUNT: int
+    SUMS: int  # float64: squares of each block
+    TOTALS: int  # float64[1, 2]: their sum, and its exponent
     BEFORE: int  # x before the step, 0 if no test asks for it
     BEST: int  # best x, 0 if it is not tracked
     BEST_GRADIENT: int
@@ -70,14 +73,11 @@ def _view(name: str, place: str, like: str, shape: object) -> str:
     return f"{name} = carray(pointer(table[{place}], {like}), {shape})"
 
 
-def _views(text: Text) -> list[str]:
-    """Views of the arrays of a step; a complex number is two."""
-    lines = []
-    for k, name in enumerate(text.arrays):
-        pair = text.plan.stride(text.slots[k]) > text.plan.real.itemsize
-        size = "count" if pair else "n"
-        lines.append(_view(text.views[name], f"ARRAYS + {k}" if k else "ARRAYS", "one", size))
-    return lines
+def _views(text: StepText) -> list[str]:
+    """Views of the arrays of a step that the tests read; a complex number is two."""
+    names = ["p", "g", *(["low", "high"] if text.plan.bounds == "array" else [])]
+    places = [(text.views[name], text.arrays.index(name)) for name in names]
+    return [_view(view, f"ARRAYS + {place}", "one", "count") for view, place in places]
 
 
 def _test(plan: Plan, norm: float) -> list[str]:
@@ -96,25 +96,27 @@ def _test(plan: Plan, norm: float) -> list[str]:
     return [*lines, "table[CODE], table[STATE] = code, TESTED"]
 
 
-def _step(text: Text) -> list[str]:
+def _step(text: StepText) -> list[str]:
     """Take a step."""
-    plan, width = text.plan, len(text.scalars)
+    width = text.width
     lines = ["t, step_number = counters[0], table[STEP]", "k = min(t, table[MOST_ROWS] - 1)"]
-    address = f"table[ROWS] + {plan.real.itemsize * width} * k"
+    address = f"table[ROWS] + {text.plan.real.itemsize * width} * k"
     lines += [f"row = carray(pointer({address}, one), {width})", "if t >= table[KNOWN_ROWS]:"]
     lines += ["    fill_row(table, row, t, step_number)"]
     lines += ["    if k == table[KNOWN_ROWS] and k < table[MOST_ROWS] - 1:"]
     lines += ["        table[KNOWN_ROWS] += 1"]
     lines += ["if table[BEFORE] != 0:", "    " + _view("befores", "BEFORE", "one", "count")]
     lines += ["    for i in range(count):", "        befores[i] = ps[i]"]
-    lines += [*text.head(), "for i in range(n):", *indented(text.element())]
+    lines += [f"arrays = carray(pointer(at + {8 * AT.ARRAYS}, at), (1, {len(text.arrays)}))"]
+    lines += ["clip_row(table, arrays, row)"] if text.plan.clip_norm else []
+    lines += ["part(arrays, 0, 0, table[UPDATES], 0, row)"]
     lines += ["counters[0], table[DONE], table[STEP] = t + 1, table[DONE] + 1, step_number + 1"]
     return [*lines, "table[LEFT] -= 1", "table[STATE] = EVALUATED", "return EVALUATE"]
 
 
-def _fill_row(text: Text) -> list[str]:
+def _fill_row(plan: Plan) -> list[str]:
     """``fill_row(table, row, t, step_number)``: the scalars of the step after t."""
-    plan, carried = text.plan, len(text.plan.products)
+    carried = len(plan.products)
     lines = [_view("control", "CONTROL", "1.0", op.RULE + plan.rule.width)]
     lines += [_view("products", "PRODUCTS", "1.0", 2 * carried), "changing = table[CHANGING]"]
     lines += [_view("columns", "COLUMNS", "changing", "changing")]
@@ -123,6 +125,28 @@ def _fill_row(text: Text) -> list[str]:
     lines += [_view("rates", "RATES", "1.0", "step_number + 1")]
     lines += ["fill(row, control, products, t + 1.0, rates[step_number * table[RATE_STEP]])"]
     return lines + [f"products[{k}] = products[{carried + k}]" for k in range(carried)]
+
+
+def _clip_row(text: StepText) -> list[str]:
+    """``clip_row(table, arrays, row)``: the factors of the clip by norm, into the row."""
+    limit = op.COLUMN.clip_array_norm if text.plan.norm == "array" else op.COLUMN.clip_norm
+    pre = text.scalars.index("pre")
+    block = "arrays, 0, blocks[b, 1], blocks[b, 2], blocks[b, 3], row, 2.0 ** -totals[0, 1]"
+    return [
+        _view("control", "CONTROL", "1.0", op.RULE),
+        _view("blocks", "BLOCKS", "table[BLOCKS]", "(table[BLOCK_COUNT], 5)"),
+        _view("sums", "SUMS", "1.0", "table[BLOCK_COUNT]"),
+        _view("totals", "TOTALS", "1.0", "(1, 2)"),
+        "totals[0, 1] = 0.0",
+        "again = True",
+        "while again:",
+        "    for b in range(len(sums)):",
+        f"        sums[b] = square({block})",
+        "    again = add_up(sums, blocks, totals)",
+        f"limit, margin = control[{limit}], control[{op.COLUMN.margin}]",
+        "pre, factor = clip_factor(totals[0, 0], int(totals[0, 1]), limit, margin, tiny)",
+        f"row[{pre}], row[{pre + 1}] = pre, factor",
+    ]
 
 
 _WRITE_LINE = [
@@ -146,47 +170,45 @@ class Loop:
     Attributes
     ----------
     address : int
-        Of the C function ``iterate(table_at) -> EVALUATE or STOP``.
-    slots : list of int
-        The slots of the arrays that the table has, in their order.
-    width : int
-        Scalars in a row.
+        Of ``iterate(table_at) -> EVALUATE or STOP``.
+    arrays, width : int
+        Arrays of a step that the table has, in the order of the text; scalars in a row.
     """
 
     def __init__(self, plan: Plan, norm: float) -> None:
-        text = Text(plan)
-        self.slots, self.width = text.slots, len(text.scalars)
+        text = StepText(plan)
+        self.arrays, self.width = len(text.arrays), text.width
         name = f"{plan.name}-single" + ("" if norm == math.inf else f"-norm-{norm:g}")
-        scope = {**scope_of(plan), **tt.SCOPE, **AT._asdict(), "carray": carray, "pointer": pointer}
+        scope = {**text.scope, **tt.SCOPE, **AT._asdict(), "real": plan.real.type}
         scope |= {"FRESH": FRESH, "EVALUATED": EVALUATED, "TESTED": TESTED}
-        scope |= {"EVALUATE": EVALUATE, "STOP": STOP, "real": plan.real.type}
-        source = source_of(text, norm)
-        self.address = build.address(name, source, scope, int64(int64), entry="iterate")
+        scope |= {"EVALUATE": EVALUATE, "STOP": STOP}
+        self.address = build.address(
+            name,
+            source_of(text, norm),
+            scope,
+            int64(int64),
+            entry="iterate",
+            keep=not plan.rule.digest,
+        )
 
-    def blocks_of(self, numbers: int) -> int:
-        """Blocks of the gradient's norm."""
-        return 0
 
-
-def source_of(text: Text, norm: float) -> str:
+def source_of(text: StepText, norm: float) -> str:
     """The module of the loop of a plan."""
     plan = text.plan
     lines = [f"table = carray(pointer(at, at), {AT.ARRAYS + len(text.arrays)})"]
     lines += ["if table[STATE] == FRESH:", "    table[STATE] = EVALUATED", "    return EVALUATE"]
-    lines += [
-        _view("numbers", "NUMBERS", "1.0", len(tt.AT)),
-        _view("counters", "COUNTERS", "at", 1),
-    ]
-    lines += ["n, count = table[UPDATES], table[COUNT]", *_views(text)]
+    lines += [_view("numbers", "NUMBERS", "1.0", len(tt.AT))]
+    lines += [_view("counters", "COUNTERS", "at", 1), "count = table[COUNT]", *_views(text)]
     if plan.bounds == "scalar":
         lines += [_view("control", "CONTROL", "1.0", op.RULE)]
         lines += [f"low, high = real(control[{op.COLUMN.low}]), real(control[{op.COLUMN.high}])"]
     lines += ["if table[STATE] == EVALUATED:", *indented(_test(plan, norm))]
     lines += ["if table[CODE] != 0 or table[LEFT] == 0:", "    return STOP", *_step(text)]
     functions = [
-        _function("fill(row, control, products, t, lr)", text.fill()),
-        _function("fill_row(table, row, t, step_number)", _fill_row(text)),
+        *text.functions,
+        _function("fill_row(table, row, t, step_number)", _fill_row(plan)),
         _function("write_line(table, number, f, size)", _WRITE_LINE),
+        *([_function("clip_row(table, arrays, row)", _clip_row(text))] * plan.clip_norm),
         _function("iterate(at)", lines, ""),
     ]
     return "\n\n\n".join(functions) + "\n"

@@ -11,13 +11,11 @@ import numpy as np
 
 from numadam._arrays.interop import aligned_zeros
 from numadam._backend import Leaves
-from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.options import freeze
 from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
-from numadam._cpu.kernel import code_address
-from numadam._cpu.state import COUNTERS_AT, CpuState
+from numadam._cpu.state import CpuState
 from numadam._jit.process import defer_interrupts
 from numadam._minimize.checkpoint import Best, RunState, Task, first_of
 from numadam._minimize.compiled.first_call import FirstCall
@@ -80,15 +78,14 @@ class StepTables:
         return steps
 
 
-# --- state and arguments -------------------------------------------------------------------------
+# --- state -------------------------------------------------------------------------
 
 
 class StateOnly(CpuState):
-    """State and arguments of one array: the kernel of the minimisation has its own step."""
+    """State of one array, whose loop has a step of its own."""
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)
-        self.arguments.meta["settle"] = code_address("settle")
         self.begin()
 
     def restart(self, x: Any) -> None:
@@ -185,6 +182,7 @@ class Problem:
         self._control = self.settings.control.copy()
         #: the arrays that the loop finds by words of its table
         self._arrays = {
+            AT.COUNTERS: backend.memory.counters,
             AT.NUMBERS: self._numbers,
             AT.CONTROL: self.settings.control[self._group],
             AT.PRODUCTS: backend.products[self._group],
@@ -193,20 +191,21 @@ class Problem:
             AT.CHANGES: tables.changes,
             AT.HISTORY: self._page,
             AT.TOPS: np.zeros(LANES),
-            AT.SUMS: np.zeros(loop.blocks_of(x.size * plan.numbers)),
+            AT.BLOCKS: backend.memory.cuts.blocks,
+            AT.SUMS: np.zeros(len(backend.memory.cuts.blocks)),
+            AT.TOTALS: backend.memory.totals,
             AT.BEFORE: self._before_step,
             AT.BEST: self.best_x,
             AT.BEST_GRADIENT: self.best_gradient,
             AT.FIRSTS: self.firsts,
         }
         #: the table at the begin of a run
-        self._fresh = fresh = np.zeros(AT.ARRAYS + len(loop.slots), np.int64)
+        self._fresh = fresh = np.zeros(AT.ARRAYS + loop.arrays, np.int64)
         for place, array in self._arrays.items():
             fresh[place] = array.ctypes.data
-        addresses = backend.arguments.leaves["address"][0].copy()
-        addresses[[pl.P, pl.G]] = x.ctypes.data, self.gradient.ctypes.data
-        fresh[AT.ARRAYS :] = addresses[loop.slots]
-        fresh[AT.COUNTERS] = backend.arguments.meta_at + COUNTERS_AT
+        fresh[AT.ARRAYS :] = backend.memory.table[0, : loop.arrays]
+        fresh[AT.ARRAYS : AT.ARRAYS + 2] = x.ctypes.data, self.gradient.ctypes.data
+        fresh[AT.BLOCK_COUNT] = len(backend.memory.cuts.blocks)
         fresh[AT.UPDATES], fresh[AT.COUNT] = x.size * plan.unit, x.size * plan.numbers
         fresh[AT.CHANGING], fresh[AT.MOST_LINES] = len(tables.columns), _LINES
         self._table = fresh.copy()
@@ -227,7 +226,7 @@ class Problem:
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
         rows, table = self._own_row, self._table
         is_shared = isinstance(settings.lr, float) and not len(self._tables.columns)
-        if is_shared and not self.plan.products:
+        if is_shared and not self.plan.products and not self.plan.clip_norm:
             row = settings.control[self._group]
             rows = rows_for(self.plan, row, settings.lr, self._loop.width)
         self._rows = rows
