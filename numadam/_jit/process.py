@@ -14,7 +14,6 @@ import weakref
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
 from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
 from _thread import interrupt_main, start_new_thread
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -27,14 +26,16 @@ _RETRY = 0.01
 Writes = list[Callable[[], Any]]
 
 
-def at_once(calls: Iterable[Callable[[], Any]]) -> None:
+def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
     """Call C functions with no bytecode between them: no exception from outside comes there.
+
+    Returns their results.
 
     Signal handlers, and exceptions that another thread sets in this one, run between bytecodes
     alone. Whatever the calls need is bound before: `functools.partial` of C functions, with no
     method or descriptor that is written in Python.
     """
-    deque(map(operator.call, list(calls)), maxlen=0)
+    return list(map(operator.call, list(calls)))
 
 
 class _Handler:
