@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own cache is
 
-__all__ = ["LLVMLITE", "PROCESSOR", "USER_CACHE", "pointer", "start_new_thread"]
+__all__ = ["LLVMLITE", "PROCESSOR", "USER_CACHE", "pointer", "start_new_thread", "uncounted"]
 
 #: Folder of the user's caches on this platform, which need not be absolute.
 USER_CACHE = str(user_cache_dir("numadam", False))
@@ -29,3 +29,23 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(getattr(like, "dtype", like))(address, like), codegen
+
+
+def uncounted(context: Any, builder: Any, kind: Any, result: Any, array: Any) -> Any:
+    """Code for the array as type `result` has it: flat, or as it is; others stay.
+
+    Without its reference count: a loop that counts references is not vectorised. The caller keeps
+    the array alive.
+    """
+    if not isinstance(kind, types.Array):
+        return array
+    old = context.make_array(kind)(context, builder, array)
+    new = context.make_array(result)(context, builder)
+    new.nitems, new.itemsize, new.data = old.nitems, old.itemsize, old.data
+    if result == kind:
+        new.shape, new.strides = old.shape, old.strides
+    else:
+        new.shape = builder.insert_value(new.shape, old.nitems, 0)
+        new.strides = builder.insert_value(new.strides, old.itemsize, 0)
+    new.meminfo, new.parent = new.meminfo.type(None), new.parent.type(None)
+    return new._getvalue()

@@ -321,7 +321,7 @@ def test_python_is_told_what_is_missing():
 
 ROOT = Path(numadam.__file__).parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "own-solver.md").read_text(encoding="utf-8")
-FIT, GPU, _, CACHED = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+FIT, GPU, CACHED = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 USER = """
 import sys
 import numpy as np
@@ -506,7 +506,7 @@ def python_run():
     rng = np.random.default_rng(0)
     p, grads = rng.standard_normal((2, 3)), rng.standard_normal((6, 2, 3))
     starts = {name: start(file, options, p) for name, (file, _, options, _) in HOST_CASES.items()}
-    texts = {"P": p.tolist(), "GRADS": grads.tolist(), "CASES": HOST_CASES, "STARTS": starts}
+    texts = {"P": p.tolist(), "GRADS": grads.tolist(), "HOST_CASES": HOST_CASES, "STARTS": starts}
     named = "".join(f"{name} = {json.dumps(json.dumps(one))}\n" for name, one in texts.items())
     return p, grads, json.loads(python(named + CODE, NUMBA_DISABLE_JIT="1"))
 
