@@ -17,7 +17,6 @@ gc.set_threshold(1_000_000)
 
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
-    "tests.bad_arrays",
     "tests.bits",
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
