@@ -13,8 +13,8 @@ import numpy as np
 from numba import from_dtype, types
 
 from numadam._jit import private
+from numadam._jit.build import refuse_without_jit
 from numadam._jit.calls import loader
-from numadam._jit.loops import refuse_without_jit
 from numadam._jit.pointers import array_at
 from numadam._least_squares.factors import padded
 from numadam._minimize.compiled.objective import (

@@ -29,8 +29,7 @@ from numadam._minimize.test_text import AT as NUMBER
 from numadam._minimize.test_text import LANES, start_of
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.groups import is_plain
-from numadam._settings.settings import Settings
+from numadam._settings.settings import Settings, is_plain
 
 # --- schedules -----------------------------------------------------------------------------------
 
