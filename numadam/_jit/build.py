@@ -203,6 +203,9 @@ _made: dict[str, Any] = {}
 # LLVM would end the process that takes its memory away in the middle
 atexit.register(wait_for_compiling)
 
+#: For functions that only compiled code calls.
+_helper = functools.partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
 #: Seconds between two looks whether a fork has lost the thread that compiles.
 _LOOK = 0.2
 
@@ -332,16 +335,16 @@ class _Text:
             return self._compiled(str(path), cache=True)
 
     def _compiled(self, file: str, cache: bool) -> Any:
-        how = {"parallel": self.parallel, "nogil": True, "error_model": "numpy", "cache": cache}
+        how = {"parallel": self.parallel, "nogil": True, "error_model": "numpy", "cache": cache, "no_cfunc_wrapper": True}
         return njit(self.signature, **how)(self._function(file))
 
     def _function(self, file: str) -> Any:
         """The function of the text, in a module that code from the disk is loaded into."""
         module = ModuleType(self.module)
-        vars(module).update(self.scope, njit=njit)
+        vars(module).update(self.scope, njit=_helper)
         for name, x in self.scope.items():
             if isinstance(x, FunctionType) and not x.__module__.startswith("numba."):
-                vars(module)[name] = njit(error_model="numpy")(self._own(x))
+                vars(module)[name] = _helper(error_model="numpy")(self._own(x))
         sys.modules[self.module] = module
         exec(compile(self.text, file, "exec"), vars(module))
         return vars(module)[self.entry]

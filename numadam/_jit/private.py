@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # One C call: where an exception comes in `threading.Thread.start`, the thread may hang
-from _thread import start_new_thread
+from _thread import start_new_thread as start_new_thread
 from typing import Any
 
 import llvmlite  # its version, on which compiled code depends
@@ -11,8 +11,6 @@ from llvmlite.binding import get_host_cpu_name  # as Numba's own cache knows the
 from numba import types
 from numba.extending import intrinsic
 from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own cache is
-
-__all__ = ["LLVMLITE", "PROCESSOR", "USER_CACHE", "pointer", "start_new_thread", "uncounted"]
 
 #: Folder of the user's caches on this platform, which need not be absolute.
 USER_CACHE = str(user_cache_dir("numadam", False))
@@ -34,6 +32,19 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(getattr(like, "dtype", like))(address, like), codegen
+
+
+@intrinsic
+def lane_memory(typingctx: Any) -> Any:
+    """Memory for 64 numbers of float64 on the stack: an array would be allocated at every call."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        with builder.goto_entry_block():
+            memory = builder.alloca(context.get_value_type(types.float64), 64)
+            memory.align = 64  # a cache line
+        return memory
+
+    return types.CPointer(types.float64)(), codegen
 
 
 def uncounted(context: Any, builder: Any, kind: Any, result: Any, array: Any) -> Any:

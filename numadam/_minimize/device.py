@@ -31,18 +31,22 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import (
     LoopScalars,
     loop_start,
+    make_advance_row,
+    make_fill_row,
+    make_products,
+    product_width,
     reader,
     start_products,
     width_of,
 )
 from numadam._cuda.kernel import device_jit, step_slots
+from numadam._jit.functions import linked
 from numadam._jit.loops import compiled_loop
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES, form_of
 from numadam._minimize.compiled.problem import StepTables
-from numadam._minimize.lanes.kernel import make_fill_steps
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import (
@@ -290,6 +294,27 @@ _OF_RESULT = (
     *("x", "best_x", "best_gradient", "f", "lowest", "best_grad_norm"),
     *("grad_norm", "first_grad_norm", "state/average"),
 )
+
+
+def make_fill_steps(plan: Plan) -> Any:
+    """``fill_steps(rows, products, control, rates, columns, changes, t)``: the scalars after t.
+
+    Of as many steps as `rows` has. `products` are those before each step; the first are given.
+    """
+    fill_row, advance_row = make_fill_row(plan), make_advance_row(plan)
+    find_products, count = make_products(plan), product_width(plan)
+
+    def fill_steps(rows, products, control, rates, columns, changes, t):
+        for it in range(len(rows)):
+            for c in range(len(columns)):
+                control[columns[c]] = changes[it, c]
+            find_products(products[it], control, float(t + 1 + it))
+            fill_row(rows[it], control, products[it], rates[it], float(t + 1 + it))
+            for i in range(count):
+                products[it + 1, i] = products[it, i]
+            advance_row(products[it + 1])
+
+    return linked(fill_steps)
 
 
 def _tabulate(plan: Plan) -> Any:
