@@ -335,7 +335,13 @@ class _Text:
             return self._compiled(str(path), cache=True)
 
     def _compiled(self, file: str, cache: bool) -> Any:
-        how = {"parallel": self.parallel, "nogil": True, "error_model": "numpy", "cache": cache, "no_cfunc_wrapper": True}
+        how = {
+            "parallel": self.parallel,
+            "nogil": True,
+            "error_model": "numpy",
+            "cache": cache,
+            "no_cfunc_wrapper": True,
+        }
         return njit(self.signature, **how)(self._function(file))
 
     def _function(self, file: str) -> Any:

@@ -260,7 +260,7 @@ def tabulate(w, begin, steps):
 
 
 @njit(error_model="numpy")
-def advance(w, begin, steps):
+def bring_on(w, begin, steps):
     # t and the products after these steps
     taken = steps
     if w[PROBLEMS] == 1:  # it may have stopped earlier
@@ -303,7 +303,7 @@ def kernel(words_at, block_at, args_at):
             call5(block_at, first + np.int64(b), words_at, args_at, begin, steps)
         going = goes_on(w) and left > steps
     if w[LAST] != 0:
-        advance(w, begin, steps)
+        bring_on(w, begin, steps)
         w[AT_START] = 0
     return 0
 """
