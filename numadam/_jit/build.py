@@ -212,6 +212,7 @@ def compiled(
     parallel: bool = False,
     keep: bool = True,
     shown: str = "",
+    nogil: bool = True,
 ) -> Callable[..., Any]:
     """Compile a function of a text for one signature, or load it from the disk.
 
@@ -235,6 +236,9 @@ def compiled(
         Whether it is kept on the disk. Without, `name` tells it from all others of its text.
     shown : str
         What reports call it; its name unless said otherwise.
+    nogil : bool
+        Whether other threads of Python run meanwhile: for a short function, taking the GIL back
+        may take longer than all they could do.
 
     Returns
     -------
@@ -246,7 +250,7 @@ def compiled(
     if parallel:
         numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
     told = sorted((word, _told(value, word)) for word, value in scope.items()) if keep else []
-    key = hashed(name, text, told, str(signature), entry, parallel)
+    key = hashed(name, text, told, str(signature), entry, parallel, nogil)
     if key not in _results:
 
         def make() -> str:
@@ -254,7 +258,7 @@ def compiled(
                 if key in _results:  # another thread was faster
                     return ""
                 function = _function(f"{name}_{key}", text, scope, entry)
-                how = njit(parallel=parallel, nogil=True, error_model="numpy")
+                how = njit(parallel=parallel, nogil=nogil, error_model="numpy")
                 _results[key], why = _made(key, how(function), signature, shown or name, keep)
                 return why
 
