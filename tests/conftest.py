@@ -1,14 +1,16 @@
 """Fixtures of all tests."""
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from _pytest.doctest import DoctestModule
 
-from tests import emulator, extras
+from tests import budget, emulator, extras
 
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
@@ -17,7 +19,7 @@ pytest.register_assert_rewrite(
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
     "tests.golden",
-    "tests.minimize.compared",
+    "tests.minimize.objectives",
     "tests.processes",
     "tests.runs",
     "tests.trees",
@@ -31,9 +33,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the emulator before anything imports CuPy."""
+    """Start the emulator before anything imports CuPy, and listen to what is compiled."""
+    logging.getLogger("numadam").addHandler(_Loops())
     if config.getoption("emulate") and not emulator.why_not() and not emulator.has_gpu():
         emulator.start()
+
+
+# --- loops that a run compiles: tests/budget.py has their number ----------------------------------
+
+LOOPS: set[str] = set()
+
+
+class _Loops(logging.Handler):
+    """Notes the name of each loop that numadam compiles in this process; objectives are users'."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "numadam" and str(record.msg).startswith("compiled ") and record.args:
+            LOOPS.add(str(record.args[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the loops of a worker that is done."""
+    LOOPS.update(getattr(node, "workeroutput", {}).get("loops", ()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that has compiled too many; workers hand theirs on."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["loops"] = sorted(LOOPS)
+    elif config.getoption("markexpr") == "not sweep" and len(LOOPS) > budget.MOST_LOOPS:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how many loops were compiled."""
+    most = budget.MOST_LOOPS
+    terminalreporter.write_line(f"different loops compiled: {len(LOOPS)}, of at most {most}")
+    if len(LOOPS) > most:
+        terminalreporter.write_line("share plans among tests, or mark some as sweeps")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,6 +88,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith("numadam/rules/"):
             item.add_marker(pytest.mark.rule)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[pytest.CollectReport]:
+    """Fail a file that skips for a reason which no stage of .ci/run takes away."""
+    report = yield
+    return _with_stage(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
+    """Fail a test that skips for a reason which no stage of .ci/run takes away."""
+    report = yield
+    return _with_stage(report)
+
+
+def _with_stage(report: Any) -> Any:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not extras.has_stage(reason):
+            report.outcome = "failed"
+            report.longrepr = f"a skip without a stage that runs it (tests/extras.py): {reason}"
+    return report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -101,8 +164,7 @@ def thread_count(request):
 
     from numadam._jit import loops
 
-    if request.param > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"Numba has {numba.config.NUMBA_NUM_THREADS} thread here")
+    extras.need_machine(request.param <= numba.config.NUMBA_NUM_THREADS, "second thread of Numba")
     loops.layer()
     before = numba.get_num_threads()
     numba.set_num_threads(request.param)

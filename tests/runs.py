@@ -6,7 +6,9 @@ import contextlib
 import copy
 import hashlib
 import math
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 
@@ -142,3 +144,23 @@ def meanwhile(work):
     finally:
         stop.set()
         thread.join()
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def loaded(opt, **options):
+    """A new optimiser from a file of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.npz"
+        opt.save(path)
+        return na.load(path, **options)
+
+
+def load_into(other, opt):
+    """The other optimiser, with all of a file of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.npz"
+        opt.save(path)
+        other.load(path)
+    return other

@@ -14,7 +14,8 @@ import numadam as na
 from numadam import Rows
 from numadam._cpu import loop
 from numadam._jit import loops
-from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits, gradients, starts
+from tests import extras
+from tests.bits import DTYPES, KERNELS, OTHERS, RULES, assert_same_bits, gradients, starts
 from tests.runs import SINK, compiled_step, digest, shorten_parts, uses_parallel
 from tests.trees import tree_map
 
@@ -51,17 +52,17 @@ def check(opt, p, state):
 PARALLEL = [
     ("adam paper", "float64"),
     ("adam paper amsgrad", "float32"),
-    ("sgd nesterov", "float32"),
+    ("sgd", "float32"),
 ]
 FORMS = pytest.mark.parametrize(
     ("name", "dtype", "form"),
     [
-        *((name, dtype, "serial") for name in KERNELS for dtype in DTYPES),
-        *((*case, "parallel") for case in PARALLEL),
+        *((*case, form) for case in PARALLEL for form in ("serial", "parallel")),
         *(
-            pytest.param(name, dtype, "parallel", marks=pytest.mark.sweep)
-            for name in KERNELS
+            extras.sweep(name, dtype, form)
+            for name in KERNELS + OTHERS
             for dtype in DTYPES
+            for form in ("serial", "parallel")
             if (name, dtype) not in PARALLEL
         ),
     ],

@@ -6,7 +6,6 @@ And what it takes and says; objectives in Python, for all rows or for some.
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 
 import numba
@@ -17,9 +16,9 @@ from scipy.optimize import Bounds
 import numadam as na
 from numadam._jit import process
 from numadam._minimize.lanes.batch import LaneBatch
+from tests import extras
 from tests.interrupts import interrupted_after
-from tests.minimize.compared import assert_alone, assert_same_problems
-from tests.minimize.objectives import START, all_at_once, rosen
+from tests.minimize.objectives import START, all_at_once, assert_alone, assert_same_problems, rosen
 from tests.processes import FORKED, python
 
 RNG = np.random.default_rng(1)
@@ -43,12 +42,6 @@ def with_reshape(x, g):
     """An objective that needs a contiguous x."""
     g[:] = 2 * x
     return np.sum(x.reshape(-1) ** 2)
-
-
-@numba.njit(["float64(Array(float64, 1, 'C'), Array(float64, 1, 'C'))"])
-def with_signature(x, g):
-    g[:] = 2 * x
-    return np.sum(x * x)
 
 
 @numba.njit
@@ -109,8 +102,6 @@ def test_any_number_of_elements(n, widths):
 #: Options, whether they go in lanes, and the dtype of the default run.
 OPTIONS = [
     ({"ftol": 1e-6, "xtol": 1e-5, "gtol": 1e-3, "amsgrad": True, "like": "numpy"}, 64, "f4"),
-    ({"xtol": 1e-6, "bounds": Bounds([-0.5] * 4, [0.3, 0.2, 1.0, 0.9]), "gtol": 1e-3}, 64, "f8"),
-    ({"rule": "sgd", "lr": 1e-2, "momentum": 0.9, "gtol": 0.5, "ema": 0.5}, 64, "f8"),
     (
         {
             "rule": "adamw", "like": "keras", "ema": 0.9,
@@ -124,12 +115,18 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+#: In lanes of other tests, too: below, and of test_checkpoint.py.
+MORE = [
+    ({"xtol": 1e-6, "bounds": Bounds([-0.5] * 4, [0.3, 0.2, 1.0, 0.9]), "gtol": 1e-3}, 64, "f8"),
+    ({"rule": "sgd", "lr": 1e-2, "momentum": 0.9, "gtol": 0.5, "ema": 0.5}, 64, "f8"),
+]
+
 #: One packet of lanes, whose serial loop takes a third of the time to compile; then many.
-BATCHES = [pytest.param(*row, 60) for row in OPTIONS]
+BATCHES = [(*row, 60) for row in OPTIONS]
 BATCHES += [
-    pytest.param(options, lanes, dtype, 130, marks=pytest.mark.sweep)
-    for options, lanes, _ in OPTIONS
-    for dtype in ("f8", "f4")
+    extras.sweep(options, lanes, dtype, count)
+    for options, lanes, _ in OPTIONS + MORE
+    for dtype, count in (("f8", 130), ("f4", 60))
 ]
 
 
@@ -159,6 +156,17 @@ def test_in_any_order_and_by_one_thread(monkeypatch):
         np.testing.assert_array_equal(a[name][order], b[name])
     monkeypatch.setattr(process, "serial_only", True)
     assert_same_problems(a, na.minimize_many(rosen, x0, lr=0.05, gtol=1e-2))
+
+
+def with_signature():
+    """Compiled where it is asked for, not while tests are collected."""
+
+    @numba.njit(["float64(Array(float64, 1, 'C'), Array(float64, 1, 'C'))"])
+    def fun(x, g):
+        g[:] = 2 * x
+        return np.sum(x * x)
+
+    return fun
 
 
 @pytest.mark.parametrize("fun", [with_reshape, with_signature])
@@ -265,7 +273,7 @@ print(in_child(same), in_child(lambda: in_child(same)))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@extras.fork
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_child_of_a_fork_minimises_with_the_same_bits(layer):
     assert python(FORKED + _IN_A_CHILD, NUMBA_THREADING_LAYER=layer).split() == ["True", "True"]
@@ -336,7 +344,7 @@ def test_each_problem_stops_at_its_own_gradient(options, relative, absolute, nor
         assert (sizes[:-1] > limit * (1 - 1e-14)).all()
 
 
-@pytest.mark.parametrize("x0", [STARTS, STARTS[:1], STARTS[:30] + 1j * STARTS[10:]])
+@pytest.mark.parametrize("x0", [STARTS, STARTS[:1], extras.sweep(STARTS[:30] + 1j * STARTS[10:])])
 def test_the_2_norm_has_the_bits_of_one_problem(x0):
     scale = np.geomspace(1e-150, 1e150, 40)
     options = {"lr": 0.02, "eps": 0.0, "norm": 2, "xtol": 1e-4, "gtol_rel": 1e-2}
@@ -378,7 +386,7 @@ def test_the_message_says_how_the_gradients_fell():
     assert "5 of 30: The gradient is below eps=1e-08, where steps are shorter" in res.message
 
 
-# --- what is taken and said, and objectives in Python ---------------------------------------------
+# --- what is taken and said, and objectives in Python --------------------------------------------
 
 POINTS = np.random.default_rng(0).uniform(-2, 2, (150, 2))
 
