@@ -1,6 +1,6 @@
 """Write what follows from rules and options: ``python -m tests.generate``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, the lists of rules and options in the docs, the bits of new
+The table in ``numadam/rules/__init__.py``, lists of rules and options, the bits of new
 rules in ``tests/data/bits.json``, what ``.ci/owner.toml`` says, and the stubs, which git ignores
 and an install writes. Tests say when one is out of date.
 """
