@@ -16,9 +16,11 @@ from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own
 
 __all__ = [
     "LLVMLITE",
+    "POINTS",
     "PROCESSOR",
     "USER_CACHE",
     "address",
+    "dot",
     "pointer",
     "start_new_thread",
     "uncounted",
@@ -29,6 +31,11 @@ USER_CACHE = str(user_cache_dir("numadam", False))
 #: What compiled code depends on.
 LLVMLITE = str(llvmlite.__version__)
 PROCESSOR = str(get_host_cpu_name())
+
+
+def address(result: Any) -> int:
+    """The address of a compiled function, for `numadam._jit.calls`."""
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
 @intrinsic

@@ -42,9 +42,11 @@ CASES = [
     extras.sweep(na.RAdam, FAST),
     extras.sweep(na.AdaMax, {**FAST, "eps_form": "denominator"}),
     extras.sweep(na.AdaBelief, {**FAST, "eps": 1e-8, "eps_root": 0.0}),
-    (na.Lion, {**FAST, "weight_decay": 3.0}),
+    extras.sweep(na.Lion, {**FAST, "weight_decay": 3.0}),
     extras.sweep(na.SGD, {"momentum": 0.5, "weight_decay": 3.0}),
-    (na.SGD, {"weight_decay": 3.0, "decoupled": True, "bounds": (0.0, np.inf), "ema": 0.9}),
+    extras.sweep(
+        na.SGD, {"weight_decay": 3.0, "decoupled": True, "bounds": (0.0, np.inf), "ema": 0.9}
+    ),
 ]
 
 

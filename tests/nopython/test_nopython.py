@@ -94,9 +94,9 @@ def arrays_of(opt, names):
     return state, {name: opt.state[name] for name in used}
 
 
-#: rules that are called as others of the table: compiled only in a sweep, while the bits of every
+#: cases that are called as others of the table: compiled only in a sweep, while the bits of every
 #: rule are compared without compilation in test_nopython.py
-ALIKE = ("adamw", "radam", "adabelief", "adagrad")
+ALIKE = ("adamw", "radam", "adabelief", "adagrad", "adamax", "rmsprop", "rmsprop momentum", "sgd")
 
 
 def check_solve(case, p, grads, write):

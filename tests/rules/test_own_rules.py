@@ -127,14 +127,14 @@ def test_a_schedule_of_a_hyperparameter_and_setting_t():
 
 
 def test_complex_parts_begin_at_start_each():
-    z = np.array([1 + 2j, 3 - 1j])
-    x = z.view(float).copy()
+    z = np.array([1 + 2j, 3 - 1j], np.complex64)
+    x = z.view(np.float32).copy()
     of_parts, of_reals = Yogi(z, lr=0.1), Yogi(x, lr=0.1)
-    assert np.array_equal(of_parts.state["v"], [1e-6 + 1e-6j] * 2)
+    assert np.array_equal(of_parts.state["v"], np.full(2, 1e-6 + 1e-6j, np.complex64))
     for g in gradients(4, 5):
-        of_parts.step(g.view(complex))
-        of_reals.step(g)
-    assert np.array_equal(z.view(float), x)
+        of_parts.step(g.astype(np.float32).view(np.complex64))
+        of_reals.step(g.astype(np.float32))
+    assert np.array_equal(z.view(np.float32), x)
     with pytest.raises(ValueError, match=r"^complex_form: Yogi .* use 'parts'"):
         Yogi(z, complex_form="modulus")
 
