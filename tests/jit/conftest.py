@@ -17,7 +17,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     code = """
     from numadam._cpu import loop
     plan = na.Adam(np.ones(3, "f4"))._settings.plan
-    for kind in (loop.SERIAL, loop.PARALLEL):
+    for kind in (loop.HELD, loop.SERIAL, loop.PARALLEL):
         loop.compiled_step(plan, False, kind)
     print(digest())
     """
