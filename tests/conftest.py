@@ -74,11 +74,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Tell how many loops were compiled."""
-    most, words = budget.MOST_LOOPS, "share plans among tests, or mark some as sweeps"
-    terminalreporter.write_line(
-        f"{LOOPS.total()} loops compiled, of {len(LOOPS)} plans; at most {most} in a run of all tests"
-        + f": {words}" * (len(LOOPS) > most)
-    )
+    most, text = budget.MOST_LOOPS, f"{LOOPS.total()} loops compiled, of {len(LOOPS)} plans"
+    if len(LOOPS) > most:
+        text += f", and at most {most} are allowed: share plans among tests, or mark some as sweeps"
+    terminalreporter.write_line(text)
 
 
 @pytest.hookimpl(wrapper=True)
