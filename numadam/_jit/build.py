@@ -43,8 +43,8 @@ _PACKAGE = Path(__file__).parents[1]
 #: Packages whose source may be compiled.
 _COMPILED = ("_core", "_cpu", "_cuda", "_jit", "_least_squares", "_minimize", "nopython", "rules")
 _VERSIONS = sys.version, numba.__version__, private.LLVMLITE, np.__version__, private.PROCESSOR
-#: Module names of texts begin so.
-_PREFIX = "numadam_text_"
+#: Names of what is kept begin so.
+PREFIX = "numadam_text_"
 
 
 def setting_values() -> list[str]:
@@ -139,7 +139,7 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _files(folder: Path, module: str = f"{_PREFIX}*") -> list[Path]:
+def _files(folder: Path, module: str = f"{PREFIX}*") -> list[Path]:
     """Numba's files for modules of a folder: below it or, with `NUMBA_CACHE_DIR`, beside it."""
     beside = folder.parent.glob(f"{folder.name}_*/{module}.*")
     return [*folder.glob(f"__pycache__/{module}.*"), *beside]
@@ -185,11 +185,12 @@ def _remove_old(folder: Path) -> None:
         return then if then < now + LEFT_OVER else 0.0
 
     with contextlib.suppress(OSError):  # another process removes them, too
-        files = [*folder.glob(f"{_PREFIX}*"), *_files(folder)]
+        files = [*folder.glob(f"{PREFIX}*"), *_files(folder)]
         for path in [path for path in files if ".tmp." in path.name]:
             if written(path) < now - LEFT_OVER:
                 path.unlink(missing_ok=True)
-        modules = sorted(folder.glob(f"{_PREFIX}*.py"), key=written)
+        kernels = folder.glob(f"{PREFIX}*.cubin")  # of a GPU: one file each
+        modules = sorted([*folder.glob(f"{PREFIX}*.py"), *kernels], key=written)
         for path in modules[: max(0, len(modules) - MOST_MODULES)]:
             for file in [path, *_files(folder, path.stem)]:
                 file.unlink(missing_ok=True)
@@ -203,7 +204,7 @@ _made: dict[str, Any] = {}
 # LLVM would end the process that takes its memory away in the middle
 atexit.register(wait_for_compiling)
 
-#: For functions that only compiled code calls.
+#: For functions that only compiled code calls: a fifth less to compile.
 _helper = functools.partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 #: Seconds between two looks whether a fork has lost the thread that compiles.
@@ -228,6 +229,7 @@ def compiled(
     parallel: bool = False,
     keep: bool = True,
     shown: str = "",
+    nogil: bool = True,
 ) -> Callable[..., Any]:
     """Compile a function of a text for one signature, or load it from the disk.
 
@@ -250,6 +252,9 @@ def compiled(
         Whether it is kept on the disk. Without, `name` tells it from all others of its text.
     shown : str
         What reports call it; its name unless said otherwise.
+    nogil : bool
+        Whether other threads of Python run meanwhile: for a short function, taking the GIL back
+        may take longer than all they could do.
 
     Returns
     -------
@@ -257,7 +262,8 @@ def compiled(
         The compiled function itself: it converts numbers, never compiles, and does not check the
         types of arrays.
     """
-    dispatcher = _Text(name, text, scope, signature, entry, parallel, keep, shown).made()
+    text_of = _Text(name, text, scope, signature, entry, parallel, keep, shown, nogil)
+    dispatcher = text_of.made()
     function: Callable[..., Any] = dispatcher.get_overload(signature)
     return function
 
@@ -280,6 +286,7 @@ class _Text:
     parallel: bool = False
     keep: bool = True
     shown: str = ""
+    nogil: bool = True
     module: str = ""
 
     def made(self) -> Any:
@@ -288,9 +295,10 @@ class _Text:
         if self.parallel:
             numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
         told = sorted((name, _told(x, name)) for name, x in self.scope.items()) if self.keep else []
-        key = hashed(self.text, told, str(self.signature), self.entry, self.parallel)
+        how = self.parallel, self.nogil
+        key = hashed(self.text, told, str(self.signature), self.entry, how)
         words = re.sub("[^a-z0-9]+", "_", self.name.lower())
-        self.module, self.shown = f"{_PREFIX}{words}_{key}", self.shown or self.name
+        self.module, self.shown = f"{PREFIX}{words}_{key}", self.shown or self.name
         if self.module not in _made:
             unkept = in_thread(self._make)
             if unkept:
@@ -335,14 +343,9 @@ class _Text:
             return self._compiled(str(path), cache=True)
 
     def _compiled(self, file: str, cache: bool) -> Any:
-        how = {
-            "parallel": self.parallel,
-            "nogil": True,
-            "error_model": "numpy",
-            "cache": cache,
-            "no_cfunc_wrapper": True,
-        }
-        return njit(self.signature, **how)(self._function(file))
+        how = {"parallel": self.parallel, "nogil": self.nogil, "no_cfunc_wrapper": True}
+        wrap = njit(self.signature, error_model="numpy", cache=cache, **how)
+        return wrap(self._function(file))
 
     def _function(self, file: str) -> Any:
         """The function of the text, in a module that code from the disk is loaded into."""
