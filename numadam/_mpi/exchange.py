@@ -88,22 +88,22 @@ _OF_BLOCK = ("bounds", "comm")
 
 
 class Construction:
-    """One optimiser that all ranks make together; `title` is the name of its class."""
+    """Options of an optimiser that all ranks take together; `what` they do, for errors."""
 
-    def __init__(self, ranks: Ranks, title: str) -> None:
-        self._ranks, self._what = ranks, f"making {title}"
+    def __init__(self, ranks: Ranks, what: str) -> None:
+        self.ranks, self._what = ranks, what
         self._agreed = False
 
     def join(self, settings: Settings, names: Sequence[str]) -> None:
         """Give the settings what they need to work with those of the other ranks."""
         if settings.plan.norm:
-            settings.exchange = StepExchange(self._ranks, names_of_same(settings.rule))
+            settings.exchange = StepExchange(self.ranks, names_of_same(settings.rule))
         settings.together = lambda home: self._agree(settings, names, home)
 
     def _agree(self, settings: Settings, names: Sequence[str], home: str) -> None:
         """Go on where all ranks have come so far, with the same of everything. Collective."""
         self._agreed = True
-        self._ranks.agree(None, self._what)
+        self.ranks.agree(None, self._what)
         remedy = (
             "Make the optimiser with the same structure, dtypes and options on all ranks; only "
             "shapes may differ."
@@ -117,16 +117,16 @@ class Construction:
             "dtype": settings.plan.dtype.name,
             "options": ", ".join(settings.options),
         }
-        self._ranks.compare(texts, remedy)
+        self.ranks.compare(texts, remedy)
         options = {"lr": settings.lr, **settings.options}
         texts = {name: _described(options[name]) for name in options if name not in _OF_BLOCK}
-        self._ranks.compare(texts, remedy)
+        self.ranks.compare(texts, remedy)
 
     def fail(self, error: BaseException) -> None:
         """Raise an error of this rank, after the other ranks are told, where they wait for it."""
         if not self._agreed:
             self._agreed = True
-            self._ranks.agree(error, self._what)
+            self.ranks.agree(error, self._what)
 
 
 def _described(value: Any) -> str:

@@ -28,12 +28,10 @@ from numadam._checkpoint.tree import (
     values_in,
 )
 from numadam._core import options as op
-from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
 from numadam._optimizer.base import Kind, OptimizerBase, default_options
 from numadam._optimizer.state import check_state
-from numadam._settings.settings import is_plain
 from numadam._version import __version__
 from numadam.schedules import ReduceOnPlateau
 
@@ -226,7 +224,6 @@ def content_of(optimizer: OptimizerBase) -> Container:
         "rule": kind.rule.name,
         **kind.rule.written_formula,
         "params": own.structure.json,
-        "decays": settings.plan.decay != "",
         "group_of": own.groups(),
         "counters": {name: value.tolist() for name, value in own.parts.backend.counters.items()},
         **options_to_json(settings.lr, options, arrays),
@@ -302,32 +299,22 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
     lr, its = options_from_json(content.meta, content.arrays)
     options, settings = _complete(type(optimizer), its), parts_of(optimizer).settings
-    changing = {*op.HYPER_NAMES, *(hyper.name for hyper in settings.rule.hypers)}
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)
-        if new is now or name == "comm":  # a load keeps its own
-            continue
-        if name not in changing:
+        # a load keeps the ranks and the loop that are here
+        if new is not now and name != "comm" and not changed.set(name, new):
             raise ValueError(
                 f"{name}: is {brief(options[name])} in the file, {brief(now)} here, and cannot be "
                 "changed. Make the optimiser with the options of the file, or use numadam.load."
             )
-        changed.set(name, new)
-    if content.meta["decays"] != (settings.plan.decay != ""):
-        raise ValueError(
-            "weight_decay: only one of the two optimisers, that of the file and this one, was made "
-            "with a decay. Make this one with the options of the file, or use numadam.load."
-        )
     rate = plateaus.match(settings.lr, lr, "lr")
     writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
-    if rate is not settings.lr:
-        if not (is_plain(settings.lr) and is_plain(lr)):
-            raise ValueError(
-                "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make "
-                "it with those of the file, or use numadam.load."
-            )
-        changed.set_lr(LR.check_or_schedule(rate))
+    if rate is not settings.lr and not changed.set("lr", rate):
+        raise ValueError(
+            "lr: step sizes of their own for arrays take another loop. Make the optimiser with "
+            "those of the file, or use numadam.load."
+        )
     return [*settings.writes_from(changed), *writes]
 
 
@@ -378,7 +365,7 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
 
     optimizer = kind.__new__(kind)
     params = rebuild(content.meta["params"], make_array)
-    optimizer._setup_again(params, lr, options, content.meta["decays"])  # noqa: SLF001  # a new one
+    optimizer._setup(params, lr, *op.parted(options))  # noqa: SLF001  # a new one
     arrays = Arrays(optimizer)
     arrays.check(content.arrays)
     moved = options["bounds"] is not None  # by the constructor
