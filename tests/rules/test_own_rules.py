@@ -515,7 +515,7 @@ def no_scalars(c, q, lr, t):
         ("return h.step * g, v - g", {"nonnegative": ("v",)},
          "v at step 1: -.*, although `nonnegative` names v"),
         ("return h.step * g, math.exp(h.limit * g * g)", {},
-         r"Mine: element\(.*\) raises OverflowError \(math range error\) by Python"),
+         r"Mine: mine\(.*\) raises OverflowError \(math range error\) by Python"),
         ("return h.step * (g if g > h.zero else h.zero), v", {"modulus": ()},
          "Mine: complex_form='modulus': at step 1 gradients of"),
     ],
@@ -552,7 +552,9 @@ def test_scalars_that_python_cannot_compute_are_found():
         return dict(step=lr / (3.0 - t))
 
     broken = na.rule("Mine", lambda p, g, h: h.step * g, scalars)
-    with pytest.raises(AssertionError, match=r"^Mine: scalars raise ZeroDivisionError .* at t = 3"):
+    with pytest.raises(
+        AssertionError, match=r"^Mine: scalars\(.*, 3\.0\) raises ZeroDivisionError"
+    ):
         na.check_rule(broken)
 
 
