@@ -196,6 +196,13 @@ class CpuBackend(CpuState):
         used |= {slot: [one] for slot, one in ((pl.P, params), (pl.OUT, out)) if one is not None}
         return compiled.run(used, lr, status) == OK
 
+    def with_settings(self, settings: Settings) -> tuple[CpuBackend, list[Any]]:
+        """TEMPORARY."""
+        other = CpuBackend(settings, self.params, self.names)
+        counters = {name: value for name, value in self.counters.items()}
+        other.load(counters, self.state)
+        return other, []
+
     def reset(self) -> None:
         self.check()
         super().reset()
