@@ -388,9 +388,29 @@ class OptimizerBase(metaclass=OptimizerType):
         """
         if not self._settings.plan.norm:
             raise AttributeError(
-                "grad_norm: is not formed by these options; ask for it with clip_norm=numpy.inf."
+                "grad_norm: is not formed by these options; opt.clip_norm = numpy.inf asks for it."
             )
         return self._backend.grad_norm
+
+    @property
+    def source(self) -> str:
+        """The loop of a step, as it is compiled: the lines that the options in use need.
+
+        ``part`` is the loop over the elements of an array. Its scalars are computed before it, once
+        a step, by ``fill``. The rule's formula follows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> opt = na.SGD(np.zeros(3))
+        >>> opt.clip_value = 1.0
+        >>> [line.strip() for line in opt.source.splitlines() if "clip if" in line]
+        ['g = clip if g > clip else g', 'g = -clip if g < -clip else g']
+        """
+        from numadam._core.text import source_of
+
+        return source_of(self._settings.plan)
 
     @property
     def averaged(self) -> Any:

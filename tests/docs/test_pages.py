@@ -46,6 +46,15 @@ def test_options_do_what_they_say(capsys, tmp_path, monkeypatch):
     assert not np.array_equal(names["p"], np.ones(5))
 
 
+def test_the_page_on_one_pass_shows_the_loops_that_are_compiled():
+    page = (ROOT / "docs" / "explanation" / "one-pass.md").read_text(encoding="utf-8")
+    shown = [code.rstrip() for _, code in BLOCK.findall(page) if code.startswith("def part(")]
+    x = np.zeros(3, np.float32)
+    adam, adamw = na.Adam(x), na.AdamW(x)
+    adamw.clip_value, adamw.bounds = 1.0, (0, 1)
+    assert shown == [opt.source.partition("\n\n\n")[0] for opt in (adam, adamw)]
+
+
 DOCS = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
 NEEDS = {
     page: {need for need, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
