@@ -13,10 +13,10 @@ import inspect
 import keyword
 import math
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from numadam._core import options as op
 from numadam._core import plan as pl
@@ -27,9 +27,10 @@ from numadam._core.synonyms import library
 
 #: Names that a text uses: state arrays that are called so step aside.
 _WORDS = """
-p g gg h average rate low high out step element zero one row i n t lr c q k control products clip
-pre factor decay lost per_element weight np math prange carray pointer Scalars Hypers Products
+p g gg h average rate low high out step element zero one inf row i n t lr c q k control products
+clip pre factor decay lost per_element weight np math prange carray pointer Scalars Hypers Products
 Carried scalars advance ema_at tiny table leaf start begin item fill part square after parts blocks
+most least settle settle_inside total sums whole scale x j
 """
 _TAKEN = frozenset(_WORDS.split())
 
@@ -158,25 +159,28 @@ class Text:
         """The arrays that a part reads or writes: a whole number goes with the real part."""
         return [name for name in names if not (part == "im" and self._whole(name))]
 
-    def _masked(self, part: str) -> list[str]:
-        """The gradient whose norm is taken: sign and active bounds.
+    def _masked(self, part: str, clip: str = "") -> list[str]:
+        """Sign, active bounds, and clip by value of the gradient; NaN stays.
 
         At an active bound the component that points outward is 0; otherwise the moments wind up and
-        keep p on the bound.
+        keep p on the bound. The two are one pair of limits: a condition on g itself takes longer.
         """
-        g, p = self._number("g", part), self._number("p", part)
-        lines = [f"{g} = -{g}"] if self.plan.maximize else []
-        if self.plan.bounds:
-            low, high = self._end("low", part), self._end("high", part)
-            lines += [f"{g} = zero if {p} <= {low} and {g} > zero else {g}"]
-            lines += [f"{g} = zero if {p} >= {high} and {g} < zero else {g}"]
+        plan, g, p = self.plan, self._number("g", part), self._number("p", part)
+        lines, most, least = [f"{g} = -{g}"] if plan.maximize else [], clip, f"-{clip}"
+        if plan.bounds:
+            low, high, free = self._end("low", part), self._end("high", part), clip or "inf"
+            lines += [f"most = zero if {p} <= {low} else {free}"]
+            lines += [f"least = zero if {p} >= {high} else -{free}"]
+            most, least = "most", "least"
+        if plan.bounds or clip:
+            lines += [f"{g} = {most} if {g} > {most} else {g}"]
+            lines += [f"{g} = {least} if {g} < {least} else {g}"]
         return lines
 
     def _gradient(self, part: str) -> list[str]:
-        """The gradient as the rule gets it; NaN stays NaN."""
-        plan, g, lines = self.plan, self._number("g", part), self._masked(part)
-        if plan.clip_value:
-            lines += [f"{g} = clip if {g} > clip else {g}", f"{g} = -clip if {g} < -clip else {g}"]
+        """The gradient as the rule gets it."""
+        plan, g = self.plan, self._number("g", part)
+        lines = self._masked(part, "clip" if plan.clip_value else "")
         if plan.clip_norm:
             lines += [f"{g} = {g} * pre * factor"]
         if plan.decay == "l2":
@@ -263,9 +267,7 @@ class Text:
         """
         rule, column = self.plan.rule, op.COLUMN
         lines = [f"lr = lr if np.isnan(control[{column.lr}]) else control[{column.lr}]"]
-        hypers = [f"control[{op.RULE + k}]" for k in range(rule.width)]
-        lines += _called("c = Hypers", hypers) if hypers else ["c = None"]
-        lines += self.products()
+        lines += [*self.hypers(), *self.products()]
         lines += ["h = scalars(c, q, lr, t)"]
         size = len(self.scalars) - len(self.loop)
         lines += [f"row[{k}] = h.{name}" for k, name in enumerate(self.scalars[: size - 2])]
@@ -291,6 +293,11 @@ class Text:
             f"row[{k}] = {values[name]}  # {name}" for k, name in enumerate(self.loop, size)
         ]
 
+    def hypers(self) -> list[str]:
+        """``c``: the rule's hyperparameters."""
+        items = [f"control[{op.RULE + k}]" for k in range(self.plan.rule.width)]
+        return _called("c = Hypers", items) if items else ["c = None"]
+
     def products(self) -> list[str]:
         """``q``: the products over the steps 1 to t, of which those carried are noted."""
         plan, own = self.plan, self.plan.own_products
@@ -310,21 +317,17 @@ class Text:
         return [*lines, f"q = Products({', '.join(items.values())})"]
 
 
-def compiled_formula(function: Any) -> Any:
-    """A function of a rule for the code that calls it."""
-    return njit(error_model="numpy")(function)
-
-
-def scope_of(plan: Plan, wrap: Any = compiled_formula) -> dict[str, Any]:
+def scope_of(plan: Plan, wrap: Callable[[Any], Any] = lambda function: function) -> dict[str, Any]:
     """The names that a text reads, besides those of its frame.
 
-    ``wrap(function)`` compiles a function of the rule.
+    ``wrap(function)`` is applied to the functions of the rule, which are to be compiled.
     """
     rule, scope = plan.rule, {"np": np, "math": math, "ema_at": ema_at}
     fields = plan.own_products
     scope |= {"Scalars": rule.scalar_type, "Hypers": rule.hyper_type, "Products": rule.product_type}
     scope |= {"element": wrap(plan.element()), "scalars": wrap(plan.scalars)}
     scope |= {"tiny": tiny(plan.real), "one": plan.real.type(1)}
+    scope |= {"inf": plan.real.type(np.inf)}
     if fields:
         scope |= {"Carried": named("Products", fields), "advance": wrap(plan.advance)}
     return scope

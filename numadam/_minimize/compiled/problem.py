@@ -18,7 +18,7 @@ from numadam._core.hyper import LR
 from numadam._core.options import freeze
 from numadam._core.parts import parts_of
 from numadam._cpu.kernel import code_address
-from numadam._cpu.state import CpuState
+from numadam._cpu.old_state import CpuState
 from numadam._jit.loops import compiled_loop
 from numadam._jit.pointers import struct_of
 from numadam._jit.process import defer_interrupts
