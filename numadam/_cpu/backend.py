@@ -15,7 +15,7 @@ from numadam._core import plan as pl
 from numadam._cpu.memory import StepMemory
 from numadam._cpu.state import CpuState
 from numadam._cpu.step import CpuStep
-from numadam._jit.process import at_once
+from numadam._jit.process import Writes, at_once
 from numadam._settings.settings import Settings
 
 # --- functional API for NumPy arrays -------------------------------------------------------------
@@ -121,8 +121,14 @@ class CpuBackend(CpuState):
 
     update = staticmethod(update)
 
-    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        super().__init__(settings, params, names)
+    def __init__(
+        self,
+        settings: Settings,
+        params: Leaves,
+        names: Sequence[str],
+        like: CpuBackend | None = None,
+    ) -> None:
+        super().__init__(settings, params, names, like)
         state = self.state  # the step must not refer to the back end: see `titles`
 
         def named() -> list[tuple[str, Any]]:
@@ -140,7 +146,8 @@ class CpuBackend(CpuState):
         self.compiled.check()
         _ = self.compiled.kernel  # compiled now, and not in the first step
         settings.agree(self.home)
-        self.begin()
+        if like is None:
+            self.begin()
         #: ``step_one(grad, lr, params=None, out=None)``: as `step`, for the only array
         self.step_one = self.compiled.one
 
@@ -157,12 +164,13 @@ class CpuBackend(CpuState):
             used[pl.OUT] = out
         return self.compiled.run(used, lr)
 
-    def with_settings(self, settings: Settings) -> tuple[CpuBackend, list[Any]]:
-        """TEMPORARY."""
-        other = CpuBackend(settings, self.params, self.names)
-        counters = {name: value for name, value in self.counters.items()}
-        other.load(counters, self.state)
-        return other, []
+    def with_settings(self, settings: Settings) -> tuple[CpuBackend, Writes]:
+        """Other options over the same state, and writes that bring parameters into their bounds.
+
+        Before these writes nothing has changed.
+        """
+        other = CpuBackend(settings, self.params, self.names, self)
+        return other, other.projections()
 
     def reset(self) -> None:
         self.check()

@@ -165,6 +165,13 @@ class CudaBackend:
         """Count steps that another kernel has taken."""
         self._counted["t"] += steps
 
+    def with_settings(self, settings: Settings) -> Any:
+        """Refuse options that take other kernels."""
+        raise ValueError(
+            "On a GPU an option that takes another kernel is set when the optimiser is made: make "
+            "a new one."
+        )
+
     def reset(self) -> None:
         with on_gpu(self._device):
             self._check("reset: a graph is being captured; reset before that.")
