@@ -71,6 +71,9 @@ class CpuState:
     home = "NumPy"
     is_host = True
     check_params = staticmethod(ar.check_params)
+    state: dict[str, list[np.ndarray]]
+    memory: StepMemory
+    _block: np.ndarray
 
     def __init__(
         self,
@@ -84,8 +87,7 @@ class CpuState:
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self.layout = layout_of(shapes, orders, plan.dtype)
         self._places = places = few(_places, self.layout)(plan, self.layout, len(settings.control))
-        block = aligned_zeros(places.end, places.unit) if like is None else like._block  # noqa: SLF001
-        self._block = block
+        self._block = like._block if like else aligned_zeros(places.end, places.unit)  # noqa: SLF001
         self._counters, self.products = self._head_of(self._block)
         first = address_of(self._block)
         self.memory = StepMemory(
@@ -97,13 +99,12 @@ class CpuState:
             settings.group_of_leaf,
             settings.guard,
             (first, first + places.end),
-            None if like is None else like.memory.norms,
+            like.memory.norms if like else None,
         )
         # the counts of rows have no slot
         for slot, offset, layout in zip(places.slots, places.firsts, places.layouts, strict=False):
             self.memory.bind(slot, layout.addresses(first + offset))
-        views: dict[str, list[np.ndarray]] = self._views(block) if like is None else like.state
-        self.state = views
+        self.state = like.state if like else self._views(self._block)
         self.per_element = self._bind_per_element()
 
     @_ROUNDS
