@@ -1,4 +1,4 @@
-"""What the two back ends share, CPU and CUDA: types, a functional step, sparse gradients.
+"""Code that the two back ends share, CPU and CUDA: types, a functional step, sparse gradients.
 
 Their classes have the same public methods: those that the optimiser calls.
 """

@@ -18,7 +18,7 @@ pytest.register_assert_rewrite(
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
     "tests.golden",
-    "tests.minimize.compared",
+    "tests.minimize.objectives",
     "tests.processes",
     "tests.runs",
     "tests.trees",

@@ -26,10 +26,17 @@ _BYTES = 140
 _TOO_BUSY = 0.5
 OURS = "numadam"
 #: Functions of `peers` that are timed: float32 arrays of n elements each.
-SIDES = {OURS: "step", "NumPy": "numpy_adam", "torch": "torch_fused", "optax": "optax_adam"}
+SIDES = {
+    OURS: "step",
+    "Numba, by hand": "numba_adam",
+    "NumPy": "numpy_adam",
+    "torch": "torch_fused",
+    "optax": "optax_adam",
+}
 _LEGEND = """
 float32, one array. Each cell: median time of a step; in brackets numadam's time / this time
-(below 1: numadam is faster).
+(below 1: numadam is faster). Numba, by hand: six lines of Adam, without options and checks,
+serial or with prange, whichever is faster.
 """
 
 #: Makes a side of n elements.

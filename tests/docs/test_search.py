@@ -29,6 +29,23 @@ PAGES = {
     "callback": "how-to/watch-a-run",
     "cite": "index",
     "compile": "how-to/own-solver",
+    "fix a parameter": "how-to/options",
+    "frozen": "how-to/options",
+    "tied": "how-to/options",
+    "bad pixels": "how-to/many-problems",
+    "mask": "how-to/many-problems",
+    "FITS": "how-to/many-problems",
+    "njit": "how-to/minimize",
+    "continuation": "how-to/minimize",
+    "adjoint": "how-to/minimize",
+    "accept or reject a step": "how-to/checkpoint",
+    "snapshot": "how-to/checkpoint",
+    "restore": "how-to/checkpoint",
+    "m += (1-b)*(g-m)": "tutorials/from-your-own",
+    "eps under the root": "tutorials/from-your-own",
+    "uncorrected v": "tutorials/from-your-own",
+    "v begins at g squared": "tutorials/from-your-own",
+    "all options": "reference/all-options",
 }
 
 #: What the scripts ask of a browser when they are loaded.

@@ -18,8 +18,7 @@ from numadam._jit import process
 from numadam._minimize.lanes.batch import LaneBatch
 from tests import extras
 from tests.interrupts import interrupted_after
-from tests.minimize.compared import assert_alone, assert_same_problems
-from tests.minimize.objectives import START, all_at_once, rosen
+from tests.minimize.objectives import START, all_at_once, assert_alone, assert_same_problems, rosen
 from tests.processes import FORKED, python
 
 RNG = np.random.default_rng(1)
@@ -383,7 +382,7 @@ def test_the_message_says_how_the_gradients_fell():
     assert "5 of 30: The gradient is below eps=1e-08, where steps are shorter" in res.message
 
 
-# --- what is taken and said, and objectives in Python ---------------------------------------------
+# --- what is taken and said, and objectives in Python --------------------------------------------
 
 POINTS = np.random.default_rng(0).uniform(-2, 2, (150, 2))
 
