@@ -24,7 +24,7 @@ from numadam._jit.process import cached_property, defer_interrupts
 from numadam._settings.settings import same_numbers
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import StepExchange
+    from numadam._mpi import StepExchange
 
 # --- gradients that touch a few rows -------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from numadam._cuda.state import KernelArguments
 from numadam._settings.settings import same_numbers
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import StepExchange
+    from numadam._mpi import StepExchange
 
 # --- totals over all ranks -----------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from numadam._cuda.validate import CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import StepExchange
+    from numadam._mpi import StepExchange
 
 # --- steps of an optimiser -----------------------------------------------------------------------
 

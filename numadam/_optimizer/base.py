@@ -33,7 +33,7 @@ from numadam._settings.bounds import leaf_bounds
 from numadam._settings.settings import Settings, group_overrides, is_plain, settings_for
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import Construction
+    from numadam._mpi import Construction
 
 Class = TypeVar("Class", bound=type)
 Kind = TypeVar("Kind", bound="OptimizerBase")
@@ -275,8 +275,7 @@ class OptimizerBase(metaclass=OptimizerType):
         if comm is None:
             yield None
             return
-        from numadam._mpi.exchange import Construction
-        from numadam._mpi.ranks import ranks_of
+        from numadam._mpi import Construction, ranks_of
 
         made = Construction(ranks_of(comm), what)
         try:

@@ -94,9 +94,9 @@ class Checkpointed(OptimizerBase):
             if comm is None:
                 write(path, self._content())
                 return
-            from numadam._mpi import files
+            from numadam import _mpi
 
-            files.save(comm, path, KIND, self._content)
+            _mpi.save_file(comm, path, KIND, self._content)
 
     def _content(self) -> Container:
         self._refuse_new_params()
@@ -138,9 +138,9 @@ class Checkpointed(OptimizerBase):
         if comm is None:
             content, together = read(path, KIND), nullcontext()
         else:
-            from numadam._mpi import files
+            from numadam import _mpi
 
-            content, together = files.load(comm, path, KIND), comm.all_or_none("load")
+            content, together = _mpi.load_file(comm, path, KIND), comm.all_or_none("load")
         with self._lock:
             with together:
                 self._refuse_new_params()

@@ -26,7 +26,7 @@ from numadam._jit.process import Writes, at_once
 from numadam._settings.bounds import OPEN, Pair, as_numbers, fits, inward
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import StepExchange
+    from numadam._mpi import StepExchange
 
 # --- learning rates ------------------------------------------------------------------------------
 

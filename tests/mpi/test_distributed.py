@@ -24,9 +24,9 @@ import pytest
 from mpi4py import MPI
 
 import numadam as na
+from numadam import _mpi as ranks_module
 from numadam._checkpoint import container
-from numadam._mpi import ranks as ranks_module
-from numadam._mpi.ranks import ranks_of
+from numadam._mpi import ranks_of
 from tests.mpi.problems import Twins, cutter, fails_on, random_tree, same_bits
 from tests.pages import BLOCK
 
