@@ -320,13 +320,13 @@ class OptimizerBase(metaclass=OptimizerType):
         That is compiled here. Where anything fails, the option keeps its old value.
         """
         with self._lock:
-            settings = self._settings
-            if settings.set(name, value):
+            settings, comm = self._settings, self._settings.options["comm"]
+            if (comm is None or settings.reads(name)) and settings.set(name, value):
                 return
-            self._refuse_new_params()
             given = {**settings.options, "lr": settings.lr, name: value}
             lr = given.pop("lr")
-            with self._together(given["comm"], f"setting {name}") as made:
+            with self._together(comm, f"setting {name}") as made:
+                self._refuse_new_params()
                 tree, changed, *_ = self._read(self._params, lr, *op.parted(given), made)
                 if not settings.has_state_of(changed) or tree.paths() != self._tree.paths():
                     now = formatting.brief(settings.options.get(name, settings.lr))

@@ -478,6 +478,13 @@ class Settings:
         )
         return {name: rows[:, k].copy() for k, name in enumerate(self.plan.products)}
 
+    def reads(self, name: str) -> bool:
+        """Whether the loop reads an option as a number: another number is another value alone."""
+        if name == "lr":
+            return is_plain(self.lr)
+        in_use = self.options.get(name) is not None and name in op.columns(self.rule)
+        return in_use and (name != "weight_decay" or self.plan.decay != "")
+
     def set(self, name: str, value: Any) -> bool:
         """Change a number of all arrays whose group sets none of its own.
 

@@ -346,6 +346,23 @@ def test_attributes_that_differ(comm, name, value, says):
 
 
 @pytest.mark.ranks(2)
+def test_an_option_that_takes_another_loop_is_set_on_all_ranks_or_on_none(comm):
+    made, opt = (
+        na.Adam(np.full(3, comm.rank - 0.5), comm=comm, **o) for o in ({"clip_norm": 1.0}, {})
+    )
+    with fails_on(comm, 1, ValueError, "clip_norm: expected a number"):
+        opt.clip_norm = -1.0 if comm.rank == 1 else 1.0
+    with pytest.raises(RankError, match="maximize: is True on rank 0 and False on rank 1"):
+        opt.maximize = comm.rank == 0
+    assert (opt.clip_norm, opt.maximize) == (None, False)
+    opt.clip_norm = 1.0
+    for one in (opt, made):
+        one.step(np.full(3, 1.0 + comm.rank))
+    assert same_bits(opt.params, made.params)
+    assert opt.grad_norm == made.grad_norm
+
+
+@pytest.mark.ranks(2)
 def test_an_optimiser_is_made_on_all_ranks_or_on_none(comm):
     x = np.array([-3.0, 0.5])
     with fails_on(comm, 0, ValueError, "bounds: lo is above hi"):
