@@ -324,6 +324,20 @@ def own_copy(option: Any) -> Any:
     return option.copy() if is_array else option
 
 
+def read_only(value: Any) -> Any:
+    """A copy of an option that cannot be written to: no step would see the change."""
+    if isinstance(value, dict):
+        clone = copy.copy(value)  # of its class
+        clone.update({key: read_only(entry) for key, entry in value.items()})
+        return MappingProxyType(clone)
+    if type(value) in (list, tuple):
+        return tuple([read_only(entry) for entry in value])
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
+
+
 def read(
     rule: RuleSpec, title: str, shared: Mapping[str, Any], own: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Any]:

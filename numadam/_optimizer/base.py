@@ -11,10 +11,7 @@ import operator
 from abc import ABCMeta
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
-
-import numpy as np
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import describe, refuse_same_memory
@@ -80,20 +77,6 @@ def _backend(library: str) -> type[Backend]:
 # --- options -------------------------------------------------------------------------------------
 
 
-def read_only(value: Any) -> Any:
-    """A copy of an option that cannot be written to: no step would see the change."""
-    if isinstance(value, dict):
-        clone = copy.copy(value)  # of its class
-        clone.update({key: read_only(entry) for key, entry in value.items()})
-        return MappingProxyType(clone)
-    if type(value) in (list, tuple):
-        return tuple([read_only(entry) for entry in value])
-    if isinstance(value, np.ndarray):
-        value = value.view()
-        value.flags.writeable = False
-    return value
-
-
 class option:
     """An option of an optimiser."""
 
@@ -108,7 +91,7 @@ class option:
         if instance is None:
             return self
         value = parts_of(instance).settings.options[self._name]
-        return value if type(value) is float else read_only(value)
+        return value if type(value) is float else op.read_only(value)
 
 
 class setting(option):
@@ -434,7 +417,7 @@ class OptimizerBase(metaclass=OptimizerType):
     def lr(self) -> Any:
         """The learning rate: a float, a callable of the steps already taken, or per array."""
         lr = self._settings.lr
-        return lr if type(lr) is float else read_only(lr)
+        return lr if type(lr) is float else op.read_only(lr)
 
     @lr.setter
     def lr(self, value: float | Schedule | Array) -> None:
