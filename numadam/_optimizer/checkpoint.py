@@ -16,17 +16,8 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy, to_host
 from numadam._arrays.tree import some
+from numadam._checkpoint import tree as nesting
 from numadam._checkpoint.container import Container, about_file, read, write
-from numadam._checkpoint.tree import (
-    Structure,
-    equal,
-    laid_out,
-    options_from_json,
-    options_to_json,
-    plateaus_in,
-    rebuild,
-    values_in,
-)
 from numadam._core import options as op
 from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
@@ -157,7 +148,7 @@ class Arrays:
     """
 
     def __init__(self, optimizer: OptimizerBase) -> None:
-        self.parts, self.structure = parts_of(optimizer), Structure(optimizer.params)
+        self.parts, self.structure = parts_of(optimizer), nesting.Structure(optimizer.params)
         backend = self.parts.backend
         self.active = [self.structure.names[tuple(path)] for path in self.parts.tree.paths()]
         self.named = self.structure.leaves | dict(zip(self.active, backend.params, strict=True))
@@ -226,7 +217,7 @@ def content_of(optimizer: OptimizerBase) -> Container:
         "params": own.structure.json,
         "group_of": own.groups(),
         "counters": {name: value.tolist() for name, value in own.parts.backend.counters.items()},
-        **options_to_json(settings.lr, options, arrays),
+        **nesting.options_to_json(settings.lr, options, arrays),
     }
     return Container(KIND, meta, arrays)
 
@@ -254,8 +245,8 @@ def fit(optimizer: OptimizerBase, content: Container) -> Fit:
             f"was saved by a rule {meta['rule']} of another formula, or by another version of "
             f"Python: {there} in the file, {here} here. Load it with the formula that wrote it."
         )
-    values = dict(values_in(arrays.structure.json))
-    for name, value in values_in(meta["params"]):
+    values = dict(nesting.values_in(arrays.structure.json))
+    for name, value in nesting.values_in(meta["params"]):
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
     others = _fit_settings(optimizer, content)
@@ -297,7 +288,7 @@ def _fit_frozen(arrays: Arrays, content: Container) -> Iterator[Callable[[], Any
 
 def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
-    lr, its = options_from_json(content.meta, content.arrays)
+    lr, its = nesting.options_from_json(content.meta, content.arrays)
     options, settings = _complete(type(optimizer), its), parts_of(optimizer).settings
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
@@ -327,9 +318,9 @@ class _Plateaus:
     def match(self, now: Any, saved: Any, title: str) -> Any:
         """`now` where it says what the file says, else what the file has."""
         one_kind = isinstance(now, ReduceOnPlateau) and isinstance(saved, ReduceOnPlateau)
-        if not one_kind and not equal(now, saved):
+        if not one_kind and not nesting.equal(now, saved):
             return saved
-        for pair in zip(plateaus_in(now), plateaus_in(saved), strict=True):
+        for pair in zip(nesting.plateaus_in(now), nesting.plateaus_in(saved), strict=True):
             known = next((new for old, new in self.pairs if old is pair[0]), pair[1])
             if known is not pair[1]:
                 raise ValueError(
@@ -352,7 +343,7 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     """An optimiser of this class with new arrays of `xp`, NumPy or CuPy, that goes on."""
     if content.meta["rule"] != kind.rule.name:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
-    lr, its = options_from_json(content.meta, content.arrays)
+    lr, its = nesting.options_from_json(content.meta, content.arrays)
     options = _complete(kind, its)
 
     def make_array(name: str, axes: Any) -> Any:
@@ -361,10 +352,10 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
             array = array.copy()  # the constructor moves it into the bounds
         elif xp is not np:
             array = xp.asarray(array)
-        return laid_out(array, axes, xp)
+        return nesting.laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)
-    params = rebuild(content.meta["params"], make_array)
+    params = nesting.rebuild(content.meta["params"], make_array)
     optimizer._setup(params, lr, *op.parted(options))  # noqa: SLF001  # a new one
     arrays = Arrays(optimizer)
     arrays.check(content.arrays)

@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_leaves_the_result(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write", full)
+    monkeypatch.setattr(checkpoint.container, "write", full)
     with pytest.raises(OSError, match="No space left") as caught:
         python_run(None, maxiter=30, checkpoint=tmp_path / "a.run")
     assert caught.value.numadam_result.nit == 30
