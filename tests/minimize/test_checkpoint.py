@@ -327,7 +327,9 @@ def test_a_folder_that_fun_leaves_is_that_of_the_start(tmp_path, monkeypatch):
 def test_files_are_written_as_often_as_asked(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        checkpoint, "write", lambda path, content: written.append(content.meta["at"]["done"])
+        checkpoint.container,
+        "write",
+        lambda path, content: written.append(content.meta["at"]["done"]),
     )
     options = {"lr": 0.02, "maxiter": 20, "gtol": 0, "checkpoint": tmp_path / "a.run"}
     for fun in (rosen, python_rosen):
