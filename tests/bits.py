@@ -124,13 +124,7 @@ def starts(dtype, n):
     return p
 
 
-#: one of each compiled formula, and both eps forms
-KERNELS = [
-    "adam paper",
-    "adam hat",
-    "adam paper amsgrad",
-    "rmsprop",
-    "sgd",
-    "sgd momentum",
-    "sgd nesterov",
-]
+#: one of each number of state arrays
+KERNELS = ["adam paper amsgrad", "rmsprop", "sgd"]
+#: the other formulas, and both eps forms, for sweeps
+OTHERS = ["adam paper", "adam hat", "sgd momentum", "sgd nesterov"]

@@ -14,7 +14,7 @@ from numba import types
 from numba.core.errors import NumbaError
 from numba.np.numpy_support import from_dtype
 
-from numadam._jit.loops import refuse_without_jit
+from numadam._jit.build import refuse_without_jit
 from numadam._jit.objectives import snapshot
 from numadam._jit.pointers import array_at
 from numadam._jit.process import compile_lock

@@ -151,11 +151,39 @@ def test_examples_fit_the_page(name, thing):
     things = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
     texts = [inspect.cleandoc(text) for one in things if isinstance(text := one.__doc__, str)]
     examples = [example for text in texts for example in doctest.DocTestParser().get_examples(text)]
-    # none where the example is a program for several ranks; test_docstrings.py asks for one
+    # none where the example is a program for several ranks; test_docstring_is_whole asks for one
     # a line of the source has a prompt of four characters before it
     shown = [f">>> {line}" for one in examples for line in one.source.splitlines()]
     shown += [line for one in examples for line in one.want.splitlines()]
     assert [line for line in shown if wide_lines(line)] == []
+
+
+#: Pages by hand: words of a page that a program writes are not counted.
+WRITTEN = [page for page in PAGES if page.is_relative_to(DOCS) and page.stem != "all-options"]
+
+
+@pytest.mark.parametrize(("development", "most"), [(False, 24_000), (True, 9_000)])
+def test_pages_are_short(development, most):
+    pages = [page for page in WRITTEN if ("development" in page.parts) is development]
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most
+
+
+def sentences(page):
+    """Sentences and cells of seven words and more, without code and targets of links."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    text = re.sub(r"<!-- speed: written.*?<!-- speed: end -->", "", text, flags=re.DOTALL)
+    for line in re.sub(r"\]\([^)]*\)", "]", text).splitlines():
+        for part in re.split(r"(?<=[.:|])\s", line):
+            if len(part.split()) >= 7:
+                yield part.strip("*|- ")
+
+
+def test_every_sentence_stands_once():
+    places = {}
+    for page in WRITTEN:
+        for sentence in sentences(page):
+            places.setdefault(sentence, []).append(page.name)
+    assert {one: pages for one, pages in places.items() if len(pages) > 1} == {}
 
 
 def test_lines_are_counted_one_by_one():
