@@ -161,6 +161,18 @@ class CpuSparseGradients(SparseGradients):
 Named = list[tuple[str, Any]]
 
 
+def _meet(written: Sequence[tuple[int, int]], read: Sequence[tuple[int, int]]) -> bool:
+    """Whether a range of bytes that is written meets another one; empty ranges are 0, 0."""
+    sorted_ones, others = np.array(sorted(written)), np.array(read, np.int64).reshape(-1, 2)
+    begins, ends = sorted_ones.T
+    if (begins[1:] < ends[:-1]).any():
+        return True
+    first, last = others[others[:, 0] < others[:, 1]].T
+    near = np.searchsorted(ends, first, "right")  # the first that ends behind the first byte
+    inside = near < len(ends)
+    return bool((begins[near[inside]] < last[inside]).any())
+
+
 class _Collected(NamedTuple):
     """The arrays of a step."""
 
@@ -471,7 +483,7 @@ class CpuStep:
     def _refuse_overlap(self, written: Named, read: Named, rows: Rows) -> None:
         """Raise where an array that is written shares an element with another one."""
         ends = [byte_bounds(x) if x.size else (0, 0) for _, x in (*written, *read)]
-        if self._meet(np.array([self.memory.state, *ends], np.int64), len(written) + 1):
+        if _meet([self.memory.state, *ends[: len(written)]], ends[len(written) :]):
             self._compare([*self._bound(), *written], read)
         for leaf, arrays in rows.items():
             # by their bounds, in C: 15 us less than to compare all names and arrays
