@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 
@@ -479,6 +480,15 @@ def test_what_is_no_function_or_no_name_is_refused():
             na.rule("Mine", element, function, **ARGUMENTS)
     with pytest.raises(ValueError, match=r"^name: expected names, got 'my rule'"):
         na.rule("my rule", element, scalars, **ARGUMENTS)
+
+
+# --- the source of a step -------------------------------------------------------------------------
+
+
+def test_the_source_of_a_step_has_the_formula():
+    source = Yogi(np.zeros(1)).source
+    assert source.startswith("def part(ps, gs, ms, vs, n, row):\n")
+    assert inspect.getsource(element) in source
 
 
 # --- check_rule ----------------------------------------------------------------------------------
