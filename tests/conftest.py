@@ -12,9 +12,11 @@ from _pytest.doctest import DoctestModule
 
 from tests import budget, emulator, extras
 
+# collections of garbage took a fifth of the time in which pytest reads and rewrites these files
+gc.set_threshold(1_000_000)
+
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
-    "tests.bad_arrays",
     "tests.bits",
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
@@ -128,7 +130,6 @@ def spare_the_collector() -> None:
     test that calls ``gc.collect()`` sixty times took minutes. Collections while it compiles take an
     eighth of that time: they are rare.
     """
-    gc.set_threshold(1_000_000)
     gc.collect()
     gc.freeze()
 

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from numba import cfunc, config, njit
+from numba import config, njit
 
 from numadam._jit import private
 from numadam._jit.process import compile_lock, refuse_lost, wait_for_compiling
@@ -258,18 +258,16 @@ def compiled(
         The compiled function itself: it converts numbers, never compiles, and does not check the
         types of arrays.
     """
-    if parallel:
-        numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
-    how = {"parallel": parallel, "nogil": nogil, "error_model": "numpy"}
-    dispatcher = _Text(name, text, scope, signature, entry, keep, shown).made(njit, how)
+    text_of = _Text(name, text, scope, signature, entry, parallel, keep, shown, nogil)
+    dispatcher = text_of.made()
     function: Callable[..., Any] = dispatcher.get_overload(signature)
     return function
 
 
-def address(*what: Any, **how: Any) -> int:
-    """Compile as `compiled` does: the address of the C function, for calls from compiled code."""
-    options = {"nopython": True, "error_model": "numpy"}
-    return int(_Text(*what, **how).made(cfunc, options).address)
+def address(name: str, text: str, scope: Mapping[str, Any], signature: Any, **how: Any) -> int:
+    """Compile as `compiled` does: the address of the function, for `numadam._jit.calls`."""
+    result = _Text(name, text, scope, signature, **how).made().overloads[signature.args]
+    return private.address(result)
 
 
 @dataclass
@@ -281,25 +279,29 @@ class _Text:
     scope: Mapping[str, Any]
     signature: Any
     entry: str
+    parallel: bool = False
     keep: bool = True
     shown: str = ""
+    nogil: bool = True
     module: str = ""
 
-    def made(self, wrap: Any, options: Mapping[str, Any]) -> Any:
-        """What a decorator of Numba's makes of it, once a process."""
+    def made(self) -> Any:
+        """The compiled dispatcher, once a process."""
         refuse_without_jit()
+        if self.parallel:
+            numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
         told = sorted((name, _told(x, name)) for name, x in self.scope.items()) if self.keep else []
-        key = hashed(self.text, told, str(self.signature), self.entry, wrap.__name__, options)
+        how = self.parallel, self.nogil
+        key = hashed(self.text, told, str(self.signature), self.entry, how)
         words = re.sub("[^a-z0-9]+", "_", self.name.lower())
         self.module, self.shown = f"{_PREFIX}{words}_{key}", self.shown or self.name
-        decorate = functools.partial(wrap, self.signature, **options)
         if self.module not in _made:
-            unkept = in_thread(functools.partial(self._make, decorate))
+            unkept = in_thread(self._make)
             if unkept:
                 warn_once(unkept)  # here: the warning names the user's line
         return _made[self.module]
 
-    def _make(self, decorate: functools.partial[Any]) -> str:
+    def _make(self) -> str:
         """Make it; why it is not kept, though it should be."""
         unkept = ""
         with compile_lock():
@@ -308,32 +310,37 @@ class _Text:
             if self.keep:
                 try:
                     with _folder_for(self.module) as folder:
-                        _made[self.module] = self._kept(folder, decorate)
+                        _made[self.module] = self._kept(folder)
                 except (OSError, RuntimeError) as error:  # Numba finds no place
                     unkept = str(error)
             if self.module not in _made:
                 with reported(self.shown, None):
-                    _made[self.module] = decorate()(self._function(f"<{self.module}>"))
+                    _made[self.module] = self._compiled(f"<{self.module}>", cache=False)
         return unkept
 
-    def _kept(self, folder: Path, decorate: functools.partial[Any]) -> Any:
+    def _kept(self, folder: Path) -> Any:
         """Load it from a folder, or compile it there."""
         path = folder / f"{self.module}.py"
         if not path.is_file() or path.read_text() != self.text:
             _write(path, self.text)
-        function, files = self._function(str(path)), _files(folder, self.module)
+        files = _files(folder, self.module)
         if files:
             try:
-                made = decorate(cache=True)(function)
-                hit = made.cache_hits if decorate.func is cfunc else made.stats.cache_hits
-                log = logger.debug if hit else logger.info
-                log("%s %s", "loaded" if hit else "compiled", self.shown)
-                return made
+                dispatcher = self._compiled(str(path), cache=True)
+                hit = dispatcher.stats.cache_hits
+                (logger.debug if hit else logger.info)(
+                    "%s %s", "loaded" if hit else "compiled", self.shown
+                )
+                return dispatcher
             except Exception:  # a damaged file may raise anything
                 for file in files:
                     file.unlink(missing_ok=True)
         with reported(self.shown, folder):
-            return decorate(cache=True)(function)
+            return self._compiled(str(path), cache=True)
+
+    def _compiled(self, file: str, cache: bool) -> Any:
+        how = {"parallel": self.parallel, "nogil": self.nogil, "error_model": "numpy"}
+        return njit(self.signature, cache=cache, **how)(self._function(file))
 
     def _function(self, file: str) -> Any:
         """The function of the text, in a module that code from the disk is loaded into."""

@@ -21,6 +21,11 @@ LLVMLITE = str(llvmlite.__version__)
 PROCESSOR = str(get_host_cpu_name())
 
 
+def address(result: Any) -> int:
+    """The address of a compiled function, for `numadam._jit.calls`."""
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
 @intrinsic
 def pointer(typingctx: Any, address: Any, like: Any) -> Any:
     """The address as a pointer to numbers as `like`, an array or number, has them; for `carray`."""

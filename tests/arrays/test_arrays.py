@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 import numadam
 import numadam as na
 from tests import extras
-from tests.bad_arrays import assert_unchanged, snapshot
 from tests.bits import KERNELS, OTHERS, RULES
 from tests.trees import (
     LAYOUTS,
@@ -28,9 +27,11 @@ from tests.trees import (
     Pair,
     assert_leaves,
     assert_same_containers,
+    assert_unchanged,
     lay,
     relaxed,
     shapes,
+    snapshot,
     tree_leaves,
     tree_map,
 )

@@ -38,11 +38,10 @@ from hypothesis.stateful import (
 
 import numadam as na
 from tests import extras
-from tests.bad_arrays import BAD, assert_unchanged, snapshot
 from tests.bits import assert_same_bits
 from tests.reference_options import Steps
 from tests.runs import SINK, assert_follows, digest, reference_of, tree_of
-from tests.trees import LAYOUTS, lay, tree_leaves, tree_map
+from tests.trees import BAD, LAYOUTS, assert_unchanged, lay, snapshot, tree_leaves, tree_map
 
 #: gradients that are refused; a CuPy array where CuPy is installed
 REFUSED = sorted(name for name, bad in BAD.items() if "grads" in bad[3])

@@ -22,10 +22,9 @@ from numadam._cpu import backend as cpu_update
 from numadam._optimizer import functional
 from numadam.rules import CLASSES
 from tests import extras
-from tests.bad_arrays import BAD, cases, matches
 from tests.bits import KERNELS, OPTIONS, OTHERS, assert_same_bits, gradients, starts
 from tests.processes import python
-from tests.trees import LAYOUTS, lay, relaxed, shapes
+from tests.trees import BAD, LAYOUTS, cases, lay, matches, relaxed, shapes
 
 #: rule and options: each compiled formula, a rule with products, and options of the first call
 CASES = {name: OPTIONS[name] for name in KERNELS + OTHERS} | {
