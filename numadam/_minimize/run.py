@@ -20,6 +20,7 @@ from numadam._minimize.arguments import check_interval, copy_tree
 from numadam._minimize.checkpoint import Best, RunState, Task
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import Result, attach, make_history
 from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
 from numadam._optimizer.optimizer import Optimizer
@@ -336,17 +337,15 @@ _pack_line = struct.Struct("=4d").pack
 class PythonRun(Run):
     """One minimisation with an objective in Python."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        optimizer: Optimizer,
-        stop_tests: Any,
-        observers: Observers,
-        task: Task,
-    ) -> None:
+    def __init__(self, task: Task) -> None:
+        optimizer, tests = task.rule(task.x, task.lr, **task.options), task.tolerances
+        objective = Objective.of_task(task, optimizer)
+        backend, first = parts_of(optimizer).backend, ck.first_of(task.state, tests)
+        stop_tests = HostStopTests if backend.is_host else DeviceStopTests
+        self._objective, self._stop_tests = objective, stop_tests(backend, tests, first)
+        observers = Observers(task.callback, task.progress, task.maxiter, optimizer)
         super().__init__(optimizer, observers, task, getattr(optimizer, "eps", 0.0))
         self._memory = Memory()
-        self._objective, self._stop_tests, tests = objective, stop_tests, task.tolerances
         self._check = check_interval(task.check_every, self._backend.is_host)
         self._wants_f = observers.wants_f or tests.ftol > 0.0 or task.track_best is True
         #: whether the gradient of the last iterate would be for nobody
