@@ -105,17 +105,24 @@ class Scalars:
     all methods.
     """
 
-    def __init__(self, plan: Plan, control: np.ndarray, groups: Sequence[int]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        control: np.ndarray,
+        groups: Sequence[int],
+        products: np.ndarray | None = None,
+    ) -> None:
         one = len(set(groups)) == 1 and not plan.by_row
         first, count = (groups[0], 1) if one else (0, len(control))
         rows = np.zeros((count, len(Text(plan).scalars)), plan.real)
         self._carried = len(plan.products)
-        self._products = np.ones((len(control), 2 * self._carried))
-        self.saved = [self._products]
+        if products is None:
+            products = np.ones((len(control), 2 * self._carried))
+        self.products, self.saved = products, [products]
         self.values = rows[0] if one else None
         self.lr = math.nan  # of the step that was prepared, where there is a table
         here = slice(first, first + count)
-        given = rows, control[here], self._products[here]
+        given = rows, control[here], self.products[here]
         # straight into compiled code: a method around it would take 0.3 us of each step
         self.prepare: Callable[[float, int], Any] = partial(_fill(plan), *given)
         if not one:
@@ -143,15 +150,15 @@ class Scalars:
     def advance(self) -> None:
         """Move on the running products, where there are any, after a step."""
         if self._carried:
-            self.load_products(self._products[:, self._carried :])
+            self.load_products(self.products[:, self._carried :])
 
     def read_products(self) -> np.ndarray:
         """Running products of the rule, for each row of the control block."""
-        return self._products[:, : self._carried].copy()
+        return self.products[:, : self._carried].copy()
 
     def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""
-        self._products[:, : self._carried] = products
+        self.products[:, : self._carried] = products
 
 
 _ROW = """\

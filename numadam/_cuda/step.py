@@ -60,10 +60,11 @@ class CudaStep:
         fixed: Leaves = (),
         exchange: StepExchange | None = None,
         counts: Leaves = (),
+        products: np.ndarray | None = None,
     ) -> None:
         self._plan, self._layout, self._device = plan, layout, device
         self.arguments = KernelArguments(plan, layout, groups)
-        self.scalars = Scalars(plan, control, groups)
+        self.scalars = Scalars(plan, control, groups, products)
         reduced = plan, self.arguments, control, self.scalars, device, exchange
         self.norms = GradientNorms(*reduced) if plan.norm else None
         self.sparse = CudaSparseGradients(layout, device, sparse, title, counts)

@@ -319,7 +319,8 @@ class OptimizerBase(metaclass=OptimizerType):
                     )
                 backend, writes = self._backend.with_settings(changed)
             put = functools.partial(partial, object.__setattr__, self)
-            at_once([*writes, put("_settings", changed), put("_backend", backend)])
+            with defer_interrupts():  # CuPy's assignments are not in C alone
+                at_once([*writes, put("_settings", changed), put("_backend", backend)])
 
     def _parts(self) -> Parts:
         return Parts(self._tree, self._settings, self._backend, self._lock)
