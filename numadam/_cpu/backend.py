@@ -146,7 +146,7 @@ class CpuBackend(CpuState):
             counts=state.get(pl.ROW_COUNTS, ()),
         )
         self.compiled.check()
-        self.compiled.kernel()  # compiled now, and not in the first step
+        self.compiled.compile()
         settings.agree(self.home)
         if like is None:
             self.begin()
