@@ -181,7 +181,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def patient_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that has failed waits for others that still compile what it has not begun."""
-    from numadam._mpi import ranks
+    from numadam import _mpi as ranks
 
     monkeypatch.setattr(ranks, "LEFT_ALONE", COMPILING)
 
