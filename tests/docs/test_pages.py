@@ -181,8 +181,8 @@ def test_three_files_make_a_rule(checkout: Path) -> None:
     assert "from numadam.rules.signum import Signum as Signum" in stub
 
 
-def test_six_files_make_an_option(checkout: Path) -> None:
-    assert len(PARTS) == 6
+def test_eight_files_make_an_option(checkout: Path) -> None:
+    assert len(PARTS) == 8
     for path, part in PARTS:
         text = (checkout / path).read_text(encoding="utf-8")
         for change in re.findall(r"^```diff\n(.*?)^```$", part, re.MULTILINE | re.DOTALL):
@@ -194,7 +194,7 @@ def test_six_files_make_an_option(checkout: Path) -> None:
         (checkout / path).write_text(text, encoding="utf-8")
     assert run_commands(OPTION, checkout) > 60
     stub = (checkout / "numadam" / "_core" / "keywords.pyi").read_text(encoding="utf-8")
-    assert stub.count("    warmup: int | None\n") == 4  # optimisers, minimize
+    assert stub.count("    max_step: float | Schedule | None\n") == 4  # optimisers, minimize
 
 
 def test_it_names_what_is_there() -> None:
