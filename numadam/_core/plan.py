@@ -189,7 +189,7 @@ class Plan:
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """What tells one form of state from another: arrays, their dtypes, products."""
+        """Marks of one form of state: arrays, their dtypes, products."""
         arrays = [(name, self.array_dtype(slot)) for name, slot in self.state_slots.items()]
         return arrays, self.products, self.by_row, self.dtype
 
