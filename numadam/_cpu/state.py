@@ -175,7 +175,9 @@ class CpuState:
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only int64 arrays that show the counters themselves; and the products."""
         shown = COUNTERS if self.settings.guard == pl.SKIP else COUNTERS[:1]
-        found = {name: self._counters[k : k + 1].reshape(()) for k, name in enumerate(shown)}
+        found: dict[str, np.ndarray] = {
+            name: self._counters[k : k + 1].reshape(()) for k, name in enumerate(shown)
+        }
         for k, name in enumerate(self.settings.plan.products):
             found[name] = self.products[:, k].reshape(-1)
         for view in found.values():
@@ -201,7 +203,8 @@ class CpuState:
 
     def _layout_of(self, name: str) -> Layout:
         """The layout of a state array."""
-        return self._places.layouts[self._places.names.index(name)]
+        layout: Layout = self._places.layouts[self._places.names.index(name)]
+        return layout
 
     def load(
         self,
