@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 import pytest
-from tests.minimize.compared import assert_alone
+from tests.minimize.objectives import assert_alone
 
 import numadam as na
 from tests.processes import python
