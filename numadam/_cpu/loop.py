@@ -388,6 +388,7 @@ def compiled_step(plan: Plan, out: bool, form: str) -> Callable[..., int]:
         entry="step",
         parallel=form == PARALLEL,
         keep=not plan.rule.digest,
+        shown=plan.words + (", out=" if out else "") + (", in threads" if form == PARALLEL else ""),
         nogil=form != HELD,
     )
 
