@@ -75,7 +75,7 @@ def hashed(*parts: object) -> str:
 
 
 def _told(x: Any, name: str) -> Any:
-    """What tells a value that a text reads by `name` from all others; of closures, their cells."""
+    """Marks of a value that a text reads by `name`; of a closure those of its cells, too."""
     x = getattr(x, "py_func", x)
     if x is None or isinstance(x, (bool, int, float, str, np.generic, np.dtype)):
         return repr(x)
