@@ -25,9 +25,7 @@ THREADS, CONCURRENT = (
     [
         "tests/faults/test_concurrent.py",
         "tests/minimize/test_minimize.py",
-        "tests/optimizer/test_copies.py",
         "tests/optimizer/test_functional.py",
-        "tests/optimizer/test_reset.py",
         "tests/optimizer/test_state.py",
         "tests/optimizer/test_step_arguments.py",
     ],

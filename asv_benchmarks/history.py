@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from numadam.bench.measure import LIMIT
+from numadam._bench.measure import LIMIT
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

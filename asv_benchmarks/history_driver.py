@@ -19,7 +19,7 @@ from statistics import median
 import numba
 import numpy as np
 
-_BENCH = Path(__file__).resolve().parents[1] / "numadam" / "bench"
+_BENCH = Path(__file__).resolve().parents[1] / "numadam" / "_bench"
 _LR = 1e-3
 _START = (-1.2, 1.0)
 

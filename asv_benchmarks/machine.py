@@ -9,8 +9,8 @@ import platform
 import time
 from pathlib import Path
 
-from numadam.bench import measure
-from numadam.info import cpu, gpu
+from numadam._bench import measure
+from numadam._info import cpu, gpu
 
 _PACKAGES = (
     *("numadam", "numpy", "numba", "tbb", "torch", "deepspeed", "jax", "optax", "numba-cuda"),

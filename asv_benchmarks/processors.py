@@ -17,7 +17,7 @@ from pathlib import Path
 import machine
 import run
 
-from numadam.bench import seconds_text
+from numadam._bench import seconds_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "development" / "benchmarks"
 DATA = DOCS / "processors.json"

@@ -19,10 +19,10 @@ from pathlib import Path
 import machine
 from benchmarks.common import LARGE, Unavailable
 
-from numadam.bench import measure, seconds_text
+from numadam._bench import measure, seconds_text
 
 #: Files of the suite that have cases, the first ones with targets of the CPU.
-TARGETS, OTHERS = ("step", "start", "minimize"), ("options", "gpu")
+TARGETS, OTHERS = ("step", "by_hand", "start", "minimize"), ("options", "gpu")
 _HEADS = ("case", "ours", "theirs", "value", "target", "met", "busy", "what")
 _WIDTHS = (20, 8, 8, 8, 7, 4, 4, 0)
 

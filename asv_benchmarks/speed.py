@@ -17,8 +17,8 @@ import machine
 import numpy as np
 from benchmarks.sides import Roofline
 
-from numadam import bench
-from numadam.bench import measure, peers
+from numadam import _bench as bench
+from numadam._bench import measure, peers
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "development" / "benchmarks" / "speed.json"

@@ -1,10 +1,38 @@
 """How Sphinx builds the documentation: python -m sphinx -W -b html docs docs/_build/html."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+from sphinx.errors import ConfigError
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+#: Packages of the extra `docs` that are not Sphinx's own: missing ones are named together.
+NEEDED = (
+    *(
+        "numba",
+        "scipy",
+        "myst_parser",
+        "numpydoc",
+        "pydata_sphinx_theme",
+        "sphinx_copybutton",
+    ),
+    *(
+        "sphinx_design",
+        "sphinx_gallery",
+        "matplotlib",
+        "skimage",
+        "pywt",
+        "sklearn",
+    ),
+)
+if missing := [name for name in NEEDED if find_spec(name) is None]:
+    raise ConfigError(
+        f"{sys.executable} lacks {', '.join(missing)}. In the checkout: "
+        f'{sys.executable} -m pip install -e ".[docs]"'
+    )
 
 import numadam  # noqa: E402  (that of this checkout)
 
@@ -31,6 +59,7 @@ extensions = [
     "mathml",
     "result_entries",
     "rule_pages",
+    "wraps",
 ]
 exclude_patterns = ["_build", "README.md", "gallery"]
 nitpicky = True

@@ -2,14 +2,7 @@
 
 import sys
 
-from numadam._program import run
-
-
-def _main() -> int:
-    from numadam.cli import main  # Ctrl-C in these milliseconds is in `run`
-
-    return main(sys.argv[1:])
-
+from numadam._cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(_main, "python -m numadam"))
+    sys.exit(main())

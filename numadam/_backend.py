@@ -1,14 +1,14 @@
-"""Contract of the two back ends, CPU and CUDA."""
+"""Code that the two back ends share, CPU and CUDA: types, a functional step, sparse gradients.
+
+Their classes have the same public methods: those that the optimiser calls.
+"""
 
 from __future__ import annotations
 
 import importlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from numadam._arrays.checks import describe
 from numadam._arrays.interop import Layout
@@ -16,8 +16,12 @@ from numadam._arrays.sparse import clear, coalesce_for, is_sparse, plain, refuse
 from numadam._core import plan as pl
 
 if TYPE_CHECKING:
+    from numadam._cpu.backend import CpuBackend
+    from numadam._cuda.backend import CudaBackend
     from numadam._settings.settings import Settings
 
+#: State and step of one set of parameter arrays on one device.
+Backend: TypeAlias = "CpuBackend | CudaBackend"
 Leaves = Sequence[Any]
 #: By leaf the rows of a sparse gradient, and their values.
 Rows = Mapping[int, tuple[Any, Any]]
@@ -139,109 +143,3 @@ class SparseGradients:
         for leaf, (rows, _) in rows_of.items():
             clear(rows, dense[leaf])
             self._zeros[leaf] = dense[leaf]
-
-
-class Backend(ABC):
-    """State and step of one set of parameter arrays on one device.
-
-    Attributes
-    ----------
-    params : list of arrays
-        The parameters.
-    settings : Settings
-        With the control block, which every step reads.
-    state : dict of str to list of arrays
-        Views of the state arrays, leaf by leaf, shaped and laid out as the parameters.
-    """
-
-    params: list[Any]
-    settings: Settings
-    state: dict[str, list[Any]]
-
-    @abstractmethod
-    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None: ...
-
-    #: the library of its arrays, and whether they lie in the host's memory
-    home: str
-    is_host: bool
-
-    @staticmethod
-    @abstractmethod
-    def check_params(params: Leaves, names: Sequence[str]) -> None:
-        """Check type and dtype of all parameters, and that they lie on one device."""
-
-    @property
-    @abstractmethod
-    def t(self) -> int:
-        """Steps taken."""
-
-    @property
-    @abstractmethod
-    def counters(self) -> Mapping[str, Any]:
-        """Views of the counters by name, 0-d arrays: "t", and those that the options need."""
-
-    @property
-    @abstractmethod
-    def grad_norm(self) -> Any:
-        """Norm of the last gradients before clipping: one number, or one an array."""
-
-    @abstractmethod
-    def step(
-        self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
-    ) -> bool:
-        """Check everything, then take the whole step; t advances last.
-
-        Returns False where the guard stopped the step: then nothing is written.
-        """
-
-    @abstractmethod
-    def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
-        """As `step`, for the only array: the shortest way."""
-
-    @abstractmethod
-    def reset(self) -> None:
-        """Begin anew: state, counters and products as before the first step."""
-
-    @abstractmethod
-    def snapshot_buffer(self) -> SnapshotBuffer:
-        """New memory for a snapshot of parameters, state, counters and norms: save and restore.
-
-        Each copies all or nothing.
-        """
-
-    @abstractmethod
-    def gradients(self) -> list[Any]:
-        """Gradient buffers of the parameters' shapes in one flat buffer, owned by the back end."""
-
-    @abstractmethod
-    def load(
-        self,
-        counters: Mapping[str, Any],
-        state: Mapping[str, Leaves],
-        params: Leaves | None = None,
-        others: Iterable[Callable[[], Any]] = (),
-    ) -> None:
-        """Load checked counters, state arrays and parameters, make other writes: all at once."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Check the parameters as they are now: they can be written, and overlap nothing."""
-
-    @abstractmethod
-    def from_host(self, arrays: Sequence[np.ndarray]) -> list[Any]:
-        """Arrays of the host on the device of the parameters."""
-
-    @abstractmethod
-    def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
-        """Check arrays before they are copied to the leaves of `what`, such as ``"state['m']"``.
-
-        `state` is the name of the state array; without one they are gradients.
-        """
-
-    @classmethod
-    @abstractmethod
-    def update(cls, call: FunctionalStep) -> Again | None:
-        """Take a step on arrays that the caller owns.
-
-        Returns what takes the next such step with less work, where there is such a way.
-        """

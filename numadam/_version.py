@@ -1,13 +1,15 @@
 """Version of the package, and how its extras are installed; imports no other module of it."""
 
 __version__ = "0.1.0"
+#: Name on the package index, of .ci/owner.toml; "": on none.
+INDEX = ""
 
 
 def install_command(extra: str) -> str:
     """The command that installs the packages of an extra.
 
-    From the checkout where there is one; otherwise by the packages' own names, since no package
-    index has numadam.
+    From the checkout where there is one, or from the package index; else by the packages' own
+    names.
     """
     import re
     from importlib.metadata import PackageNotFoundError, requires
@@ -16,6 +18,8 @@ def install_command(extra: str) -> str:
     root = Path(__file__).resolve().parents[1]
     if (root / "pyproject.toml").is_file():
         return f'pip install -e "{root}[{extra}]"'
+    if INDEX:
+        return f'pip install "{INDEX}[{extra}]"'
     try:
         lines = requires("numadam") or []
     except PackageNotFoundError:  # only its files were copied

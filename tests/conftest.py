@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from _pytest.doctest import DoctestModule
@@ -17,7 +18,7 @@ pytest.register_assert_rewrite(
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
     "tests.golden",
-    "tests.minimize.compared",
+    "tests.minimize.objectives",
     "tests.processes",
     "tests.runs",
     "tests.trees",
@@ -48,6 +49,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith("numadam/rules/"):
             item.add_marker(pytest.mark.rule)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[pytest.CollectReport]:
+    """Fail a file that skips for a reason which no stage of .ci/run takes away."""
+    report = yield
+    return _with_stage(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
+    """Fail a test that skips for a reason which no stage of .ci/run takes away."""
+    report = yield
+    return _with_stage(report)
+
+
+def _with_stage(report: Any) -> Any:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not extras.has_stage(reason):
+            report.outcome = "failed"
+            report.longrepr = f"a skip without a stage that runs it (tests/extras.py): {reason}"
+    return report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -101,8 +125,7 @@ def thread_count(request):
 
     from numadam._jit import loops
 
-    if request.param > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"Numba has {numba.config.NUMBA_NUM_THREADS} thread here")
+    extras.need_machine(request.param <= numba.config.NUMBA_NUM_THREADS, "second thread of Numba")
     loops.layer()
     before = numba.get_num_threads()
     numba.set_num_threads(request.param)

@@ -1,8 +1,8 @@
 """Write what follows from rules and options: ``python -m tests.generate``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, the lists of rules in the docs, the bits of new rules in
-``tests/data/bits.json``, and the stubs, which git ignores and an install writes. Tests say when one
-is out of date.
+The table in ``numadam/rules/__init__.py``, lists of rules and options in the docs, the bits of new
+rules in ``tests/data/bits.json``, what ``.ci/owner.toml`` says, and the stubs, which git ignores
+and an install writes. Tests say when one is out of date.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from numadam import rules
 from numadam.nopython import functions
-from tests import stubs
+from tests import owner, reference_page, stubs
 from tests.stubs import PACKAGE, ROOT
 
 PAGES = ROOT / "docs" / "reference"
@@ -71,6 +71,8 @@ def written() -> dict[Path, str]:
         PACKAGE / "rules" / "__init__.py": table(files),
         PAGES / "rules" / "index.md": index_page(files),
         PAGES / "nopython.md": nopython_page(stubs.rule_classes()),
+        PAGES / "all-options.md": reference_page.page(stubs.rule_classes()),
+        **owner.written(),
         **stubs.stubs(),
     }
 

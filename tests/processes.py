@@ -1,4 +1,7 @@
-"""Code that runs in a process of its own."""
+"""Code that runs in a process of its own.
+
+No process has a limit of time: pytest-timeout ends a test that hangs.
+"""
 
 import os
 import shutil
@@ -8,8 +11,6 @@ import sysconfig
 import textwrap
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 import numadam
 from tests import emulator, extras
@@ -79,29 +80,26 @@ def storm(work, strikes):
 """
 
 
-def python(
-    code: str, *, root: Path = ROOT, cwd: Path | None = None, timeout: float = 300, **env: str
-) -> str:
+def python(code: str, *, root: Path = ROOT, cwd: Path | None = None, **env: str) -> str:
     """Run code in a fresh interpreter; its output, or its error as the test's."""
     settings = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **env}
     # a warning that Numba's tbb layer writes from C comes before what Python prints later
     settings["PYTHONUNBUFFERED"] = "1"
-    if env.get("NUMBA_THREADING_LAYER") == "omp" and sys.platform != "linux":
-        pytest.skip("GNU OpenMP is Linux's threading layer")
+    layer = env.get("NUMBA_THREADING_LAYER")
+    extras.need_machine(layer != "omp" or sys.platform == "linux", "GNU OpenMP")
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
         env=settings,
         cwd=cwd or root,
         capture_output=True,
         text=True,
-        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip()
 
 
-def mpiexec(ranks: int, *words: Any, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+def mpiexec(ranks: int, *words: Any) -> subprocess.CompletedProcess[str]:
     """Run Python on ranks of MPI; `words` are its arguments. One that fails ends all."""
     command = shutil.which("mpiexec", path=sysconfig.get_path("scripts")) or shutil.which("mpiexec")
     if command is None:
@@ -119,6 +117,5 @@ def mpiexec(ranks: int, *words: Any, timeout: float = 90) -> subprocess.Complete
         env=env,
         capture_output=True,
         text=True,
-        timeout=timeout,
         check=False,
     )

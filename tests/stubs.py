@@ -22,7 +22,7 @@ from numadam._arrays.formatting import first_sentence, parameters
 from numadam._core import hyper
 from numadam._core.options import DEFAULTS, OF_UPDATES, SharedOptions
 from numadam._minimize.arguments import not_for_many, not_for_one
-from numadam._optimizer import attributes
+from numadam._optimizer import base
 from numadam.nopython.functions import of_rule
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ PACKAGE = Path(numadam.__file__).parent
 NOTE = "# Written by `python -m tests.stubs`: do not edit.\n# fmt: off\n# ruff: noqa\n"
 
 #: Homes of the names in signatures: of a name that several have, the first one.
-_HOMES = (collections.abc, typing, hyper, attributes)
+_HOMES = (collections.abc, typing, hyper, base)
 #: Classes of the stub of keywords that the signatures of rules name.
 _KEYWORDS = {"Shared", "SharedButDecay", "FunctionalOptions", "FunctionalButDecay"}
 

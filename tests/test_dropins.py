@@ -1,6 +1,6 @@
 """Public codes on numadam: the programs of the page on drop-ins, and the tests of those codes.
 
-What is not installed is skipped: ``pip install -e ".[test,dropins]"`` brings all.
+What is not installed is skipped: ``bash .ci/run dropins`` installs and runs all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from numadam._version import install_command
+from tests import extras
 from tests.pages import DROP_IN_NEEDS, DROP_INS, drop_in, lacking, run_drop_in
 
 #: Programs whose own Adam is replaced, and the largest difference from the package's own result.
@@ -29,13 +31,13 @@ REPLACED = {
 #: Programs that call `scipy_adam`, and the largest difference from another method's minimum.
 CALLERS = {"basinhopping": 1e-5, "lmfit": 1e-5, "iminuit": 1e-4}
 
-pytestmark = pytest.mark.timeout(600)  # PaCMAP compiles for half a minute
+pytestmark = pytest.mark.dropins()
 
 
 def names_of(title):
     """Run a program of the page; skip where its package is missing."""
     if lacking(module := DROP_IN_NEEDS[title]):
-        pytest.skip(f'needs {module}: pip install -e ".[dropins]"')
+        extras.stop("dropins", f"{module} is not installed: {install_command('dropins')}")
     return run_drop_in(title)
 
 
@@ -54,7 +56,8 @@ def test_the_table_has_every_replaced_adam():
 
 
 def test_scikit_learns_own_tests(monkeypatch, capsys):
-    module = pytest.importorskip("sklearn.neural_network.tests.test_stochastic_optimizers")
+    from sklearn.neural_network.tests import test_stochastic_optimizers as module
+
     monkeypatch.setattr(module, "AdamOptimizer", names_of("scikit-learn")["AdamOptimizer"])
     tests = [test for name, test in vars(module).items() if name.startswith("test_")]
     assert len(tests) == 6
@@ -66,7 +69,7 @@ def test_pennylanes_own_tests(monkeypatch, capsys):
     names = names_of("PennyLane")
     path = Path(names["qml"].__file__).parents[1] / "tests" / "optimize" / "test_adam.py"
     if not path.exists():
-        pytest.skip("this release of PennyLane comes without its tests")
+        extras.stop("dropins", "this release of PennyLane comes without its tests")
     spec = importlib.util.spec_from_file_location("pennylane_test_adam", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

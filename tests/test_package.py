@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import calendar
 import hashlib
 import importlib.metadata
@@ -38,8 +39,8 @@ ROOT = Path(na.__file__).parents[1]
 SPARED = {
     "pass": ["numba", "llvmlite", "cupy", "scipy", "optree", "tqdm", "matplotlib"],
     "na.History()": ["numba", "cupy", "scipy", "matplotlib"],
-    "import numadam.cli; numadam.cli.parser()": ["numba"],
-    "from numadam import info; info.facts()": ["mpi4py"],
+    "import numadam._cli; numadam._cli.parser()": ["numba"],
+    "from numadam import _info; _info.facts()": ["mpi4py"],
     """
     from numadam._arrays.sparse import coalesce, is_sparse
     coalesce(na.Rows(np.array([3, 1, 3]), np.ones((3, 2))), "g", (4, 2), np.dtype(float))
@@ -87,7 +88,19 @@ def test_steps_load_neither_cupy_nor_scipy_nor_what_ranks_need() -> None:
 
 def test_public_names():
     assert set(na.__all__) >= {"Adam", "RMSprop", "SGD", "adam_update", "sgd_update"}
-    assert set(dir(na)) >= set(na.__all__)
+    assert dir(na) == sorted(na.__all__)
+
+
+def test_completion_without_running_shows_public_names():
+    """Editors list what the file assigns and imports, and the modules beside it."""
+    package = Path(na.__file__).parent
+    body = ast.parse(Path(na.__file__).read_text(encoding="utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    named = {alias.asname or alias.name for node in imports for alias in node.names}
+    named |= {path.stem for path in package.glob("*.py")}
+    named |= {path.parent.name for path in package.glob("*/__init__.py")}
+    # rules: what messages and pickles call the classes
+    assert {name for name in named if not name.startswith("_")} <= {*na.__all__, "rules"}
     with pytest.raises(AttributeError, match="AdamX"):
         na.AdamX  # noqa: B018
 
@@ -130,7 +143,7 @@ def test_a_wrong_name_in_the_variable_is_refused():
         text=True,
         check=False,
     )
-    assert "NUMADAM_EXTRAS: expected some of cuda, mpi" in done.stderr
+    assert "NUMADAM_EXTRAS: expected some of cuda, gpu" in done.stderr
     assert "'cude'" in done.stderr
 
 
@@ -139,12 +152,29 @@ def test_marks_have_an_extra_and_a_stage_that_names_them():
         line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
     ]
     stages = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    named = set(re.findall(r"NUMADAM_EXTRAS=([\w,]+)", stages))
     for mark, (extra, _) in extras.EXTRAS.items():
         assert {mark, f"{mark}(*packages)"} & set(declared)
         assert extra in NEEDED
-        assert any(mark in names.split(",") for names in named)
+        (body,) = re.findall(rf"^stage_{mark}\(\) [{{(](.*?(?: }}$|^[}})]$))", stages, re.M | re.S)
+        (names,) = re.findall(r"NUMADAM_EXTRAS=([\w,]+)", body)
+        assert mark in names.split(",")
         assert f"\n{mark} " in stages
+
+
+def test_a_skip_names_the_stage_that_runs_the_test():
+    """Else tests/conftest.py fails the test: one that never runs guards nothing."""
+    for mark in extras.EXTRAS:
+        with pytest.raises(pytest.skip.Exception) as caught:
+            extras.require(mark, "no_such")
+        assert extras.has_stage(str(caught.value))
+    assert extras.has_stage(extras.fork.kwargs["reason"])
+    for reason in (
+        "not today",
+        "no torch (.ci/run)",
+        "no torch (.ci/run cude)",
+        "(.ci/run mpi) no",
+    ):
+        assert not extras.has_stage(reason)
 
 
 def test_the_tests_alone_bring_no_cuda():
@@ -206,7 +236,7 @@ LABELS = {"Homepage", "Source", "Documentation", "Changelog", "Issues", "Funding
 def built() -> Path:
     """The folder with sdist and the wheel made of it; in `direct` the wheel made of the tree."""
     if "NUMADAM_DIST" not in os.environ:
-        pytest.skip("NUMADAM_DIST names no folder with built distributions: see .ci/run")
+        extras.stop("package", "NUMADAM_DIST names no folder with built distributions")
     return Path(os.environ["NUMADAM_DIST"])
 
 
@@ -238,7 +268,7 @@ def sources(*suffixes: str) -> set[str]:
 
 SHIPPED = sources(".py", ".typed", ".npz", ".txt")
 STUBS = sources(".pyi")
-OF_DIGITS = "licenses/numadam/demos/digits-LICENSE.txt"
+OF_DIGITS = "licenses/numadam/_demos/digits-LICENSE.txt"
 
 
 def metadata(files: dict[str, bytes]) -> Message:
@@ -251,7 +281,7 @@ def test_the_wheel_is_the_package_and_nothing_else(built: Path) -> None:
     assert files - notes == SHIPPED | STUBS
     expected = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", OF_DIGITS)
     assert notes == {f"{NAME}.dist-info/{name}" for name in expected}
-    assert {"numadam/py.typed", "numadam/__init__.pyi", "numadam/demos/mlp.py"} <= files
+    assert {"numadam/py.typed", "numadam/__init__.pyi", "numadam/_demos/mlp.py"} <= files
 
 
 def test_stubs_of_a_build_are_those_of_this_checkout(built: Path) -> None:
@@ -316,7 +346,7 @@ def test_metadata(built: Path) -> None:
     minor = int(re.search(r">=3\.(\d+)", about["Requires-Python"]).group(1))
     assert f"Programming Language :: Python :: 3.{minor}" in classifiers
     assert f"Programming Language :: Python :: 3.{minor - 1}" not in classifiers
-    assert b"numadam = numadam.cli:main" in files[f"{NAME}.dist-info/entry_points.txt"]
+    assert b"numadam = numadam._cli:main" in files[f"{NAME}.dist-info/entry_points.txt"]
 
 
 def test_links_are_complete_and_known_to_package_indexes(built: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,11 +19,11 @@ import pytest
 import yaml
 
 import numadam
+from tests import extras, owner
 
 ROOT = Path(numadam.__file__).parents[1]
 GITHUB = ROOT / ".github"
-if not (GITHUB / "workflows").exists():
-    pytest.skip("workflows are not in the sdist: needs a checkout", allow_module_level=True)
+extras.need_machine((GITHUB / "workflows").exists(), "workflows: they are not in the sdist")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 FILES = sorted((GITHUB / "workflows").iterdir())
@@ -257,6 +260,77 @@ def test_a_failed_week_is_reported_once(tmp_path: Path, open_issue: str, verb: s
     assert call.endswith(": the run")
 
 
+def test_a_candidate_of_numba_has_to_import(tmp_path: Path) -> None:
+    """A newer NumPy may be refused: that week no test is run, and a warning says so."""
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    for wheels, status in (("numpy scipy", 0), ("numba llvmlite", 1)):
+        code = script("nightly.yml", "Import Numba")
+        done = bash(code, tmp_path, WHEELS=wheels, GITHUB_OUTPUT=str(tmp_path / "out"))
+        assert done.returncode == status, wheels
+
+
+# --- what an owner fills in ----------------------------------------------------------------------
+
+GIVEN = {"address": "https://code.example/us/adam", "index": "adam-us", "doi": "10.1234/adam.5"}
+UNSET = dict.fromkeys(GIVEN, "")
+
+
+@pytest.fixture(params=[UNSET, GIVEN], ids=["unset", "given"])
+def checkout(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A checkout whose owner has filled in nothing, or everything."""
+    for name in (*owner.FILES, ".ci/owner.toml", ".ci/build_hook.py", "numadam/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in PROJECT["license-files"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    lines = "".join(f'{key} = "{value}"\n' for key, value in request.param.items())
+    (tmp_path / ".ci" / "owner.toml").write_text(lines, encoding="utf-8")
+    for _ in range(2):  # a second time changes nothing
+        for path, text in owner.written(tmp_path).items():
+            path.write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.package("hatchling")
+def test_metadata_have_what_the_owner_filled_in(checkout: Path) -> None:
+    given = owner.owner(checkout)
+    command = [sys.executable, "-m", "hatchling", "metadata"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["name"] == (given["index"] or "numadam")
+    urls = made.get("urls", {})
+    assert urls.get("Source", "") == given["address"]
+    assert all(url.startswith(given["address"]) for url in urls.values())
+    assert made["version"] == numadam.__version__
+
+
+def test_pages_have_what_the_owner_filled_in(checkout: Path) -> None:
+    given = owner.owner(checkout)
+    texts = {name: (checkout / name).read_text(encoding="utf-8") for name in owner.FILES}
+    if given == UNSET:
+        assert texts == {name: (ROOT / name).read_text(encoding="utf-8") for name in owner.FILES}
+        return
+    for name in owner.PAGES:
+        assert re.search(rf'pip install "?{given["index"]}\b', texts[name]), name
+        lines = [line for line in texts[name].splitlines() if "install -e" in line]
+        assert all("pytest" in line for line in lines), name
+    readme = texts["README.md"]
+    targets = re.findall(r"\]\(([^)]+)\)", readme)
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+    assert f"{given['address']}/raw/main/docs/images/speed.svg" in readme
+    for name in ("README.md", "docs/index.md"):
+        assert texts[name].count(f"https://doi.org/{given['doi']}") == 1
+    citation = yaml.safe_load(texts["CITATION.cff"])
+    assert (citation["doi"], citation["repository-code"]) == (given["doi"], given["address"])
+    scope = runpy.run_path(str(checkout / "numadam" / "_version.py"))
+    (checkout / "pyproject.toml").unlink()  # else an install is one of the checkout
+    assert scope["install_command"]("demo") == f'pip install "{given["index"]}[demo]"'
+
+
 def test_forms_for_issues() -> None:
     for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml"):
         if path.stem == "config":
@@ -321,9 +395,11 @@ def test_the_recipe_says_what_pyproject_says() -> None:
     assert made["source"]["path"] == f"../dist/numadam-{numadam.__version__}.tar.gz"
 
 
+@pytest.mark.package("rattler_build")
 def test_the_recipe_renders() -> None:
     """By rattler-build's own reader, which also checks every field and every requirement."""
-    build = pytest.importorskip("rattler_build", reason="needs the extra `package`")
+    import rattler_build as build
+
     (made,) = build.Stage0Recipe.from_file(ROOT / ".ci" / "recipe.yaml").render()
     shown = made.recipe.to_dict()
     for section in ("package", "requirements"):

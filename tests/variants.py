@@ -10,7 +10,7 @@ import pytest
 import numadam as na
 from numadam import rules
 from numadam._core import options as op
-from numadam._optimizer import dispatch
+from numadam._optimizer import base
 from numadam._settings.bounds import OPEN
 from numadam._settings.settings import Settings
 from tests import references
@@ -50,4 +50,4 @@ class _NoEngine:
 
 def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Optimisers are made, with all checks of their options, and cannot step."""
-    monkeypatch.setattr(dispatch, "_backend", lambda library: _NoEngine)
+    monkeypatch.setattr(base, "_backend", lambda library: _NoEngine)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from numadam.bench import machine_memory, measure, peers
-from numadam.bench.peers import Unavailable
+from numadam._bench import machine_memory, measure, peers
+from numadam._bench.peers import Unavailable
 
 #: The large cases take 3 GB and a minute: only where asked for.
 LARGE = os.environ.get("NUMADAM_BENCH_LARGE") == "1"
@@ -98,7 +98,7 @@ def values(n, dtype="f4", seed=0):
 
 
 def step(n, *args, **options):
-    """A step of numadam, as `numadam.bench.peers` makes it."""
+    """A step of numadam, as `numadam._bench.peers` makes it."""
     return functools.partial(peers.step, size(n), *args, **options)
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 
 import numadam
+from numadam._bench import peers
 from numadam._core.parts import parts_of
-from numadam.bench import peers
 
 #: A compute capability that stands for the GPUs of today.
 CAPABILITY = (9, 0)

@@ -12,7 +12,7 @@ import numpy as np
 
 import numadam
 from numadam._arrays.interop import require_gpu
-from numadam.bench.peers import STEP_LR, Unavailable, need
+from numadam._bench.peers import STEP_LR, Unavailable, need
 
 from .common import Case, Cases, Figure, pair, size
 from .minimize import jax_loop

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.optimize import least_squares
 
 import numadam
-from numadam.bench import peers
-from numadam.bench.measure import timed
+from numadam._bench import peers
+from numadam._bench.measure import timed
 
 from .common import Case, Cases, Figure, counted, pair, run_python, size
 from .sides import START, VALLEY_LR, minimize, numpy_loop, rosen

@@ -7,10 +7,10 @@ import numpy as np
 from numba import carray, njit, prange
 
 import numadam
+from numadam._bench.peers import values
 from numadam._core.parts import parts_of
 from numadam._jit import loops
 from numadam._jit.pointers import as_pointer
-from numadam.bench.peers import values
 
 #: Learning rate in Rosenbrock's valley, and its start.
 VALLEY_LR, START = 0.01, (-1.2, 1.0)

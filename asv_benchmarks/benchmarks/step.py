@@ -7,9 +7,9 @@ import numpy as np
 
 import numadam
 from numadam import nopython
+from numadam._bench import peers
 from numadam._core.parts import parts_of
 from numadam._cpu.kernel import compiled_step
-from numadam.bench import peers
 
 from . import sides as own
 from .common import Case, Cases, pair, size, step, under_layer, values

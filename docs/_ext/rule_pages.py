@@ -1,4 +1,4 @@
-"""The pages of the rules: a formula from the docstring, and no rule without a page."""
+"""The pages of the rules: what all of them have, and no rule without a page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from numadam import rules
 logger = logging.getLogger(__name__)
 PAGES = "reference/rules"
 #: What a page of a rule has to have, besides its text.
-PARTS = ("{rule-formula}", "valley.draw(", "## Advice", "autoclass::", "autofunction::")
+PARTS = ("{rule-formula}", "{rule-picture}", "## Advice", "{rule-entries}")
 MATH = re.compile(r"^\.\. math::.*?(?=^\S)", re.MULTILINE | re.DOTALL)
-#: The list of the options of every rule, which have a page of their own.
-SHARED = re.compile(r" says more about each:\n\n(?: +(?:- |  ).*\n)+")
+#: The lists of options, methods and attributes of every rule, which have pages of their own.
+SHARED = re.compile(r" says more about each:\n.*?^Notes\n-----\n.*?(?=^\S[^\n]*\n---)", re.M | re.S)
 
 
 class RuleFormula(SphinxDirective):
@@ -38,11 +38,70 @@ class RuleFormula(SphinxDirective):
         return self.parse_text_to_nodes(rst)
 
 
+_PICTURE = """\
+```{{eval-rst}}
+.. plot::
+   :alt: Paths of {name} and gradient descent, and f at each step.
+
+   import valley
+   valley.draw("{name}"{options})
+```
+
+*{name}{what} (blue) and gradient descent (grey) on [one function](index.md)*
+"""
+_ENTRIES = """\
+## The class
+
+```{{eval-rst}}
+.. currentmodule:: numadam
+.. autoclass:: {name}
+```
+
+Options and methods: [every rule](../optimizer.md).
+
+## On your own arrays
+
+````{{dropdown}} {function}
+```{{eval-rst}}
+.. autofunction:: {function}
+```
+````
+
+In compiled code: [`{function}`](../nopython.md#{file}).
+"""
+
+
+class RulePicture(SphinxDirective):
+    """The picture of a rule on the valley; content: options of the rule, such as momentum=0.9."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[Any]:
+        """Parse the plot and its caption."""
+        (name,), given = self.arguments, ", ".join(self.content)
+        options, what = (f", {given}", f" with {given}") if given else ("", "")
+        return self.parse_text_to_nodes(_PICTURE.format(name=name, options=options, what=what))
+
+
+class RuleEntries(SphinxDirective):
+    """Entries of the class of a rule and of its function, with their headings."""
+
+    required_arguments = 1
+
+    def run(self) -> list[Any]:
+        """Parse what all pages of rules have at their end."""
+        (name,) = self.arguments
+        file = next(file for file, kind in rules.CLASSES.items() if kind == name)
+        text = _ENTRIES.format(name=name, file=file, function=rules.function_name(file))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
 def shorten(app: Any, what: str, name: str, thing: Any, options: Any, lines: Any) -> None:
     """Leave out what stands elsewhere: the formula above, the shared options on their page."""
     if thing in rules.classes().values():
         text = MATH.sub("", "\n".join(lines))
-        lines[:] = SHARED.sub(" describes them.\n", text).split("\n")
+        lines[:] = SHARED.sub(" describes them.\n\n", text).split("\n")
 
 
 def leave_out_options(
@@ -75,6 +134,8 @@ def setup(app: Any) -> dict[str, bool]:
     for function in (numadam.minimize, numadam.minimize_many):
         del function.__signature__  # for completion: autodoc reads defaults in the source
     app.add_directive("rule-formula", RuleFormula)
+    app.add_directive("rule-picture", RulePicture)
+    app.add_directive("rule-entries", RuleEntries)
     app.connect("autodoc-process-docstring", shorten, priority=400)
     app.connect("autodoc-process-signature", leave_out_options)
     app.connect("env-check-consistency", check)

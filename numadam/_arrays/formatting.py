@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -135,7 +136,7 @@ def first_sentence(text: str) -> str:
 
 def default_text(value: Any) -> str:
     """A default as people write it: 1e-3 for 0.001."""
-    if not isinstance(value, float):
+    if not isinstance(value, float) or math.isinf(value):
         return repr(value)
     digits, _, exponent = f"{value:.0e}".partition("e")
     short = f"{digits}e{int(exponent)}"

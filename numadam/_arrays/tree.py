@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import copy
 import numbers
 import operator
 from collections.abc import Sequence
@@ -19,18 +19,10 @@ def _is_flat(tree: Any) -> bool:
 
 def same_objects(one: Sequence[Any], other: Sequence[Any]) -> bool:
     """Whether both hold the same objects, in the same order."""
-    if len(one) < 64:
-        return len(one) == len(other) and all(map(operator.is_, one, other))
-    # comparing the pointers in the tuples: 3 us for 1000 objects instead of 14
-    return _addresses(tuple(one)) == _addresses(tuple(other))
+    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
-def _addresses(objects: tuple[Any, ...]) -> bytes:
-    nbytes = len(objects) * ctypes.sizeof(ctypes.c_void_p)
-    return ctypes.string_at(id(objects) + tuple.__basicsize__, nbytes)
-
-
-def refuse_replaced(structure: Tree | Active, tree: Any, leaves: Sequence[Any], name: str) -> None:
+def refuse_replaced(structure: Tree, tree: Any, leaves: Sequence[Any], name: str) -> None:
     """Refuse containers in which an array was replaced by another object."""
     now = structure.flatten(tree, name)
     if same_objects(now, leaves):
@@ -45,31 +37,46 @@ def refuse_replaced(structure: Tree | Active, tree: Any, leaves: Sequence[Any], 
 class Tree:
     """The structure of `params`: the order of its leaves, and their names.
 
-    It is that of an array or a nesting of lists, tuples, dicts, and what else optree knows.
+    It is that of an array or a nesting of lists, tuples, dicts, and what else optree knows. Leaves
+    may be frozen: they are left out of what is flattened, where anything may stand in their place,
+    and None is there in containers that are returned.
     """
 
     def __init__(self, tree: Any) -> None:
         self._type = type(tree)
         self._keys: list[Any] = []
         self._spec: Any = None
-        self.is_leaf = False
+        self._active: list[bool] | None = None
         if hasattr(tree, "dtype"):
-            self._be_leaf()
+            self._kind, self.size = "leaf", 1
         elif _is_flat(tree):
-            self.kind, self.size = self._type.__name__, len(tree)
+            self._kind, self.size = self._type.__name__, len(tree)
             self._keys = list(tree) if self._type is dict else list(range(len(tree)))
             self._key_set = dict.fromkeys(self._keys).keys()
         else:
             import optree
 
-            self.kind = "nested"
             self._spec = optree.tree_structure(tree, none_is_leaf=True)
-            self.size = self._spec.num_leaves
+            self._kind, self.size = "nested", self._spec.num_leaves
             if self._spec.is_leaf():
-                self._be_leaf()
+                self._kind = "leaf"
+        #: whether it is one array, which is not frozen
+        self.is_leaf = self._kind == "leaf"
 
-    def _be_leaf(self) -> None:
-        self.kind, self.size, self.is_leaf = "leaf", 1, True
+    def without(self, frozen: Sequence[bool]) -> Tree:
+        """The same structure with some of its leaves frozen."""
+        if not any(frozen):
+            return self
+        tree = copy.copy(self)
+        tree._active = [not one for one in frozen]  # noqa: SLF001  # of this class
+        tree.is_leaf = False
+        return tree
+
+    def select(self, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves that are not frozen, of all."""
+        if self._active is None:
+            return list(leaves)
+        return [leaf for leaf, active in zip(leaves, self._active, strict=True) if active]
 
     def flatten(self, tree: Any, name: str) -> Sequence[Any]:
         """The leaves of a tree of this structure, in its order.
@@ -80,17 +87,22 @@ class Tree:
             Where the structure is another; the message says which leaves are missing or extra.
             And where it changes meanwhile.
         """
-        if self.kind == "leaf":
+        leaves = self._flatten(tree, name)
+        return leaves if self._active is None else self.select(leaves)
+
+    def _flatten(self, tree: Any, name: str) -> Sequence[Any]:
+        """All leaves, frozen ones too."""
+        if self._kind == "leaf":
             return (tree,)
         try:
-            if type(tree) is self._type and self.kind != "nested":
-                if self.kind != "dict":
+            if type(tree) is self._type and self._kind != "nested":
+                if self._kind != "dict":
                     leaves = tuple(tree)  # another thread may change the list meanwhile
                     if len(leaves) == self.size:
                         return leaves
                 elif tree.keys() == self._key_set:
                     return [tree[key] for key in self._keys]
-            if self.kind == "nested":
+            if self._kind == "nested":
                 import optree
 
                 nested, spec = optree.tree_flatten(tree, none_is_leaf=True)
@@ -106,81 +118,54 @@ class Tree:
         raise ValueError(problem)
 
     def unflatten(self, leaves: Sequence[Any]) -> Any:
-        """A tree of this structure with these leaves."""
-        if self.kind == "leaf":
+        """A tree of this structure with these leaves, and None where one is frozen."""
+        if self._active is not None:
+            rest = iter(leaves)
+            leaves = [next(rest) if active else None for active in self._active]
+        return self._unflatten(leaves)
+
+    def _unflatten(self, leaves: Sequence[Any]) -> Any:
+        if self._kind == "leaf":
             return leaves[0]
-        if self.kind == "nested":
+        if self._kind == "nested":
             return self._spec.unflatten(leaves)
-        if self.kind == "dict":
+        if self._kind == "dict":
             return dict(zip(self._keys, leaves, strict=True))
         return self._type(leaves)
 
+    def merge(self, tree: Any, leaves: Sequence[Any]) -> Any:
+        """The containers of `tree` with these leaves, and its own where a leaf is frozen."""
+        if self._active is not None:
+            rest, pairs = (
+                iter(leaves),
+                zip(self._flatten(tree, "params"), self._active, strict=True),
+            )
+            leaves = [next(rest) if active else leaf for leaf, active in pairs]
+        return self._unflatten(leaves)
+
     def paths(self) -> list[tuple[Any, ...]]:
         """The keys that lead to each leaf."""
-        if self.kind == "leaf":
-            return [()]
-        if self.kind == "nested":
-            return [tuple(path) for path in self._spec.paths()]
-        return [(key,) for key in self._keys]
+        if self._kind == "leaf":
+            return self.select([()])
+        if self._kind == "nested":
+            return self.select([tuple(path) for path in self._spec.paths()])
+        return self.select([(key,) for key in self._keys])
 
     def names(self, name: str) -> list[str]:
         """Expressions for the leaves, as a user writes them: ``params['w'][0]``."""
-        if self.kind == "leaf":
-            return [name]
-        if self.kind == "nested":
-            return [accessor.codify(name) for accessor in self._spec.accessors()]
-        return [f"{name}[{key!r}]" for key in self._keys]
+        if self._kind == "leaf":
+            return self.select([name])
+        if self._kind == "nested":
+            return self.select([accessor.codify(name) for accessor in self._spec.accessors()])
+        return self.select([f"{name}[{key!r}]" for key in self._keys])
 
     def _difference(self, tree: Any, name: str) -> str:
         """Error text: the first place where the containers are others than those of params."""
         import optree
 
-        spec = self._spec or optree.tree_structure(self.unflatten([0] * self.size))
+        spec = self._spec or optree.tree_structure(self._unflatten([0] * self.size))
         same = f"{name}: expected the same containers as params, in the same order."
         return _first_difference(spec, tree, name) or same
-
-
-class Active:
-    """A tree without its frozen leaves.
-
-    In the containers of gradients anything may stand in the place of a frozen leaf, and it is not
-    read; in containers that are returned None does.
-    """
-
-    def __init__(self, tree: Tree, active: Sequence[bool]) -> None:
-        self._tree, self._active, self._all = tree, list(active), all(active)
-        self.is_leaf = tree.is_leaf and self._all
-
-    def select(self, leaves: Sequence[Any]) -> Sequence[Any]:
-        """The leaves that are not frozen."""
-        if self._all:
-            return leaves
-        return [leaf for leaf, active in zip(leaves, self._active, strict=True) if active]
-
-    def flatten(self, tree: Any, name: str) -> Sequence[Any]:
-        """As `Tree.flatten`, without frozen leaves."""
-        return self.select(self._tree.flatten(tree, name))
-
-    def unflatten(self, leaves: Sequence[Any]) -> Any:
-        """As `Tree.unflatten`, with None where a leaf is frozen."""
-        if self._all:
-            return self._tree.unflatten(leaves)
-        rest = iter(leaves)
-        return self._tree.unflatten([next(rest) if active else None for active in self._active])
-
-    def merge(self, tree: Any, leaves: Sequence[Any]) -> Any:
-        """The containers of `tree` with these leaves, and its own where a leaf is frozen."""
-        rest, whole = iter(leaves), self._tree.flatten(tree, "params")
-        pairs = zip(whole, self._active, strict=True)
-        return self._tree.unflatten([next(rest) if active else leaf for leaf, active in pairs])
-
-    def paths(self) -> Sequence[tuple[Any, ...]]:
-        """As `Tree.paths`, without frozen leaves."""
-        return self.select(self._tree.paths())
-
-    def names(self, name: str) -> Sequence[str]:
-        """As `Tree.names`, without frozen leaves."""
-        return self.select(self._tree.names(name))
 
 
 def _first_difference(spec: Any, tree: Any, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from numadam._arrays.tree import Active
+    from numadam._arrays.tree import Tree
     from numadam._backend import Backend
     from numadam._settings.settings import Settings
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Parts(NamedTuple):
     """The internal objects of an optimiser."""
 
-    tree: Active
+    tree: Tree
     settings: Settings
     backend: Backend
     lock: Any

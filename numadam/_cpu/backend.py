@@ -10,7 +10,7 @@ import numpy as np
 
 from numadam._arrays import checks as ar
 from numadam._arrays.interop import SKEW, aligned_zeros, assign, layout_of
-from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
+from numadam._backend import Again, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._core.scalars import start_products
 from numadam._cpu.arguments import KernelArguments
@@ -135,7 +135,7 @@ def update(call: FunctionalStep) -> Again:
 # --- the CPU back end ----------------------------------------------------------------------------
 
 
-class CpuBackend(CpuState, Backend):
+class CpuBackend(CpuState):
     """State and compiled step of NumPy parameters."""
 
     update = staticmethod(update)

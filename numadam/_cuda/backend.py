@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numadam._arrays.interop import require_gpu
-from numadam._backend import Again, Backend, FunctionalStep, Leaves, SnapshotBuffer, titles
+from numadam._backend import Again, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numadam._settings.settings import Settings
 
 
-class CudaBackend(Backend):
+class CudaBackend:
     """State and compiled step of CuPy parameters."""
 
     home = "CuPy"

@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 
 from numadam._arrays.checks import common_dtype
 from numadam._arrays.interop import is_cupy, to_host
-from numadam._arrays.tree import Active, Tree
+from numadam._arrays.tree import Tree
 from numadam._core.hyper import count
 from numadam._least_squares import objective as residuals
 from numadam._least_squares.least_squares_many import (
@@ -21,7 +21,7 @@ from numadam._least_squares.least_squares_many import (
 from numadam._minimize.arguments import own_copy, read_args
 from numadam._minimize.compiled import objective as compiled
 from numadam._minimize.objective import Objective
-from numadam._optimizer.dispatch import backend_for
+from numadam._optimizer.base import backend_for
 from numadam._settings.bounds import inward, leaf_bounds
 
 #: Note on an exception of `fun` that x0 itself does not raise.
@@ -54,11 +54,10 @@ class Point:
 
     def __init__(self, fun: Any, x0: Any, args: Any, jac: Any, bounds: Any) -> None:
         nested, self.nfev = own_copy(x0), 0
-        tree = Tree(nested)
+        self._tree = tree = Tree(nested)
         self._leaves, self._names = list(tree.flatten(nested, "x0")), tree.names("x0")
         dtype = common_dtype(self._leaves, self._names)
         on_host = backend_for(self._leaves, self._names).is_host
-        self._tree = Active(tree, [True] * tree.size)
         self._real, self.eps = np.dtype(np.finfo(dtype).dtype), float(np.finfo(dtype).eps)
         #: real numbers in an element
         self._width = dtype.itemsize // self._real.itemsize

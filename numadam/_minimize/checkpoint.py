@@ -15,7 +15,7 @@ import numpy as np
 from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import home, is_cupy, to_host
-from numadam._arrays.tree import Active, Tree
+from numadam._arrays.tree import Tree
 from numadam._checkpoint.container import (
     CheckpointError,
     Container,
@@ -120,7 +120,7 @@ def first_of(saved: Any, tolerances: Tolerances) -> float:
     return float(saved["first_grad_norm"])
 
 
-def load_first_gradient(saved: Any, tree: Active, firsts: Sequence[Any]) -> None:
+def load_first_gradient(saved: Any, tree: Tree, firsts: Sequence[Any]) -> None:
     """Copy the first gradient of a saved run into `firsts`, where it has one."""
     if "first_grad_norm" not in saved or "first_gradient" not in saved:
         return
@@ -294,7 +294,7 @@ class RunState(NamedTuple):
         return any(name + key in self.arrays for key in keys)
 
 
-def keys_of(x: Any, tree: Active) -> list[str]:
+def keys_of(x: Any, tree: Tree) -> list[str]:
     """The ends of the names of the arrays of a nesting: "" for one array alone."""
     names = Structure(x).names
     return [names[path].removeprefix("p") for path in tree.paths()]

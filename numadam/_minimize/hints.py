@@ -14,7 +14,7 @@ from numadam._arrays.interop import as_view, is_array, sample, to_host
 from numadam._arrays.tree import Tree
 from numadam._minimize.result import Result
 from numadam._minimize.stopping import BAD_F, BAD_G, GTOL, MAXITER, STATUS
-from numadam._settings.groups import is_plain
+from numadam._settings.settings import is_plain
 
 #: Iterations, or lines of the history, below which a run is too short to say anything.
 _FEW = 20

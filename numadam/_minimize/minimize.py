@@ -29,10 +29,10 @@ from numadam._minimize.compiled.problem import CompiledRun, key_for, put_back, t
 from numadam._minimize.hints import with_hint
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers, takes_result
-from numadam._minimize.python.loop import PythonRun
 from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.rate_search import check_search, find_rate, own_schedules
 from numadam._minimize.result import Result, every_for
+from numadam._minimize.run import PythonRun
 from numadam._minimize.stopping import Tolerances
 
 if TYPE_CHECKING:

@@ -17,11 +17,10 @@ from numadam._minimize.arguments import (
     rule_class,
     takes_names_of_scipy,
 )
-from numadam._minimize.batches import run_batch
+from numadam._minimize.batches import PythonBatch, run_batch
 from numadam._minimize.checkpoint import Task, read_checkpoint
 from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
-from numadam._minimize.python.batch import PythonBatch
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import Tolerances
 from numadam._settings.bounds import standard_bounds

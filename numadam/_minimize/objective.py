@@ -16,7 +16,7 @@ from scipy.optimize._numdiff import approx_derivative
 
 from numadam._arrays.checks import describe, in_dtype, is_masked, refuse_more_than_numbers
 from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
-from numadam._arrays.tree import Active
+from numadam._arrays.tree import Tree
 from numadam._core.hyper import Differences
 from numadam._core.parts import parts_of
 from numadam._minimize.arguments import copy_tree
@@ -150,7 +150,7 @@ class Objective:
         args: tuple[Any, ...],
         jac: Any,
         x: Any,
-        tree: Active,
+        tree: Tree,
         box: Any,
         on_host: bool,
     ) -> None:

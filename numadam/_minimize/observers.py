@@ -13,9 +13,9 @@ from typing import Any
 from scipy.optimize import OptimizeResult
 
 from numadam._core.parts import parts_of
+from numadam._history import History
 from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, XTOL
 from numadam._optimizer.optimizer import Optimizer
-from numadam.history import History
 
 # --- iterates for callbacks ----------------------------------------------------------------------
 

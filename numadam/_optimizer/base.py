@@ -1,4 +1,4 @@
-"""Base of all optimisers: parameters, options, state, gradient buffers, copies; no step."""
+"""Base of all optimisers: back end, options as attributes, state, gradients, copies; no step."""
 
 from __future__ import annotations
 
@@ -7,36 +7,195 @@ import functools
 import inspect
 import numbers
 import operator
-from collections.abc import Mapping
+from abc import ABCMeta
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
+
+import numpy as np
 
 from numadam._arrays import formatting
-from numadam._arrays.checks import refuse_same_memory
-from numadam._arrays.tree import Active, Tree, refuse_replaced
+from numadam._arrays.checks import describe, refuse_same_memory
+from numadam._arrays.interop import home, is_array
+from numadam._arrays.tree import Tree, refuse_replaced
 from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core.hyper import LR, Array, Schedule
-from numadam._core.options import own_copy, read
-from numadam._core.parts import Parts
+from numadam._core.parts import Parts, parts_of
 from numadam._core.rule import RuleSpec
+from numadam._core.synonyms import FOREIGN_ATTRIBUTES, attribute_hint
 from numadam._jit import process
 from numadam._jit.process import at_once, defer_interrupts
-from numadam._optimizer.attributes import (
-    OptimizerType,
-    missing,
-    own_names,
-    read_only,
-    with_foreign_names,
-)
-from numadam._optimizer.dispatch import backend_for
 from numadam._optimizer.state import State, check_steps
 from numadam._settings.bounds import leaf_bounds
-from numadam._settings.groups import group_overrides, is_plain
-from numadam._settings.settings import Settings, settings_for
+from numadam._settings.settings import Settings, group_overrides, is_plain, settings_for
 
 if TYPE_CHECKING:
     from numadam._mpi.exchange import Construction
+
+Class = TypeVar("Class", bound=type)
+Kind = TypeVar("Kind", bound="OptimizerBase")
+
+# --- the back end ---------------------------------------------------------------------------------
+
+#: Advice for torch's list of groups, {"params": [...], "lr": ...}, each of which looks nested.
+_OF_TORCH = (
+    " Groups of torch are written otherwise: pass all arrays in one dict, and options of some of "
+    "them as groups={'bias': {'weight_decay': 0.0}}."
+)
+
+
+def backend_for(arrays: Sequence[Any], names: Sequence[str], written: bool = True) -> type[Backend]:
+    """Return the back end for these arrays: NumPy's on the CPU, CuPy's on their GPU.
+
+    Arrays of other libraries that are not to be `written` go where their memory is (`interop`).
+    """
+    homes = list(map(home, arrays))
+    for array, name, library in zip(arrays, names, homes, strict=True):
+        if not library or (written and not is_array(array)):
+            of_torch = _OF_TORCH if "['params']" in "".join(names) else ""
+            raise TypeError(f"{name}: {describe(array)}{of_torch}")
+        if library != homes[0]:
+            raise TypeError(
+                f"{name}: is a {library} array, but {names[0]} is a {homes[0]} array. One "
+                "optimiser works on one device: make a second one for the other arrays."
+            )
+    return _backend(homes[0] if homes else "NumPy")
+
+
+@functools.cache
+def _backend(library: str) -> type[Backend]:
+    with process.compile_lock():  # these import Numba
+        if library == "CuPy":
+            from numadam._cuda.backend import CudaBackend
+
+            return CudaBackend
+        from numadam._cpu.backend import CpuBackend
+
+        return CpuBackend
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def read_only(value: Any) -> Any:
+    """A copy of an option that cannot be written to: no step would see the change."""
+    if isinstance(value, dict):
+        clone = copy.copy(value)  # of its class
+        clone.update({key: read_only(entry) for key, entry in value.items()})
+        return MappingProxyType(clone)
+    if type(value) in (list, tuple):
+        return tuple([read_only(entry) for entry in value])
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
+
+
+class option:
+    """An option of an optimiser."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: OptimizerBase, owner: type) -> Any: ...
+    def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
+        return self if instance is None else parts_of(instance).settings.options[self._name]
+
+
+class hyper(option):
+    """A float hyperparameter, or a callable of the steps taken; checked when set."""
+
+    def __set__(self, instance: OptimizerBase, value: float | Schedule | None) -> None:
+        parts = parts_of(instance)
+        with parts.lock:
+            parts.settings.set(self._name, value)
+
+
+class fixed(option):
+    """An option that is set when the optimiser is made, and read only after."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return read_only(super().__get__(instance, owner))
+
+    def __set__(self, instance: Any, value: object) -> None:
+        raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")
+
+
+def with_options(kind: Class, names: Iterable[str], changeable: Container[str]) -> Class:
+    """Give a class its options as attributes, with the texts of its docstring, for `help`."""
+    texts = formatting.parameters(kind.__doc__)
+    for name in names:
+        attribute = hyper(name) if name in changeable else fixed(name)
+        of_base = getattr(kind, name, attribute).__doc__
+        attribute.__doc__ = "\n".join(texts[name]) if name in texts else of_base
+        setattr(kind, name, attribute)
+    return kind
+
+
+# --- attributes that optimisers of other libraries have ------------------------------------------
+
+
+class _Foreign:
+    """An attribute that is missing, and says what it is called here.
+
+    Not `__getattr__`: with it every attribute is found more slowly, which a step feels (0.1 us).
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(missing(owner, self._name))
+
+
+class OptimizerType(ABCMeta):
+    """Type of optimiser classes: what completion asks for, `dir` and signature; may be abstract."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of ``__init__``, with the options of every rule by name."""
+        if "__signature__" in vars(cls):  # a user's own
+            return cast(inspect.Signature, vars(cls)["__signature__"])
+        if cls.__init__ is object.__init__:  # type: ignore[misc]  # of a class without rule
+            return inspect.Signature()
+        defaults = {**op.DEFAULTS, "decoupled": cls.rule.decoupled}  # type: ignore[attr-defined]  # of all with rule
+        return op.named_options(cls.__init__.__get__(cls), defaults)  # type: ignore[misc]  # of a class
+
+    def __dir__(cls) -> list[str]:
+        """Names that `help` shows: the docstring of a rule lists options and inherited members.
+
+        `dir` of an optimiser and of `Optimizer` has all names.
+        """
+        names = own_names(cls, super().__dir__())
+        if not hasattr(cls, "rule"):
+            return names
+        of_users = [base for base in cls.__mro__ if not base.__module__.startswith("numadam.")]
+        added = {name for base in of_users[:-1] for name in vars(base) if name != "rule"}
+        shown = {"__doc__", "__init__", "__module__", *added}
+        return [n for n in names if n in shown and not isinstance(getattr(cls, n), option)]
+
+
+def with_foreign_names(kind: Class) -> Class:
+    """Decorator of a class: attributes of other libraries are missed by their names."""
+    for name in FOREIGN_ATTRIBUTES:
+        setattr(kind, name, _Foreign(name))
+    return kind
+
+
+def own_names(kind: type, names: Iterable[str]) -> list[str]:
+    """Names without the foreign ones."""
+    return [n for n in names if not isinstance(inspect.getattr_static(kind, n, None), _Foreign)]
+
+
+def missing(kind: type, name: str, to: str = "") -> str:
+    """Error text for an attribute that a class does not have."""
+    hint = attribute_hint(name, own_names(kind, type.__dir__(kind)))
+    return f"{kind.__name__} has no attribute {name!r}{to}. {hint}".rstrip()
 
 
 # --- defaults of an optimiser's options ----------------------------------------------------------
@@ -55,8 +214,6 @@ def default_options(kind: Any) -> dict[str, Any]:
 
 # --- base of all optimisers ----------------------------------------------------------------------
 
-Kind = TypeVar("Kind", bound="OptimizerBase")
-
 
 @with_foreign_names
 class OptimizerBase(metaclass=OptimizerType):
@@ -66,7 +223,7 @@ class OptimizerBase(metaclass=OptimizerType):
     """The rule: its formula, its state arrays, its hyperparameters."""
     _lock: Any
     _params: Any
-    _tree: Active
+    _tree: Tree
     _settings: Settings
     _backend: Backend
     _grads: Any
@@ -108,11 +265,11 @@ class OptimizerBase(metaclass=OptimizerType):
                 f"params: expected arrays, got {params!r:.40}. The order is "
                 f"{type(self).__name__}(params, lr)."
             )
-        options, frozen = read(self.rule, type(self).__name__, shared, own)
-        lr = LR.check_or_schedule(lr) if is_plain(lr) else own_copy(lr)
+        options, frozen = op.read(self.rule, type(self).__name__, shared, own)
+        lr = LR.check_or_schedule(lr) if is_plain(lr) else op.own_copy(lr)
         whole = Tree(params)
         overrides = group_overrides(self.rule, options, lr, whole)
-        tree = Active(whole, [not of_leaf.get("frozen", False) for of_leaf in overrides])
+        tree = whole.without([of_leaf.get("frozen", False) for of_leaf in overrides])
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")

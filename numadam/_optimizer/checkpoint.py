@@ -33,7 +33,7 @@ from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
 from numadam._optimizer.base import Kind, OptimizerBase, default_options
 from numadam._optimizer.state import check_state
-from numadam._settings.groups import is_plain
+from numadam._settings.settings import is_plain
 from numadam._version import __version__
 from numadam.schedules import ReduceOnPlateau
 

@@ -13,8 +13,7 @@ from numadam._core import options as op
 from numadam._core.options import OF_UPDATES
 from numadam._core.plan import STATE_SLOTS
 from numadam._core.synonyms import preset
-from numadam._optimizer.attributes import with_options
-from numadam._optimizer.base import OptimizerBase
+from numadam._optimizer.base import OptimizerBase, with_options
 from numadam._optimizer.functional import USUAL_LR, UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
 
@@ -22,6 +21,20 @@ from numadam._optimizer.optimizer import Optimizer
 
 _INDENT = "    "
 _SHARED = "Options of every rule. `numadam.Optimizer` says more about each:"
+_MEMBERS = "Methods and attributes of every rule, which ``help(numadam.Optimizer)`` describes:"
+
+#: Shared options by purpose, in the order of the docstring of `Optimizer`.
+PURPOSES = {
+    "Stability": ("clip_norm", "clip_value", "nonfinite"),
+    "Decay and bounds": ("weight_decay", "decoupled", "bounds"),
+    "Averages": ("ema",),
+    "Some of the arrays, or of their rows": ("groups", "sparse"),
+    "Sign, and numbers of other libraries": ("maximize", "like"),
+    "Rare": (
+        *("clip_array_norm", "max_skips", "decay_times_lr", "ema_warmup", "ema_debias"),
+        *("count", "complex_form", "comm"),
+    ),
+}
 
 #: By placeholder, for classes.
 OF_CLASSES = {
@@ -48,17 +61,35 @@ eps_root : float >= 0 or callable, default {default}
 }
 
 
-def shared(doc: str | None, declared: Container[str]) -> str:
-    """A line for each option of a docstring, that of `Optimizer`, which a rule has not `declared`.
+def members() -> dict[str, Any]:
+    """Methods and properties that all optimisers have; lr and params are parameters, too."""
+    return {
+        name: member
+        for name, member in inspect.getmembers(Optimizer)
+        if isinstance(member, property) or inspect.isfunction(member)
+        if not name.startswith("_") and name not in ("lr", "params")
+    }
 
-    It is the first sentence on the option.
+
+def shared(doc: str | None, declared: Container[str]) -> str:
+    """Lines on the options of a docstring, that of `Optimizer`, which a rule has not `declared`.
+
+    Each is the first sentence on the option. Methods and attributes follow, in a section of notes.
     """
-    lines = (
-        f"    - `{name}`: {first_sentence(text)}"
-        for name, (_, text) in parameters(doc).items()
-        if name not in declared
-    )
-    return "\n".join(["**shared", f"{_INDENT}{_SHARED}", "", *lines])
+    texts = parameters(doc)
+    lines = [f"{_INDENT}{_SHARED}", ""]
+    for purpose, names in PURPOSES.items():
+        lines.append(f"{_INDENT}{purpose}")
+        lines += [
+            f"{_INDENT}    - `{name}`: {first_sentence(texts[name][1])}"
+            for name in names
+            if name in texts and name not in declared
+        ]
+    lines_on_members = [
+        f"- `{name}`: {first_sentence(inspect.getdoc(member) or '')}"
+        for name, member in members().items()
+    ]
+    return "\n".join(["**shared", *lines, "", "Notes", "-----", _MEMBERS, "", *lines_on_members])
 
 
 #: Entries of parameters of functions on arrays.

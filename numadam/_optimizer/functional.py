@@ -19,7 +19,7 @@ from numadam._backend import Again, FunctionalStep
 from numadam._core import options as op
 from numadam._core.hyper import LR
 from numadam._core.rule import RuleSpec, named
-from numadam._optimizer.dispatch import backend_for
+from numadam._optimizer.base import backend_for
 from numadam._settings.bounds import OPEN, scalar_bounds
 from numadam._settings.settings import Settings
 

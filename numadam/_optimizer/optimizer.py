@@ -13,7 +13,7 @@ from numadam._arrays.sparse import marked
 from numadam._arrays.tree import refuse_replaced
 from numadam._core.keywords import SharedAttributes
 from numadam._core.options import DEFAULTS, HYPER_NAMES
-from numadam._optimizer.attributes import with_options
+from numadam._optimizer.base import with_options
 from numadam._optimizer.checkpoint import Checkpointed
 from numadam._optimizer.state import Snapshot, checked
 
@@ -28,29 +28,21 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     Parameters
     ----------
+    clip_norm : float > 0 or callable, optional
+        All gradients together are multiplied by ``min(1, clip_norm / norm)``.
+    clip_value : float > 0 or callable, optional
+        Every element of the gradient is clipped to [-clip_value, clip_value].
+    nonfinite : {"propagate", "raise", "skip"}, default "propagate"
+        Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
+        and change nothing. "skip": skip the step and increment `skipped`. If the rule squares
+        gradients, a norm whose square is infinite (1.8e19 in float32, after clips) counts as
+        non-finite: such an element would never move again.
     weight_decay : float >= 0 or callable, default 0.0 (AdamW: 0.01)
         Strength of the decay of the parameters towards 0.
     decoupled : bool
         Subtract ``lr * weight_decay * p`` separately from the step (False: L2 decay). True is the
         default of AdamW, NAdam, RAdam, AdaMax, AdaBelief and Lion. L2 adds ``weight_decay * p`` to
         the gradient.
-    decay_times_lr : bool, default True
-        False: the decoupled decay is ``weight_decay * p``, without lr.
-    maximize : bool, default False
-        Maximise instead of minimise.
-    clip_value : float > 0 or callable, optional
-        Every element of the gradient is clipped to [-clip_value, clip_value].
-    clip_norm : float > 0 or callable, optional
-        All gradients together are multiplied by ``min(1, clip_norm / norm)``.
-    clip_array_norm : float > 0 or callable, optional
-        As `clip_norm`, for each array by itself.
-    nonfinite : {"propagate", "raise", "skip"}, default "propagate"
-        Policy for non-finite gradients. "propagate": use them. "raise": raise FloatingPointError
-        and change nothing. "skip": skip the step and increment `skipped`. If the rule squares
-        gradients, a norm whose square is infinite (1.8e19 in float32, after clips) counts as
-        non-finite: such an element would never move again.
-    max_skips : int >= 1, optional
-        Largest number of steps skipped in a row; the next one raises FloatingPointError.
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
         Box for the parameters. Two numbers for all elements, two arrays, or a pair of numbers for
         each element; None for an open side. Parameters outside are moved to the nearest bound when
@@ -60,10 +52,6 @@ class Optimizer(SharedAttributes, Checkpointed):
         Decay of a running average of the parameters, read by `averaged`. Each step does
         ``average += (1 - ema) * (p - average)``. It starts as the parameters; with
         ``like="keras"`` as those after the first step.
-    ema_warmup : bool, default False
-        The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
-    ema_debias : bool, default False
-        The average starts as 0 and is divided by ``1 - ema^t`` when read.
     groups : mapping of str to mapping, optional
         Separate options for some arrays. An example: ``{"*.bias": {"weight_decay": 0}, "head":
         {"lr": 1e-4}, "emb": {"frozen": True}}``. Patterns (of `fnmatch`) match the dotted path of
@@ -71,6 +59,22 @@ class Optimizer(SharedAttributes, Checkpointed):
     sparse : {"lazy", "dense"}, optional
         Accept gradients of a few rows (`numadam.Rows`, CSR matrices). "lazy": only these rows of
         parameters and state change; "dense": the result is that of the dense gradient.
+    maximize : bool, default False
+        Maximise instead of minimise.
+    like : str, optional
+        Defaults and arithmetic of another library; keywords override them. One of "torch", "optax",
+        "keras", "tf1", "sklearn" or "numpy". In float64 all but "torch" and "optax" repeat Adam
+        and its AMSGrad bit for bit.
+    clip_array_norm : float > 0 or callable, optional
+        As `clip_norm`, for each array by itself.
+    max_skips : int >= 1, optional
+        Largest number of steps skipped in a row; the next one raises FloatingPointError.
+    decay_times_lr : bool, default True
+        False: the decoupled decay is ``weight_decay * p``, without lr.
+    ema_warmup : bool, default False
+        The average uses ``min(ema, (1 + t) / (10 + t))``, t at the step.
+    ema_debias : bool, default False
+        The average starts as 0 and is divided by ``1 - ema^t`` when read.
     count : {"step", "row"}, default "step"
         With ``sparse="lazy"``: the step count in bias corrections and powers of betas. "step":
         that of the optimiser, t. "row": each row (of the first axis) of each array has its own
@@ -80,10 +84,6 @@ class Optimizer(SharedAttributes, Checkpointed):
     complex_form : {"parts", "modulus"}, default "parts"
         Second moment of complex parameters. "parts": real and imaginary part are two real
         parameters (torch). "modulus": one second moment of the gradient's modulus for both (optax).
-    like : str, optional
-        Defaults and arithmetic of another library; keywords override them. One of "torch", "optax",
-        "keras", "tf1", "sklearn" or "numpy". In float64 all but "torch" and "optax" repeat Adam
-        and its AMSGrad bit for bit.
     comm : mpi4py.MPI.Intracomm, optional
         The parameters are this rank's block of a larger problem. `clip_norm`, `clip_array_norm`
         and `nonfinite` apply to all blocks together. Every rank makes the optimiser and takes each

@@ -17,7 +17,7 @@ from array_api_compat import array_namespace
 
 from numadam._arrays.checks import refuse_more_than_numbers
 from numadam._arrays.interop import as_view, to_host
-from numadam._arrays.tree import Active, Tree
+from numadam._arrays.tree import Tree
 
 #: Lower and upper bound of one array, each a float or a float64 array.
 Pair = tuple[Any, Any]
@@ -54,9 +54,7 @@ def _refuse_ambiguous(bounds: Any, shape: tuple[int, ...], title: str, name: str
         )
 
 
-def leaf_bounds(
-    bounds: Any, tree: Tree | Active, leaves: Sequence[Any], names: Sequence[str]
-) -> list[Pair]:
+def leaf_bounds(bounds: Any, tree: Tree, leaves: Sequence[Any], names: Sequence[str]) -> list[Pair]:
     """The bounds of every leaf: `bounds` is one pair for all, or nested as the parameters are.
 
     A pair in the place of a container holds for all arrays in it.
@@ -112,7 +110,7 @@ def scalar_bounds(bounds: Any, leaf: Any, title: str) -> Pair:
     return pair
 
 
-def _refuse_unused(bounds: Any, tree: Tree | Active) -> None:
+def _refuse_unused(bounds: Any, tree: Tree) -> None:
     """Refuse an entry that belongs to no array."""
     paths = tree.paths()
 

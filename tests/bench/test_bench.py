@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from numadam import bench
+from numadam import _bench as bench
+from numadam._bench import add_arguments, measure, peers, run
+from numadam._bench.measure import SAMPLE, repeats, rounds
 from numadam._jit import loops
-from numadam.bench import add_arguments, measure, peers, run
-from numadam.bench.measure import SAMPLE, repeats, rounds
 from tests.bench import load
 
-sides = load("benchmarks.sides")
+by_hand, sides = load("benchmarks.by_hand"), load("benchmarks.sides")
 
 
 class Clock:
@@ -97,6 +97,24 @@ def test_peer_is_adam(make, rtol):
     before = np.array(cells(side)["p"])
     side()  # the first step of Adam moves every element by lr
     np.testing.assert_allclose(np.abs(np.array(cells(side)["p"]) - before), 1e-3, rtol=rtol)
+
+
+@pytest.mark.parametrize("name", by_hand.KINDS)
+def test_loops_by_hand_take_the_steps_of_numadam(name, monkeypatch):
+    """Uncompiled: prange is range then."""
+    monkeypatch.setattr(peers, "_compiled", lambda loop, parallel: loop)
+    monkeypatch.setattr(peers, "timed", lambda side, count: 0.0)
+    _, options, peer, _ = by_hand.KINDS[name]
+    side = peer(50)
+    ours = peers.step(50, **options)
+    for _ in range(cells(side)["t"]):
+        ours()
+    for _ in range(5):
+        ours(), side()
+    arrays, optimizer = cells(side)["given"], ours.func.__self__
+    np.testing.assert_allclose(arrays[0], optimizer.params, rtol=2e-6, atol=2e-7)
+    if name == "options":
+        np.testing.assert_allclose(arrays[4], optimizer.averaged, rtol=2e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("parallel", [False, True])

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from numadam.bench.measure import Side, rounds
+from numadam._bench.measure import Side, rounds
 from tests.pages import run_drop_in
 
 #: Two sides that do the same steps, ours first.

@@ -18,8 +18,13 @@ from typing import Any
 import numpy as np
 
 import numadam as na
-from tests.minimize.compared import assert_same_problems, assert_same_run
-from tests.minimize.objectives import START, python_rosen, rosen
+from tests.minimize.objectives import (
+    START,
+    assert_same_problems,
+    assert_same_run,
+    python_rosen,
+    rosen,
+)
 
 #: one packet of lanes: more would run in threads, and a forked child would compile a loop for one
 STARTS = np.random.default_rng(0).uniform(-2, 2, (60, 2))

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from numadam._checkpoint.container import Container, check_writable, read, replacing, write
+from tests import extras
 from tests.interrupts import strike_everywhere
 from tests.processes import python
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="permissions and kills of POSIX")
+pytestmark = extras.posix
 
 
 def state(number):

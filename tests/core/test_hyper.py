@@ -1,9 +1,15 @@
-"""Hyperparameters, counts and texts of options: ranges, and what contradicts."""
+"""Hyperparameters, counts and texts of options: ranges, and what contradicts.
+
+Names of other libraries: the answer names what exists here, and nothing far is guessed.
+"""
 
 from __future__ import annotations
 
 import ast
+import copy
+import inspect
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import get_args
@@ -13,7 +19,8 @@ import pytest
 
 import numadam
 import numadam as na
-from numadam._core import options
+from numadam import rules
+from numadam._core import options, synonyms
 from numadam._core.hyper import (
     EPS,
     LR,
@@ -28,8 +35,7 @@ from numadam._core.hyper import (
 from numadam._core.keywords import Shared
 from numadam._core.options import DEFAULTS
 from numadam._core.synonyms import LIKE
-from numadam._optimizer.attributes import fixed, hyper
-from numadam._optimizer.base import default_options
+from numadam._optimizer.base import default_options, fixed, hyper
 from numadam.schedules import Cosine
 
 HALF = Hyper("beta", 0.0, 1.0)
@@ -99,7 +105,7 @@ def test_schedules_are_kept_as_they_are(schedule):
     assert LR.check_or_schedule(schedule) is schedule
 
 
-# --- options that take one of a few texts ---------------------------------------------------------
+# --- options that take one of a few texts --------------------------------------------------------
 
 
 PACKAGE = Path(numadam.__file__).parent
@@ -137,7 +143,7 @@ def test_the_text_names_the_option_its_choices_and_what_it_got():
     assert text == "amsgrad: expected True, False, 'v', 'vhat' or 'paper', got 1."
 
 
-# --- options that contradict ----------------------------------------------------------------------
+# --- options that contradict ---------------------------------------------------------------------
 
 
 LAZY = {"sparse": "lazy"}
@@ -177,3 +183,185 @@ def test_contradictions_are_refused_by_name(given, says):
 def test_options_that_fit_are_taken(given):
     found = checked(given)
     assert {name: found[name] for name in given} == given
+
+
+# --- synonyms ------------------------------------------------------------------------------------
+
+
+KINDS = rules.classes().values()
+OPTIONS = {"lr", *DEFAULTS}.union(*(inspect.signature(kind).parameters for kind in KINDS))
+ARGUMENTS = {
+    name for run in (na.minimize, na.minimize_many) for name in inspect.signature(run).parameters
+}
+
+
+def test_tables_lead_to_what_exists_and_shadow_nothing():
+    for name, instead in synonyms._OPTIONS.items():
+        assert name not in OPTIONS or name == "momentum", name
+        assert isinstance(instead, str) or OPTIONS.issuperset(instead), name
+    assert ARGUMENTS.isdisjoint(synonyms._OF_RUNS)
+    for name, instead in synonyms._SCHEDULES.items():
+        assert name not in na.schedules.__all__
+        assert instead.split(",")[0] in (*na.schedules.__all__, "the function itself"), name
+    assert not any(hasattr(na.Adam, name) for name in synonyms._ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("learning_rate", "Write lr=..."),
+        ("stepsize", "Write lr=..."),
+        ("alpha", "Write lr=..."),
+        ("betas", "Write beta1=..., beta2=..."),
+        ("epsilon", "Write eps=..."),
+        ("max_norm", "Write clip_norm=..."),
+        ("grad_clip", "Write clip_norm=..."),
+        ("clipnorm", "Write clip_array_norm=..."),
+        ("clipvalue", "Write clip_value=..."),
+        ("ema_momentum", "Write ema=..."),
+        ("param_groups", "Write groups=..."),
+        ("accumulation_steps", "Add the gradients of several calls, then take one step"),
+        ("fused", "Leave it out"),
+        ("weight_decoy", "Did you mean 'weight_decay'?"),
+        ("clip_grad_norm", "Write clip_norm=..."),
+        ("clip_norms", "Did you mean 'clip_norm'?"),
+        ("maximise", "Did you mean 'maximize'?"),
+        ("clip", "See numadam.Optimizer"),
+        ("decay", "See numadam.Optimizer"),
+    ],
+)
+def test_options_of_other_libraries(name, advice):
+    with pytest.raises(TypeError) as of_class:
+        na.Adam(np.ones(2), **{name: 0.9})
+    with pytest.raises(TypeError) as of_function:
+        na.adam_update(*np.ones((4, 2)), 1, **{name: 0.9})
+    with pytest.raises(TypeError) as of_run:
+        na.minimize(lambda x: (x @ x, 2 * x), np.ones(2), jac=True, **{name: 0.9})
+    for caught in (of_class, of_function, of_run):
+        assert f"there is no option {name!r}. {advice}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["n_steps", "max_iter", "num_iters", "epochs", "steps"])
+def test_arguments_of_other_loops(name):
+    with pytest.raises(TypeError, match=f"^{name}: there is no such argument. Write maxiter=..."):
+        na.minimize(lambda x: x @ x, np.ones(2), **{name: 5})
+
+
+ATTRIBUTES = {
+    "zero_grad": "Leave it out: gradients are passed to step",
+    "param_groups": "groups=... when the optimiser is made; opt.lr",
+    "state_dict": "Write opt.save(path), or opt.state.copy()",
+    "get_last_lr": "Write opt.current_lr.",
+    "load_state_dict": "Write opt.load(path), or opt.state = saved.",
+    "learning_rate": "Write opt.lr.",
+    "betas": "Write opt.beta1, opt.beta2.",
+    "apply_gradients": "Write opt.step(grads).",
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes_of_other_libraries(name):
+    opt = na.Adam(np.ones(2))
+    with pytest.raises(AttributeError) as caught:
+        getattr(opt, name)
+    assert str(caught.value).startswith(f"Adam has no attribute {name!r}. ")
+    assert ATTRIBUTES[name] in str(caught.value)
+    with pytest.raises(AttributeError, match="to set"):
+        setattr(opt, name, 1.0)
+
+
+def test_other_attributes_are_missed_as_everywhere():
+    opt = na.Adam(np.ones(2))
+    for name in ("__array__", "_hidden", "completely_other"):
+        assert not hasattr(opt, name)
+        assert name not in dir(opt)
+    assert {"step", "beta1", "state"} <= {*dir(opt)}
+    assert {"zero_grad", "betas"}.isdisjoint(dir(opt))
+    assert not hasattr(na.Adam, "zero_grad")
+    with pytest.raises(AttributeError, match=r"'clip_norms' to set. Did you mean 'clip_norm'\?$"):
+        opt.clip_norms = 1.0
+    assert na.SGD(np.ones(2), momentum=0.5).momentum == 0.5  # of other rules a foreign name
+    with pytest.raises(AttributeError, match="there is no average"):  # a property's own error
+        _ = opt.averaged
+
+
+def test_a_class_of_the_users_may_have_such_attributes():
+    class Own(na.SGD):
+        alpha = 2.0
+
+        def zero_grad(self):
+            return self.alpha
+
+    opt = Own(np.ones(2))
+    opt.iterations = 3
+    assert (opt.zero_grad(), opt.iterations) == (2.0, 3)
+    opt = na.Adam(np.ones(2))
+    for same in (copy.copy(opt), copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert same.lr == opt.lr
+
+
+def test_schedules_of_other_libraries():
+    with pytest.raises(AttributeError, match=r"has no 'CosineAnnealingLR'. Use Cosine.$"):
+        _ = na.schedules.CosineAnnealingLR
+    with pytest.raises(AttributeError, match=r"has no 'Cosinus'.$"):
+        _ = na.schedules.Cosinus
+
+
+def test_completion_of_modules_shows_their_public_names():
+    for module in (na.schedules, na.nopython):
+        assert dir(module) == sorted(module.__all__)
+
+
+PUBLIC = {
+    "Adamw": "AdamW",
+    "adam": "Adam",
+    "RMSProp": "RMSprop",
+    "least_squares": "least_squares_many",
+    "curve_fit": "least_squares_many",
+    "minimise": "minimize",
+    "Cosine": "schedules.Cosine",
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_names_of_the_package_that_were_meant(name):
+    with pytest.raises(AttributeError, match=rf"has no attribute '{name}'\. Did you mean numadam"):
+        getattr(na, name)
+    with pytest.raises(AttributeError) as caught:
+        getattr(na, name)
+    assert str(caught.value).endswith(f" Did you mean numadam.{PUBLIC[name]}?")
+
+
+def test_other_names_of_the_package_are_missed_as_everywhere():
+    for name in ("__wrapped__", "completely_other"):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'\.$"):
+            getattr(na, name)
+
+
+@pytest.mark.parametrize("kind", [na.Adam, na.SGD])
+def test_hyperparameters_go_by_name(kind):
+    x = np.ones(2)
+    says = rf"^{kind.__name__}: params and lr go by position, all else by name, as in "
+    with pytest.raises(TypeError, match=says):
+        kind(x, 1e-3, (0.9, 0.999))
+    with pytest.raises(TypeError, match=says):
+        kind(x, 1e-3, 0.9)
+
+
+@pytest.mark.parametrize("rate", [0.1, np.float32(0.1), na.schedules.Constant(0.1)])
+def test_a_rate_before_the_arrays_is_told(rate):
+    for params in (np.ones(2), [np.ones(2)], {"a": np.ones(2)}):
+        with pytest.raises(TypeError, match=r"^params: .*The order is Adam\(params, lr\)\.$"):
+            na.Adam(rate, params)
+
+
+@pytest.mark.parametrize("name", ["mask", "fixed", "vary"])
+def test_elements_that_stay_have_equal_bounds(name):
+    x = np.ones((2, 2))
+    with pytest.raises(TypeError, match=r"no option .* Write groups={name: {'frozen': True}} for"):
+        na.Adam(x, **{name: [0]})
+    for call in (na.minimize, na.minimize_many):
+        with pytest.raises(TypeError, match=f"^{name}: .* Bounds of equal low and high hold"):
+            call(lambda x: (x @ x, 2 * x), x, jac=True, **{name: [0]})
+    with pytest.raises(TypeError, match=f"^{name}: .* bounds of equal low and high hold"):
+        na.least_squares_many(lambda x, r: None, x, m=1, **{name: [0]})

@@ -241,7 +241,8 @@ def test_bits_of_the_library(like, dtype, amsgrad):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_of_scikit_learn_itself(dtype):
     """Its moments too; in float32 its step size is a NumPy scalar, so its last line is float64."""
-    module = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
+    from sklearn.neural_network import _stochastic_optimizers as module
+
     grads = gradients(dtype)
     theirs, ours = [np.ones(64, dtype)], np.ones(64, dtype)
     sklearn = module.AdamOptimizer(theirs, 0.01)

@@ -12,6 +12,7 @@ import pytest
 import numadam as na
 from numadam._core.parts import parts_of
 from numadam._cpu.validate import PAIRS
+from tests import extras
 
 GUARDED = """
     import ctypes, mmap, sys
@@ -91,11 +92,10 @@ def run_guarded(mode):
         [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(GUARDED), mode],
         capture_output=True,
         text=True,
-        timeout=200,
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with POSIX mprotect")
+@extras.posix
 @pytest.mark.parametrize("mode", ["serial", "parallel"])
 def test_guard_pages(mode):
     """Every array of a step lies between pages that cannot be touched; beside it, marked bytes."""
@@ -104,7 +104,7 @@ def test_guard_pages(mode):
     assert int(done.stdout.split()[1]) > 2000
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with POSIX mprotect")
+@extras.posix
 def test_guard_pages_bite():
     assert run_guarded("break").returncode < 0
 

@@ -178,7 +178,7 @@ def test_masks_of_several_arrays_with_groups_and_a_norm():
 
 
 def test_masks_with_other_parameters_but_no_out():
-    """A direction is refused without masks, too: tests/settings/test_option_refusals.py."""
+    """A direction is refused without masks, too: tests/settings/test_options.py."""
     opt, other = na.Adam(SIX.copy(), 0.1, sparse="lazy"), SIX.copy()
     with pytest.raises(ValueError, match=r"^out: sparse='lazy' gives a direction in some rows"):
         opt.step(SIX, rows=MASK, out=np.empty((3, 2)))

@@ -85,7 +85,7 @@ def disassembled(image):
         file.write(image)
         file.flush()
         shown = subprocess.run(
-            [found, "-c", file.name], check=True, capture_output=True, text=True, timeout=60
+            [found, "-c", file.name], check=True, capture_output=True, text=True
         ).stdout
     return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(.*?);", shown, re.MULTILINE)
 

@@ -61,7 +61,6 @@ def run_commands(page: str, checkout: Path) -> int:
     return int(passed)
 
 
-@pytest.mark.timeout(1200)
 def test_three_files_make_a_rule(checkout: Path) -> None:
     assert len(FILES) == 3
     for path, _, content in FILES:
@@ -71,7 +70,6 @@ def test_three_files_make_a_rule(checkout: Path) -> None:
     assert "from numadam.rules.signum import Signum as Signum" in stub
 
 
-@pytest.mark.timeout(1200)
 def test_five_files_make_an_option(checkout: Path) -> None:
     assert len(PARTS) == 5
     for path, part in PARTS:

@@ -31,6 +31,7 @@ from public_names import (  # noqa: E402
     missing_parameters,
     public_names,
 )
+from wraps import with_breaks  # noqa: E402
 
 NAMES = public_names()
 
@@ -157,6 +158,34 @@ def test_examples_fit_the_page(name, thing):
     assert [line for line in shown if wide_lines(line)] == []
 
 
+#: Pages by hand: words of a page that a program writes are not counted.
+WRITTEN = [page for page in PAGES if page.is_relative_to(DOCS) and page.stem != "all-options"]
+
+
+@pytest.mark.parametrize(("development", "most"), [(False, 24_000), (True, 9_000)])
+def test_pages_are_short(development, most):
+    pages = [page for page in WRITTEN if ("development" in page.parts) is development]
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most
+
+
+def sentences(page):
+    """Sentences and cells of seven words and more, without code and targets of links."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    text = re.sub(r"<!-- speed: written.*?<!-- speed: end -->", "", text, flags=re.DOTALL)
+    for line in re.sub(r"\]\([^)]*\)", "]", text).splitlines():
+        for part in re.split(r"(?<=[.:|])\s", line):
+            if len(part.split()) >= 7:
+                yield part.strip("*|- ")
+
+
+def test_every_sentence_stands_once():
+    places = {}
+    for page in WRITTEN:
+        for sentence in sentences(page):
+            places.setdefault(sentence, []).append(page.name)
+    assert {one: pages for one, pages in places.items() if len(pages) > 1} == {}
+
+
 def test_lines_are_counted_one_by_one():
     code = "\n".join(["x" * COLUMNS, "y" * (COLUMNS + 1), ""])
     assert wide_lines(code) == ["y" * (COLUMNS + 1)]
@@ -194,6 +223,16 @@ def test_another_host_is_found(text):
 )
 def test_links_of_readers_are_none(text):
     assert from_elsewhere(text) == []
+
+
+def test_a_name_may_wrap_after_its_underscores():
+    code = '<code class="docutils"><span class="pre">max_skips=1</span></code>'
+    assert with_breaks(code).count("max_<wbr>skips=1") == 1
+    assert with_breaks("<dt><strong>clip_norm</strong></dt>") == (
+        "<dt><strong>clip_<wbr>norm</strong></dt>"
+    )
+    for other in ("<pre>clip_norm</pre>", '<a href="clip_norm.html">clip norm</a>'):
+        assert with_breaks(other) == other
 
 
 # --- formulas: a name of several letters is one upright element of the MathML -------------------
@@ -240,11 +279,11 @@ def test_no_name_is_left_as_single_letters(tex):
     assert names_of(upright(tex)) == []
 
 
+@pytest.mark.docs("docutils")
 @pytest.mark.parametrize("tex", all_formulas())
 def test_name_is_one_element(tex):
-    latex2mathml = pytest.importorskip(
-        "docutils.utils.math.latex2mathml", reason="needs the extra `docs`"
-    )
+    from docutils.utils.math import latex2mathml
+
     one_line = upright(tex).replace("&", "").replace(r"\\", "")
     mathml = latex2mathml.tex2mathml(one_line).replace("&ApplyFunction;", "")
     tree = ElementTree.fromstring(mathml)

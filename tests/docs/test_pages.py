@@ -47,26 +47,28 @@ def test_options_do_what_they_say(capsys, tmp_path, monkeypatch):
 
 
 DOCS = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
-PAGES = sorted(page for page in DOCS if BLOCK.search(page.read_text(encoding="utf-8")))
+NEEDS = {
+    page: {need for need, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    for page in sorted(DOCS)
+}
+PEERS = {"torch", "jax"}
 
 
-def _case(page):
-    """A page; with the mark "peers" where snippets need a package that the tests may lack."""
-    needs = {need for need, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
-    marks = [pytest.mark.peers()] if any(need and " " not in need for need in needs) else []
-    return pytest.param(page, id=page.stem, marks=marks)
-
-
-@pytest.mark.parametrize("page", [_case(page) for page in PAGES])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.peers()] if needs & PEERS else [])
+        for page, needs in NEEDS.items()
+        if needs & {"", *PEERS}  # others: tests/cuda/gpu and tests/mpi
+    ],
+)
 def test_snippets_of_the_pages_run(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files
     names = {"__name__": "__main__"}
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
-    run = [code for need, code in blocks if not lacking(need)]
-    for code in run:
-        exec(compile(code, page.name, "exec"), names)
-    if not run:
-        pytest.skip(f"all of it needs {blocks[0][0]}")
+    for need, code in blocks:
+        if not lacking(need):
+            exec(compile(code, page.name, "exec"), names)
 
 
 def links(text):

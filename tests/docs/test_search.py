@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import extras
+
 #: What a user types, and the page that answers it: among the first three that are shown.
 PAGES = {
     "bounds": "how-to/bounds",
@@ -27,6 +29,23 @@ PAGES = {
     "callback": "how-to/watch-a-run",
     "cite": "index",
     "compile": "how-to/own-solver",
+    "fix a parameter": "how-to/options",
+    "frozen": "how-to/options",
+    "tied": "how-to/options",
+    "bad pixels": "how-to/many-problems",
+    "mask": "how-to/many-problems",
+    "FITS": "how-to/many-problems",
+    "njit": "how-to/minimize",
+    "continuation": "how-to/minimize",
+    "adjoint": "how-to/minimize",
+    "accept or reject a step": "how-to/checkpoint",
+    "snapshot": "how-to/checkpoint",
+    "restore": "how-to/checkpoint",
+    "m += (1-b)*(g-m)": "tutorials/from-your-own",
+    "eps under the root": "tutorials/from-your-own",
+    "uncorrected v": "tutorials/from-your-own",
+    "v begins at g squared": "tutorials/from-your-own",
+    "all options": "reference/all-options",
 }
 
 #: What the scripts ask of a browser when they are loaded.
@@ -40,8 +59,9 @@ var window = globalThis, _ready = () => null, _ = (text) => text;
 def search():
     site = os.environ.get("NUMADAM_SITE")
     if not site:
-        pytest.skip("NUMADAM_SITE names no built site; .ci/run docs builds one")
-    quickjs = pytest.importorskip("quickjs", reason="needs pip install '.[docs]'")
+        extras.stop("docs", "NUMADAM_SITE names no built site")
+    import quickjs
+
     context = quickjs.Context()
     context.eval(BROWSER)
     folder = Path(site)
@@ -56,6 +76,7 @@ def search():
     return lambda words: list(dict.fromkeys(json.loads(context.eval(f"pagesFor({words!r})"))))
 
 
+@pytest.mark.docs("quickjs")
 @pytest.mark.parametrize(("words", "page"), PAGES.items())
 def test_the_right_page_is_among_the_first_three(search, words, page):
     assert page in search(words)[:3]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests import emulator
+from tests import emulator, extras
 
 BEGIN = """
 import ctypes, cupy as cp, numpy as np
@@ -98,14 +98,13 @@ PLANTED = {
 def program(code, **environment):
     """A process with two emulated GPUs, which checks all that the emulator can check."""
     if not emulator.is_running():
-        pytest.skip("there is a GPU: nothing is emulated")
+        extras.stop("gpu", "there is a GPU: nothing is emulated")
     given = {"EMU": "1", "EMU_RACE": "1", "EMU_EXACT": "1", "EMU_DEVICES": "2", **environment}
     return subprocess.run(
         [sys.executable, "-c", BEGIN + code],
         env={**emulator.environment(started=True), **given},
         capture_output=True,
         text=True,
-        timeout=240,
     )
 
 

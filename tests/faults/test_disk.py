@@ -1,9 +1,19 @@
-"""Files of runs on a disk that is full, written by two processes, and written very often."""
+"""Files of runs on a disk that is full, written by two processes, and written very often.
+
+Out of memory, and more than 2^31 elements.
+
+Out of memory means a MemoryError, and an optimiser that goes on as if nothing had been asked.
+Memory of large arrays is asked for without a reservation, and few of its pages are touched; steps
+over all elements: tests/campaigns/large_arrays.py.
+"""
 
 from __future__ import annotations
 
+import ast
 import errno
+import mmap
 import os
+import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +24,7 @@ import pytest
 
 import numadam as na
 from numadam._checkpoint.container import read
+from tests import extras
 from tests.minimize.objectives import START, python_rosen
 from tests.processes import python
 
@@ -56,7 +67,7 @@ def refused(work, path):
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+@extras.posix
 def test_an_optimiser_on_a_full_disk(tmp_path: Path) -> None:
     code = f"""
     folder = Path({str(tmp_path)!r})
@@ -79,7 +90,7 @@ def test_an_optimiser_on_a_full_disk(tmp_path: Path) -> None:
     assert python(DISKS + textwrap.dedent(code)) == "whole"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+@extras.posix
 def test_a_run_on_a_full_disk(tmp_path: Path) -> None:
     """It ends with its result; with room again, the same call goes on with the same bits."""
     code = f"""
@@ -122,12 +133,16 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
     import os, time
     from pathlib import Path
     from tests.minimize.objectives import START, python_rosen
-    folder, rate, path = Path({folder!r}), {rate}, {path!r}
+    looks = Path({folder!r}).with_name("looks")
+    folder, rate, path, calls = Path({folder!r}), {rate}, {path!r}, 0
     os.fsync = lambda handle: None  # nobody cuts the power
     def fun(x):
-        # both have looked for the file, and found none, before one of them writes
+        # both have looked for the file, and found none, before one of them writes; and who reads
+        # it between comes to look, however busy the machine is
+        global calls
+        calls += 1
         (folder / str(rate)).touch()
-        while len(list(folder.iterdir())) < 2:
+        while len(list(folder.iterdir())) < 2 or looks.stat().st_size < calls // 4:
             time.sleep(0.001)
         return python_rosen(x)
     res = na.minimize(
@@ -135,6 +150,7 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
     print(res.nit, res.x.tobytes().hex())
     """
     (tmp_path / "ready").mkdir()
+    (tmp_path / "looks").touch()
     given = {"folder": str(tmp_path / "ready"), "path": str(path), "steps": ITERATIONS}
     seen: dict[float, list[np.ndarray]] = {rate: [START] for rate in RATES}
     whole = {rate: run_of(rate, callback=seen[rate].append) for rate in RATES}
@@ -147,11 +163,13 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
                 rate, done = found.meta["rule"]["lr"], found.meta["at"]["done"]
                 np.testing.assert_array_equal(found.arrays["x"], seen[rate][done])
                 met.add((rate, done))
-            time.sleep(0.002)
+            with (tmp_path / "looks").open("a") as looks:
+                looks.write("x")
+            time.sleep(0.001)
     for rate, run in runs.items():
         assert run.result() == f"{ITERATIONS} {whole[rate].x.tobytes().hex()}"
     assert len(met) > 10
-    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "ready"]
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "looks", tmp_path / "ready"]
     last = read(path, "minimize").meta["rule"]["lr"]
     np.testing.assert_array_equal(run_of(last, checkpoint=path).x, whole[last].x)
     (other,) = {*RATES} - {last}
@@ -159,7 +177,7 @@ def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
         run_of(other, checkpoint=path)
 
 
-@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="counts open files in /dev/fd")
+@extras.machine(Path("/dev/fd").is_dir(), "/dev/fd")
 def test_many_files_leave_no_file_open_and_none_beside(tmp_path, monkeypatch) -> None:
     """Also those that fail at the last moment."""
     path, opt = tmp_path / "a", na.Adam(np.ones(3), lr=0.1)
@@ -190,3 +208,131 @@ def test_many_files_leave_no_file_open_and_none_beside(tmp_path, monkeypatch) ->
     assert sum(1 for _ in Path("/dev/fd").iterdir()) == before
     assert sorted(found.name for found in tmp_path.iterdir()) == ["a", "b"]
     assert na.load(path).t == 59
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+linux = extras.machine(sys.platform == "linux", "memory as Linux gives it")
+
+OUT_OF_MEMORY = """
+import copy, pickle, resource
+
+N = 250_000  # 2 MB an array: each is asked of the system by itself
+
+def limited(work, room):
+    "Call with so many bytes to be had; whether there was enough."
+    pages = int(open("/proc/self/statm").read().split()[0])
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, most))
+    try:
+        work()
+        return True
+    except MemoryError:
+        return False
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+def new(**options):
+    p = np.linspace(-2.0, 2.0, N)
+    opt = na.Adam(p, 0.1, amsgrad=True, **options)
+    opt.step(np.ones(N)); opt.step(np.ones(N)); opt.step(np.ones(N))
+    return p, opt
+
+def picture(p, opt):
+    return [p.tobytes(), *(np.array(a).tobytes() for a in opt.state.values())]
+
+def strided():
+    return np.ones(2 * N)[::2]
+
+g, saved = np.ones(N), new()[1].state.copy()
+twice = strided()
+works = {
+    "strided gradient": lambda p, opt: opt.step(twice),
+    "strided params": lambda p, opt: opt.step(g, params=twice),
+    "state.copy": lambda p, opt: opt.state.copy(),
+    "deepcopy": lambda p, opt: copy.deepcopy(opt),
+    "pickle": lambda p, opt: pickle.dumps(opt),
+    "grads": lambda p, opt: opt.grads,
+    "set grads": lambda p, opt: setattr(opt, "grads", g),
+    "another optimiser": lambda p, opt: na.Adam(p, 0.1, amsgrad=True),
+    "another state": lambda p, opt: setattr(opt, "state", saved),
+    "functional": lambda p, opt: na.adam_update(p, twice, opt.state["m"], opt.state["v"], 1),
+}
+for loop in works.values():  # all is compiled and imported
+    loop(*new())
+tried = {}
+for name, work in works.items():
+    failed = []
+    for room in (0, 3_000_000, 6_000_000, 9_000_000):
+        (p, opt), (q, twin) = new(), new()
+        before = picture(p, opt)
+        if limited(lambda: work(p, opt), room):
+            continue
+        failed.append(room)
+        assert picture(p, opt) == before, (name, room)
+        opt.step(g); twin.step(g)
+        assert picture(p, opt) == picture(q, twin), (name, room)
+    tried[name] = len(failed)
+print(tried)
+"""
+
+
+@linux
+def test_out_of_memory_changes_nothing() -> None:
+    # glibc then returns every freed array to the system, and has none at hand
+    tried = ast.literal_eval(python(OUT_OF_MEMORY, MALLOC_MMAP_THRESHOLD_="65536"))
+    assert all(tried.values()), tried
+
+
+# --- addresses and counts are of 64 bits ---------------------------------------------------------
+
+EDGE = 2**31
+WIDTH = 1024
+
+
+@pytest.fixture
+def large():
+    """2^31 + 1024 numbers in float32, all 0: 8 GiB of addresses."""
+    no_reserve = 0x4000  # of Linux; `mmap` has no name for it before Python 3.13
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    room = mmap.mmap(-1, 4 * (EDGE + WIDTH), flags=flags)
+    array = np.frombuffer(room, np.float32)
+    yield array
+    del array  # frees the memory, when its last view goes
+
+
+@linux
+def test_rows_on_both_sides_of_the_edge(large):
+    p = large.reshape(-1, WIDTH)
+    last = len(p) - 1
+    assert last * WIDTH == EDGE
+    opt = na.SGD(p, lr=1.0, sparse="lazy")
+    rows = np.array([last, last - 1, 1])
+    opt.step(na.Rows(rows, np.arange(3 * WIDTH, dtype=np.float32).reshape(3, WIDTH)))
+    for k, row in enumerate(rows):
+        np.testing.assert_array_equal(p[row], -np.arange(k * WIDTH, (k + 1) * WIDTH, dtype="f4"))
+    # where sums of 32 bits would lead to
+    assert not p[0].any()
+    assert not p[last // 2].any()
+
+
+@linux
+def test_strides_over_the_edge(large):
+    p, g = large[:: EDGE // 2], np.array([1.0, 2.0, 3.0], np.float32)
+    assert p.shape == (3,)
+    opt = na.SGD(p, lr=1.0)
+    opt.step(g)
+    opt.step(-2 * g)
+    assert [float(large[at]) for at in (0, EDGE // 2, EDGE)] == [1.0, 2.0, 3.0]
+    assert not large[1:1000].any()
+
+
+@linux
+def test_overlap_beyond_the_edge_is_refused_and_neighbours_are_not(large):
+    p, g = large[EDGE:], large[EDGE - WIDTH : EDGE]
+    opt = na.SGD(p, lr=1.0)
+    opt.step(g)
+    with pytest.raises(ValueError, match="grads shares memory with params"):
+        opt.step(large[EDGE - 1 : EDGE - 1 + WIDTH])
+    assert opt.t == 1

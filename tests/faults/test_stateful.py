@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
-import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests import extras
 from tests.faults.stateful import AnyCalls
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@extras.fork
 def test_any_order_of_calls():
     """The long run of this, with a seed: python -m tests.campaigns.stateful."""
     run_state_machine_as_test(

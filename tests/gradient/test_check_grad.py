@@ -107,8 +107,7 @@ def height(x):
     return np.sum(x**2)
 
 
-@numba.njit("f8(f8[::1], f8[::1])")
-def signed(x, g):
+def bowl(x, g):
     g[0] = 2 * x[0]
     return x[0] ** 2
 
@@ -125,6 +124,7 @@ def test_compiled_objectives_in_each_form():
     assert na.check_grad(pair, np.ones(3), (2.0,), jac=True).ok
     assert na.check_grad(pair, np.ones((2, 2)), (2.0,), jac=True).ok
     assert na.check_grad(height, np.ones(3), jac=lambda x: 2 * x).ok
+    signed = numba.njit("f8(f8[::1], f8[::1])")(bowl)
     assert na.check_grad(signed, np.ones(1)).ok
     # of many problems: one of them
     assert na.check_grad(numbered, np.zeros(2), (1, np.arange(6.0).reshape(3, 2))).ok

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam.history import norm_of
+from numadam._history import norm_of
 from tests.minimize.objectives import START, loop
 
 
@@ -277,7 +277,6 @@ def test_norms_are_safe_in_range(dtype, scale):
 
 
 def test_a_picture():
-    pytest.importorskip("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -292,7 +291,8 @@ def test_a_picture():
 
 
 def test_a_picture_of_its_own_leaves_out_what_is_unknown():
-    plt = pytest.importorskip("matplotlib.pyplot")
+    import matplotlib.pyplot as plt
+
     before = plt.get_backend()
     plt.switch_backend("agg")
     try:
@@ -309,7 +309,6 @@ def test_a_picture_of_its_own_leaves_out_what_is_unknown():
 
 
 def test_three_pictures_leave_no_empty_place_and_none_needs_matplotlib_before(monkeypatch):
-    pytest.importorskip("matplotlib")
     import matplotlib.pyplot as plt
 
     history, _ = recorded(10, lr=0.1)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import extras
 from tests.processes import FORKED, PREAMBLE, ROOT, python
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+pytestmark = extras.fork
 
 
 def forked(*codes: str, **env: str) -> list[str]:
@@ -60,9 +61,7 @@ def test_multiprocessing(method: str, warm: str, expected: str, tmp_path: Path) 
         """)
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": warm}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True)
     assert done.stdout.strip() == expected, done.stderr
 
 

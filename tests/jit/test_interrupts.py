@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 import textwrap
 
 import pytest
 
 from numadam._jit.process import defer_interrupts
+from tests import extras
 from tests.processes import STORM, python
 
 
@@ -93,7 +93,7 @@ def test_asynchronous_exceptions_never_part_t_from_the_arrays(n: int, warm: str)
     assert out == "True True True True True"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no interval timer on Windows")
+@extras.posix
 def test_signal_handler_that_steps_the_same_optimiser(warm: str) -> None:
     """A handler runs between the lines of `step`: its own step must not change the outer one."""
     code = """

@@ -16,6 +16,7 @@ import pytest
 
 from numadam._jit import reports
 from numadam._jit.reports import reported
+from tests import extras
 
 
 class Terminal(io.StringIO):
@@ -193,7 +194,7 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal of POSIX")
+@extras.posix
 def test_a_real_terminal():
     """One line, ended before the next; threads and forks in the middle of it."""
     import numadam

@@ -5,7 +5,6 @@ And what least_squares_many takes, refuses and shows.
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 import numadam as na
 from numadam._least_squares import batch
+from tests import extras
 from tests.interrupts import interrupted_after
 from tests.least_squares.models import decay, decay_with_j, decays
 from tests.processes import python
@@ -205,7 +205,7 @@ def test_a_second_process_compiles_neither_the_loop_nor_the_model(tmp_path: Path
     assert found == ["True True", "False False"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@extras.fork
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_layers_threads_and_forks_give_the_same(layer: str) -> None:
     code = f"""{CODE}
@@ -366,13 +366,12 @@ def test_lists_integers_and_other_layouts_are_taken():
     np.testing.assert_allclose(other.x, res.x, rtol=1e-4)
 
 
-@numba.njit("void(f8[::1], f8[::1], f8[:, :], i8)")
-def with_signature(x, r, J, i):
-    r[0], r[1] = x[0] - 1.0, x[1] - i
-    J[0, 0] = J[1, 1] = 1.0
-
-
 def test_an_explicit_signature_is_taken():
+    @numba.njit("void(f8[::1], f8[::1], f8[:, :], i8)")
+    def with_signature(x, r, J, i):
+        r[0], r[1] = x[0] - 1.0, x[1] - i
+        J[0, 0] = J[1, 1] = 1.0
+
     res = na.least_squares_many(with_signature, np.zeros((3, 2)), m=2, jac=True)
     np.testing.assert_array_equal(res.x, [[1, 0], [1, 1], [1, 2]])
 

@@ -1,6 +1,15 @@
-"""Objectives of the tests of `minimize`, in Python and compiled, with the same operations."""
+"""Objectives of the tests of `minimize`, in Python and compiled, with the same operations.
+
+Comparison of runs of `minimize` and `minimize_many`, to the bit.
+
+Objectives that fail at a call, and runs that are cut there and go on from their file.
+"""
 
 from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -86,3 +95,94 @@ def loop(rule, x, steps, fun=python_rosen, **options):
         opt.step(fun(x)[1])
         path.append(x.copy())
     return path
+
+
+# --- compared ------------------------------------------------------------------------------------
+
+
+#: What a result says of its two iterates and of its end; of many problems, arrays.
+FIELDS = ("x", "fun", "jac", "grad_norm", "x_last", "fun_last", "nit", "status")
+
+
+def why(result):
+    """The message without what it says of a file."""
+    told = r"^(Continued from \S+ at iteration \d+|Already finished in \S+)\. "
+    return re.sub(told, "", result.message)
+
+
+def assert_same_end(a, b):
+    """The same iterates and state, however many calls led there."""
+    for name in FIELDS:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert a.state.keys() == b.state.keys()
+    for name, value in a.state.items():
+        np.testing.assert_array_equal(value, b.state[name], err_msg=name)
+
+
+def assert_same_run(a, b):
+    """The same numbers everywhere."""
+    assert_same_end(a, b)
+    for name in ("nfev", "njev"):
+        assert a[name] == b[name], name
+    assert why(a) == why(b)
+    for name, values in a.history.items():
+        np.testing.assert_array_equal(values, b.history[name], err_msg=name)
+
+
+def assert_same_problems(a, b):
+    """Two runs of many problems ended alike."""
+    for name in (*FIELDS, "success"):
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def assert_alone(many, k, one):
+    """Problem k of many ended as in its own run of `minimize`."""
+    for name in FIELDS:
+        np.testing.assert_array_equal(many[name][k], one[name], err_msg=f"{name} of {k}")
+
+
+# --- interrupted ---------------------------------------------------------------------------------
+
+
+class Cut(Exception):
+    """The end of a run in the midst of it."""
+
+
+def cut_at(function, call):
+    """A function that raises at its call of this number, from 0 on; None for never."""
+    calls = 0
+
+    def fails(*args):
+        nonlocal calls
+        calls += 1
+        if call is not None and calls > call:
+            raise Cut
+        return function(*args)
+
+    return fails
+
+
+@numba.njit
+def compiled_cut(x, g, calls):
+    """Rosenbrock's valley, which raises once `calls` of it are used up."""
+    calls[0] -= 1
+    if calls[0] < 0:
+        raise Cut
+    return rosen(x, g)
+
+
+def pieces(path: Path, run, calls):
+    """The result of a run that is cut at each of these calls, one after another.
+
+    ``run(call, **options)`` raises at its call of that number, None for none.
+    """
+    for call in calls:
+        with contextlib.suppress(Cut):
+            run(call, checkpoint=path)
+    return run(None, checkpoint=path)
+
+
+def compiled_run(call, **options):
+    """`minimize` of `compiled_cut`."""
+    left = np.array([2**62 if call is None else call])
+    return na.minimize(compiled_cut, np.array([-1.2, 1.0]), (left,), **options)

@@ -1,10 +1,12 @@
-"""Runs with a file: cut anywhere and called again, they end with the bits of the run in one."""
+"""Runs with a file: cut anywhere and called again, they end with the bits of the run in one.
+
+Files whose checksums fit and whose content no run has: refused before `fun` is called.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
-import os
 
 import numba
 import numpy as np
@@ -12,22 +14,28 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
-from numadam._checkpoint.container import read
+from numadam._checkpoint.container import read, write
 from numadam._minimize import checkpoint
 from numadam._minimize.compiled import problem
 from numadam._minimize.lanes import batch
+from tests import extras
 from tests.interrupts import interrupted_after
-from tests.minimize.compared import assert_same_problems, assert_same_run, why
-from tests.minimize.interrupted import Cut, compiled_run, cut_at, pieces
 from tests.minimize.objectives import (
     START,
+    Cut,
     all_at_once,
+    assert_same_problems,
+    assert_same_run,
+    compiled_run,
+    cut_at,
     forms,
     nested_rosen,
+    pieces,
     python_rosen,
     rosen,
     run,
     square,
+    why,
 )
 from tests.processes import python
 
@@ -442,7 +450,7 @@ def test_another_run_of_many_is_refused(tmp_path):
         na.minimize(rosen, STARTS[0], checkpoint=path)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills children of a fork")
+@extras.fork
 def test_killed_runs_go_on():
     """At random moments; `tests/campaigns/killed_runs.py` kills thousands."""
     code = """
@@ -451,3 +459,101 @@ def test_killed_runs_go_on():
         print(sum(kill(name, 6, rng)[0] for name in LOOPS))
     """
     assert int(python(code)) >= 24
+
+
+# --- forged runs ---------------------------------------------------------------------------------
+
+
+FORGED = np.random.default_rng(0).uniform(-2, 2, (5, 2))
+
+
+def one(path, fun=python_rosen, **options):
+    lr = na.schedules.ReduceOnPlateau(0.02, patience=2)
+    return na.minimize(fun, START, jac=True, lr=lr, xtol=1e-300, checkpoint=path, **options)
+
+
+def rows(path, fun=all_at_once, **options):
+    return na.minimize_many(fun, FORGED, jac=True, lr=0.02, gtol=20.0, checkpoint=path, **options)
+
+
+def lanes(path, fun=rosen, **options):
+    return na.minimize_many(rosen, FORGED, lr=0.02, gtol=20.0, checkpoint=path, **options)
+
+
+@pytest.fixture(scope="module")
+def true_files(tmp_path_factory):
+    """The contents of files of each loop, as the runs have written them."""
+    contents = {}
+    for make in (one, rows, lanes):
+        path = tmp_path_factory.mktemp("true") / "a.run"
+        make(path, maxiter=12)
+        contents[make] = read(path, "minimize" if make is one else "minimize_many")
+    return contents
+
+
+LEFT_OUT = object()
+#: Each kind of fault: run, place in `meta`, what is there, and what the error says.
+PLACES = [
+    (one, "at/done", -5, "done is -5, which no run has"),
+    (one, "at/done", True, "done is True, which no run has"),
+    (one, "at/done", 2**64, "done is 18446744073709551616, which no run has"),
+    (one, "at/done", 8, "state/t is .*, and 8 iterations are done"),
+    (one, "at/done", LEFT_OUT, "holds what numadam does not write"),
+    (one, "at/begin", 3, "state/t is .*, and 15 iterations are done"),
+    (one, "at/f", LEFT_OUT, "has no 'f', so it is no whole run"),
+    (one, "at/code", 99, "code is 99, which no run has"),
+    (one, "at/nfev", 0.5, "nfev is 0.5, which no run has"),
+    (one, "at/f", "1", "f is '1', which no run has"),
+    (one, "at/lowest", None, "lowest is None, which no run has"),
+    (one, "at/later", -1.0, "later is -1.0, which no run has"),
+    (rows, "at/nfev", -1, "nfev is -1, which no run has"),
+    (one, "at", 3, "holds what numadam does not write"),
+    (one, "rule", [], "list indices must be integers"),
+    (one, "rule/lr", {"schedule": 9}, "holds what numadam does not write"),
+    (one, "rule/schedules/0/1/patience", -1, "patience: expected"),
+    (one, "run", 3, "does not say which run it is of"),
+]
+#: Run, array, what it becomes, and what the error says.
+ARRAYS = [
+    (one, "state/t", lambda t: t + 1, r"state/t is .*13.*, and 12 iterations are done"),
+    (one, "state/t", None, "t: expected an array of int64"),
+    (one, "state/m", lambda m: m[:1], r"expected an array of float64 \(2,\), got float64 \(1,\)"),
+    (one, "state/v", lambda v: -1 - v, r"state\['v'\].*: expected numbers >= 0"),
+    (one, "x", np.float32, r"expected an array of float64 \(2,\), got float32"),
+    (one, "history", lambda lines: lines - 1, "history has numbers outside of 0 to 12"),
+    (one, "history", lambda lines: lines[:, :3], "history: expected an array of float64"),
+    (rows, "codes", lambda codes: codes + 99, "codes has numbers outside of 0 to 5"),
+    (lanes, "nit", lambda nit: nit - 99, "nit has numbers outside of 0 to 12"),
+    (lanes, "codes", lambda codes: codes * 1j, "codes: expected an array of int64"),
+]  # fmt: skip
+
+
+def refused(kind, content, path, says):
+    """A forged file is refused by what it says, and nothing is evaluated."""
+    write(path, content)
+    with pytest.raises(na.CheckpointError, match=says) as caught:
+        kind(path, cut_at(None, 0), maxiter=20)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(("kind", "place", "value", "says"), PLACES)
+def test_what_no_run_has_is_refused(kind, place, value, says, true_files, tmp_path):
+    content = copy.deepcopy(true_files[kind])
+    *outer, last = place.split("/")
+    inside = content.meta
+    for key in outer:
+        inside = inside[int(key) if isinstance(inside, list) else key]
+    if value is LEFT_OUT:
+        del inside[last]
+    else:
+        inside[last] = value
+    refused(kind, content, tmp_path / "a.run", says)
+
+
+@pytest.mark.parametrize(("kind", "array", "change", "says"), ARRAYS)
+def test_an_array_that_no_run_has_is_refused(kind, array, change, says, true_files, tmp_path):
+    content = true_files[kind]
+    arrays = {key: value for key, value in content.arrays.items() if key != array}
+    if change is not None:
+        arrays[array] = np.asarray(change(content.arrays[array]))
+    refused(kind, content._replace(arrays=arrays), tmp_path / "a.run", says)

@@ -6,7 +6,6 @@ And what it takes and says; objectives in Python, for all rows or for some.
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 
 import numba
@@ -17,9 +16,9 @@ from scipy.optimize import Bounds
 import numadam as na
 from numadam._jit import process
 from numadam._minimize.lanes.batch import LaneBatch
+from tests import extras
 from tests.interrupts import interrupted_after
-from tests.minimize.compared import assert_alone, assert_same_problems
-from tests.minimize.objectives import START, all_at_once, rosen
+from tests.minimize.objectives import START, all_at_once, assert_alone, assert_same_problems, rosen
 from tests.processes import FORKED, python
 
 RNG = np.random.default_rng(1)
@@ -43,12 +42,6 @@ def with_reshape(x, g):
     """An objective that needs a contiguous x."""
     g[:] = 2 * x
     return np.sum(x.reshape(-1) ** 2)
-
-
-@numba.njit(["float64(Array(float64, 1, 'C'), Array(float64, 1, 'C'))"])
-def with_signature(x, g):
-    g[:] = 2 * x
-    return np.sum(x * x)
 
 
 @numba.njit
@@ -161,6 +154,17 @@ def test_in_any_order_and_by_one_thread(monkeypatch):
     assert_same_problems(a, na.minimize_many(rosen, x0, lr=0.05, gtol=1e-2))
 
 
+def with_signature():
+    """Compiled where it is asked for, not while tests are collected."""
+
+    @numba.njit(["float64(Array(float64, 1, 'C'), Array(float64, 1, 'C'))"])
+    def fun(x, g):
+        g[:] = 2 * x
+        return np.sum(x * x)
+
+    return fun
+
+
 @pytest.mark.parametrize("fun", [with_reshape, with_signature])
 def test_objectives_that_need_a_contiguous_x(fun, widths):
     with warnings.catch_warnings():
@@ -265,7 +269,7 @@ print(in_child(same), in_child(lambda: in_child(same)))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@extras.fork
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "default"])
 def test_child_of_a_fork_minimises_with_the_same_bits(layer):
     assert python(FORKED + _IN_A_CHILD, NUMBA_THREADING_LAYER=layer).split() == ["True", "True"]
@@ -378,7 +382,7 @@ def test_the_message_says_how_the_gradients_fell():
     assert "5 of 30: The gradient is below eps=1e-08, where steps are shorter" in res.message
 
 
-# --- what is taken and said, and objectives in Python ---------------------------------------------
+# --- what is taken and said, and objectives in Python --------------------------------------------
 
 POINTS = np.random.default_rng(0).uniform(-2, 2, (150, 2))
 

@@ -12,8 +12,7 @@ import pytest
 
 import numadam as na
 from numadam._minimize.compiled import problem as prepared
-from tests.minimize.compared import assert_same_run
-from tests.minimize.objectives import START, loop, python_rosen, ramp, rosen
+from tests.minimize.objectives import START, assert_same_run, loop, python_rosen, ramp, rosen
 
 
 @numba.njit
@@ -158,7 +157,7 @@ def test_a_table_of_learning_rates_need_not_be_longer_than_the_run():
     assert res.nit < 60
 
 
-# --- prepared problems ----------------------------------------------------------------------------
+# --- prepared problems ---------------------------------------------------------------------------
 
 
 def test_a_result_keeps_its_numbers():

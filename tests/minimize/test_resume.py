@@ -11,9 +11,18 @@ import pytest
 
 import numadam as na
 from numadam._minimize.checkpoint import check_objective
-from tests.minimize.compared import assert_same_end, assert_same_problems, assert_same_run
-from tests.minimize.interrupted import Cut, cut_at
-from tests.minimize.objectives import START, forms, python_rosen, run, square
+from tests.minimize.objectives import (
+    START,
+    Cut,
+    assert_same_end,
+    assert_same_problems,
+    assert_same_run,
+    cut_at,
+    forms,
+    python_rosen,
+    run,
+    square,
+)
 
 
 @forms
@@ -142,7 +151,7 @@ def test_the_state_of_an_optimiser_goes_on_from_x0():
     assert res.nit == 1
 
 
-# --- at another objective they are refused --------------------------------------------------------
+# --- at another objective they are refused -------------------------------------------------------
 
 
 pytestmark = pytest.mark.usefixtures("quick_files")

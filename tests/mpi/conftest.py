@@ -27,7 +27,7 @@ from tests import extras, processes
 
 #: seconds: that a rank which failed waits for the others, that a test may take, and that ranks
 #: of numadam wait for those that compile on a busy machine
-PATIENCE, LIMIT, COMPILING = 20.0, 120, 60.0
+PATIENCE, LIMIT, COMPILING = 60.0, 1200, 600.0
 PASSED, FAILED = "passed", "failed"
 
 # more ranks than cores: those of MPICH that wait sleep instead of taking turns in a loop
@@ -40,23 +40,16 @@ if not ABSENT:
         ABSENT = f"mpi4py finds no MPI: {error}"
 
 
-class Absent(pytest.Module):
-    """A file whose tests need MPI, where there is none."""
-
-    def collect(self) -> Any:
-        extras.stop("mpi", ABSENT)
-
-
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:
-    """Skip files without importing them; one sentence then stands for all of them."""
-    return Absent.from_parent(parent, path=module_path) if ABSENT else None
+    """Skip files without importing them where there is no MPI."""
+    return extras.Absent.file(module_path, parent, "mpi", ABSENT) if ABSENT else None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file() -> Iterator[None]:
     """Leave out the docstrings of such files, which would have to be imported."""
     found = yield
-    return [one for one in found if isinstance(one, Absent)] if ABSENT else found
+    return [one for one in found if isinstance(one, extras.Absent)] if ABSENT else found
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
@@ -69,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.timeout(LIMIT, method="thread"), append=False)
         for mark in item.iter_markers("ranks"):
             if MPI.COMM_WORLD.size < mark.args[0]:
-                item.add_marker(pytest.mark.skip(f"needs {mark.args[0]} ranks: mpiexec -n"))
+                item.add_marker(pytest.mark.skip(f"needs {mark.args[0]} ranks (.ci/run mpi)"))
 
 
 # --- one outcome on all ranks -------------------------------------------------------------------
@@ -209,5 +202,5 @@ def shared_path(comm: Any, tmp_path: Path) -> Path:
 def mpiexec() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``mpiexec(ranks, *words)``: a program on ranks of its own; `python -m mpi4py` runs it."""
     if MPI.COMM_WORLD.size > 1:
-        pytest.skip("starts ranks of its own: runs where there is one rank")
+        pytest.skip("starts ranks of its own, from one rank (.ci/run mpi)")
     return processes.mpiexec

@@ -1,13 +1,22 @@
 """Distributed parameters: for any cut into blocks the bits of one process, with every option.
 
 And a rank that cannot take a step: nothing is written anywhere, and no rank waits for ever.
+
+Checkpoints of blocks on ranks of MPI; what they hold is tested on threads.
+
+See `tests/checkpoint/test_rank_files.py`.
+
+Programs of the page on ranks: what they say is right on any number of them.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +24,11 @@ import pytest
 from mpi4py import MPI
 
 import numadam as na
+from numadam._checkpoint import container
+from numadam._mpi import ranks as ranks_module
 from numadam._mpi.ranks import ranks_of
 from tests.mpi.problems import Twins, cutter, fails_on, random_tree, same_bits
+from tests.pages import BLOCK
 
 NESTED = {"w": (40, 3), "layers": [(17,), (600, 2)]}
 FLAT = {"x": (1500,)}
@@ -150,7 +162,7 @@ def test_copies_snapshots_and_state(comm):
     assert twins.mine.t == 0
 
 
-# --- a rank that cannot take a step ---------------------------------------------------------------
+# --- a rank that cannot take a step --------------------------------------------------------------
 
 
 RankError = na.mpi.RankError
@@ -294,7 +306,7 @@ def test_ctrl_c_in_a_step_comes_after_it(comm):
     assert opt.t == 2
 
 
-# --- ranks that are not alike ---------------------------------------------------------------------
+# --- ranks that are not alike --------------------------------------------------------------------
 
 
 @pytest.mark.ranks(2)
@@ -390,3 +402,110 @@ def test_pickle_and_freed_communicators(comm):
     own.Free()
     with pytest.raises(ValueError, match="comm: was freed"):
         opt._settings.exchange._ranks.gather(np.zeros(1))
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(shared_path):
+    return shared_path / "run.npz"
+
+
+def optimiser(comm):
+    return na.Adam(np.full(3 + comm.rank, 1.0), clip_norm=1.0, comm=comm)
+
+
+def run(opt, steps):
+    for _ in range(steps):
+        opt.step(np.cos(opt.params))
+
+
+def test_the_same_number_of_ranks_goes_on_with_the_same_bits(comm, path):
+    opt, again = optimiser(comm), optimiser(comm)
+    run(opt, 3)
+    opt.save(path)
+    again.load(path)
+    run(opt, 3)
+    run(again, 3)
+    assert (again.t, again.params.tobytes()) == (6, opt.params.tobytes())
+    opt.save(path)  # takes the place of the first
+    again.load(path)
+    assert again.t == 6
+    comm.Barrier()
+    assert len([*path.parent.iterdir()]) == comm.size
+
+
+@pytest.mark.ranks(2)
+def test_a_rank_that_fails_while_others_write(comm, path, monkeypatch):
+    """For longer than a rank that has failed waits anywhere else: all raise, the old one stays."""
+    opt, last = optimiser(comm), comm.rank == comm.size - 1
+    opt.save(path)
+    monkeypatch.setattr(ranks_module, "LEFT_ALONE", 1.0)
+
+    def write(*args, real=container.write):
+        if last:
+            raise OSError(28, "No space left on device")
+        time.sleep(1.3)
+        real(*args)
+
+    run(opt, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "write", write)
+        with fails_on(comm, -1, OSError, "No space left"):
+            opt.save(path)
+    comm.Barrier()
+    assert len([*path.parent.iterdir()]) == comm.size
+    opt.load(path)
+    assert opt.t == 0
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "mpi.md"
+PROGRAMS = [
+    code for need, code in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if need == "mpi4py"
+]
+
+
+def run_program(number, folder):
+    """Run a program of the page by itself in a folder; the names that it leaves behind."""
+    names, here = {}, Path.cwd()
+    os.chdir(folder)
+    try:
+        exec(compile(PROGRAMS[number], PAGE.name, "exec"), names)
+    finally:
+        os.chdir(here)
+    return names
+
+
+def test_blocks_have_the_bits_of_one_process_and_go_on(comm, shared_path, tmp_path, monkeypatch):
+    found = run_program(0, shared_path)
+    x = np.concatenate(comm.allgather(found["x"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(MPI, "COMM_WORLD", MPI.COMM_SELF)
+        (tmp_path / "alone").mkdir()
+        np.testing.assert_array_equal(run_program(0, tmp_path / "alone")["x"], x)
+    assert abs(x - np.sin(2e-4 * np.arange(x.size))).mean() < 0.1  # of noise of 0.2
+    files = [shared_path / f"smooth.{rank}-of-{comm.size}.npz" for rank in range(comm.size)]
+    np.testing.assert_array_equal(np.concatenate([na.load(file).params for file in files]), x)
+    again = run_program(0, shared_path)  # goes on from its files: nothing is left to do
+    assert "g" not in again
+    assert again["opt"].t == 150
+    np.testing.assert_array_equal(again["x"], found["x"])
+
+
+def test_parameters_that_all_ranks_have_stay_the_same(comm, shared_path):
+    found = run_program(1, shared_path)
+    np.testing.assert_allclose(found["w"], [1, -2, 0.5], atol=1e-3)
+    every = comm.allgather(found["w"].tobytes())
+    assert every == [found["w"].tobytes()] * comm.size
+    np.testing.assert_array_equal(na.load(shared_path / "fit.npz").params, found["w"])
+
+
+def test_the_program_that_times_both(mpiexec, monkeypatch):
+    monkeypatch.setenv("NUMADAM_BENCH_LIMIT", "1000")
+    done = mpiexec(2, PAGE.parents[2] / "asv_benchmarks" / "ranks.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" us |") == 2 * 2 * 5  # sizes, times, sides

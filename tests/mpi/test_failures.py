@@ -84,7 +84,7 @@ def run(mpiexec, tmp_path):
     def start(code, *words, ranks=2):
         path = tmp_path / "program.py"
         path.write_text(HEAD + code, encoding="utf-8")
-        return mpiexec(ranks, path, *words, timeout=60)
+        return mpiexec(ranks, path, *words)
 
     return start
 

@@ -20,8 +20,8 @@ import numadam as na
 from numadam import rules
 from numadam._arrays.formatting import first_sentence, parameters
 from numadam._core.options import DEFAULTS, HYPERS
-from numadam._optimizer.attributes import fixed, hyper
-from numadam._optimizer.base import default_options
+from numadam._optimizer.base import default_options, fixed, hyper
+from numadam._optimizer.declared import PURPOSES
 from tests import stubs
 from tests.runs import compiled_step
 
@@ -154,6 +154,25 @@ def test_help_has_a_line_for_each_option_of_every_rule(name):
     for option in DEFAULTS.keys() - own.keys():
         assert f"- `{option}`: " in text, option
     assert not [option for option in own if f"- `{option}`: " in text]
+    assert "- `step`: " in text
+    assert len(text.splitlines()) <= 150
+
+
+@pytest.mark.option
+def test_every_option_of_every_rule_has_one_purpose():
+    """In the order of the docstring, which the reference shows."""
+    names = [name for some in PURPOSES.values() for name in some]
+    assert names == list(parameters(na.Optimizer.__doc__))
+    assert set(names) == DEFAULTS.keys()
+
+
+def test_dir_of_a_class_has_what_users_add():
+    class Own(na.Adam):
+        def anneal(self):
+            """Half of lr."""
+
+    assert "anneal" in dir(Own)
+    assert {"step", "clip_norm", "lr"} <= {*dir(na.Optimizer), *dir(na.Adam(np.zeros(1)))}
 
 
 @pytest.mark.option

@@ -1,6 +1,14 @@
-"""`opt.state`: views of the moments, assigned by copy."""
+"""`opt.state`: views of the moments, assigned by copy.
+
+Pickles and deep copies of an optimiser: runs that go on with the same bits.
+
+`opt.reset()`, `opt.t = k` and `opt.current_lr`: where an optimiser stands, and goes on from.
+"""
 
 from __future__ import annotations
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +17,7 @@ import numadam as na
 from numadam import rules
 from tests.bad_arrays import assert_unchanged, snapshot
 from tests.bits import RULES, assert_same_bits
-from tests.runs import tree_of
+from tests.runs import SINK, digest, meanwhile, tree_of
 from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
 
 
@@ -155,7 +163,7 @@ def test_state_takes_t_alone():
     assert opt.t == 10
 
 
-#: entries that are arrays: tests/arrays/test_refused_arrays.py; other values of t: test_reset.py
+#: entries that are arrays: tests/arrays/test_refused_arrays.py; other values of t: below
 BAD_STATES = {
     "missing": (lambda s: {"t": s["t"], "m": s["m"]}, ValueError, r"expected the entries .*'v'"),
     "too much": (lambda s: {**s, "vmax": s["m"]}, ValueError, r"expected the entries .*'vmax'"),
@@ -235,3 +243,261 @@ def test_a_state_that_has_changed_with_its_optimiser_restores_nothing(kind, opti
     for name in kept:
         if name != "t" and isinstance(kept[name], list):
             np.testing.assert_array_equal(opt.state[name][0], kept[name][0])
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+COPIES = {
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "pickle protocol 2": lambda x: pickle.loads(pickle.dumps(x, 2)),
+    "deepcopy": copy.deepcopy,
+}
+
+
+def test_a_pickle_holds_the_parameters_and_their_values():
+    """The arrays, which others in the pickle may share, and their values at the optimiser's t."""
+    params = [np.random.default_rng(0).standard_normal(50_000) for _ in range(2)]
+    size = sum(p.nbytes for p in params)
+    opt = na.Adam(params)
+    opt.step([np.ones(50_000)] * 2)
+    assert opt.grads[0].size == 50_000  # the gradients are not state
+    assert len(pickle.dumps((params, opt))) < 4 * size + 20_000  # p, its values, m, v
+    assert len(pickle.dumps(opt)) < 4 * size + 20_000
+
+
+class Step:
+    """Takes a step when it is copied or pickled: what another thread may do at that moment."""
+
+    def __init__(self, opt):
+        self.opt = opt
+
+    def __reduce__(self):
+        self.opt.step(np.full(5, -1.0))
+        return str, ()
+
+
+def assert_of_one_moment(x, opt):
+    assert opt.params is x
+    np.testing.assert_array_equal(x, opt.t)  # each step of SGD adds 1
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_beside_its_parameters_is_of_one_moment(how):
+    """Pickle and deepcopy take x first, and the optimiser after further steps."""
+    opt = na.SGD(np.zeros(5), lr=1.0)
+    copies = COPIES[how]({"x": opt.params, "steps": Step(opt), "opt": opt, "after": Step(opt)})
+    assert (opt.t, copies["opt"].t) == (2, 1)
+    assert_of_one_moment(copies["x"], copies["opt"])
+    copies = COPIES[how]({"opt": opt, "steps": Step(opt), "x": opt.params})
+    assert copies["opt"].t == 2
+    assert_of_one_moment(copies["x"], copies["opt"])
+
+
+def test_buffers_out_of_band_are_of_one_moment():
+    """Pickle hands out x itself, and whoever writes it reads it later."""
+    opt, buffers = na.SGD(np.zeros(5), lr=1.0), []
+    opt.step(np.full(5, -1.0))
+    text = pickle.dumps({"x": opt.params, "opt": opt}, 5, buffer_callback=buffers.append)
+    opt.step(np.full(5, -1.0))
+    loaded = pickle.loads(text, buffers=[bytearray(buffer.raw()) for buffer in buffers])
+    assert loaded["opt"].t == 1
+    assert_of_one_moment(loaded["x"], loaded["opt"])
+
+
+def test_a_pickle_is_whole_while_another_thread_steps():
+    opt = na.SGD(np.zeros(50_000), lr=1.0)
+    with meanwhile(lambda: opt.step(np.full(50_000, -1.0))):
+        for how in list(COPIES.values()) * 10:
+            loaded = how(opt)
+            assert_of_one_moment(loaded.params, loaded)
+
+
+def test_a_shallow_copy_steps_the_same_parameters():
+    opt = na.Adam(np.ones(3), lr=0.1)
+    opt.step(np.ones(3))
+    other, m = copy.copy(opt), opt.state["m"].copy()
+    assert other.params is opt.params
+    other.step(np.ones(3))
+    assert (opt.t, other.t) == (1, 2)
+    assert_same_bits(opt.state["m"], m)
+
+
+def test_a_copy_leaves_parameters_outside_of_their_bounds():
+    """As a load does: only a new optimiser moves them."""
+    x = np.ones(3)
+    opt = na.Adam(x, bounds=(0.0, 2.0))
+    x[:] = 5.0
+    copied = copy.copy(opt)
+    assert copied.params is x
+    assert (x == 5.0).all()
+
+
+# --- reset ---------------------------------------------------------------------------------------
+
+
+def falling(taken):
+    return 0.9 - 0.01 * taken
+
+
+def run(opt, seeds):
+    """Steps of these gradients, and what they lead to."""
+    for seed in seeds:
+        opt.step(tree_of(seed))
+    return digest(opt)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (na.Adam, SINK),
+        (na.Adam, {"beta1": falling}),
+        (na.NAdam, {}),
+        (na.Adagrad, {"initial_accumulator": 0.5}),
+        (na.Adam, {"ema": 0.9, "ema_debias": True}),
+    ],
+)
+def test_a_reset_optimiser_goes_on_as_a_new_one(rule, options):
+    params = tree_of(0)
+    opt = rule(params, **copy.deepcopy(options))
+    run(opt, (1, 2, 3))
+    here = tree_map(np.copy, params)
+    opt.reset()
+    for one, other in zip(tree_leaves(params), tree_leaves(here), strict=True):
+        np.testing.assert_array_equal(one, other)
+    new = rule(here, **copy.deepcopy(options))
+    assert digest(opt) == digest(new)
+    assert run(opt, (1, 2, 3, 4)) == run(new, (1, 2, 3, 4))
+
+
+def test_reset_forgets_counters_and_norms_and_moves_into_the_bounds():
+    x = np.zeros(5)
+    opt = na.Adam(x, bounds=(-1.0, 1.0), clip_norm=1.0, ema=0.9, nonfinite="skip")
+    opt.step(np.ones(5))
+    opt.step(np.full(5, np.nan))
+    assert (opt.t, opt.skipped) == (1, 1)
+    opt.grads[...] = 3.0
+    x[...] = 7.0
+    opt.reset()
+    assert (opt.t, opt.skipped) == (0, 0)
+    assert np.isnan(opt.grad_norm)
+    np.testing.assert_array_equal(x, 1.0)  # as in a new optimiser
+    np.testing.assert_array_equal(opt.averaged, x)
+    np.testing.assert_array_equal(opt.grads, 3.0)
+
+
+def test_schedules_begin_again_but_one_with_a_state_keeps_it():
+    opt = na.SGD(np.zeros(2), lr=na.schedules.Polynomial(1.0, steps=4, power=1.0))
+    for _ in range(3):
+        opt.step(np.ones(2))
+    assert opt.current_lr == 0.25
+    opt.reset()
+    assert opt.current_lr == 1.0
+    opt.lr = plateau = na.schedules.ReduceOnPlateau(1.0, factor=0.5, patience=0)
+    plateau.observe(1.0)
+    plateau.observe(1.0)
+    opt.reset()
+    assert opt.current_lr == 0.5
+
+
+def test_reset_waits_for_a_step_of_another_thread():
+    opt = na.Adam(np.zeros(5))
+    with meanwhile(lambda: opt.step(np.ones(5))):
+        for _ in range(300):
+            with opt._lock:
+                opt.reset()
+                assert opt.t == 0
+                assert not opt.state["m"].any()
+    # all of a step or nothing: m is a function of t alone
+    np.testing.assert_allclose(opt.state["m"], 1.0 - 0.9**opt.t, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (na.Adam, {}),
+        (na.NAdam, {}),
+        (na.Adam, {"beta1": falling, "beta2": 0.99}),
+        (na.Adam, {"beta1": falling, "groups": {"w.*": {"beta2": 0.9}}}),
+    ],
+)
+@pytest.mark.parametrize("k", [0, 1, 7])
+def test_a_t_that_is_set_is_that_of_a_run(rule, options, k):
+    """Powers and running products are those after so many steps; the arrays stay."""
+    params, twins = tree_of(0), tree_of(0)
+    opt, run_of = rule(params, **options), rule(twins, **options)
+    run(opt, (1, 2))
+    for _ in range(k):
+        run_of.step(tree_map(np.zeros_like, tree_of(0)))
+    products = [name for name in opt.state if name.endswith("_product")]
+    opt.t = k
+    assert opt.t == run_of.t == k
+    for name in products:
+        np.testing.assert_allclose(opt.state[name], run_of.state[name], rtol=1e-14)
+    saved = dict(run_of.state)
+    for name in set(saved) - {"t", *products}:
+        saved[name] = opt.state[name]
+    run_of.state = saved
+    for one, other in zip(tree_leaves(twins), tree_leaves(params), strict=True):
+        one[...] = other
+    run(opt, (1, 2))
+    run(run_of, (1, 2))
+    for one, other in zip(tree_leaves(params), tree_leaves(twins), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "many", None, 2**53, np.nan])
+def test_a_t_that_is_no_number_of_steps_is_refused(wrong):
+    opt = na.Adam(np.zeros(2))
+    with pytest.raises(ValueError, match=r"t: expected a whole number of steps >= 0 and < 2\*\*53"):
+        opt.t = wrong
+    with pytest.raises(ValueError, match=r"state\['t'\]: expected a whole number of steps >= 0"):
+        opt.state["t"] = wrong
+    assert opt.t == 0
+
+
+def test_current_lr():
+    cosine = na.schedules.Cosine(0.1, steps=10)
+    opt = na.SGD(np.zeros(2), lr=cosine)
+    for taken in range(3):
+        assert type(opt.current_lr) is float
+        assert opt.current_lr == cosine(taken)
+        opt.step(np.ones(2))
+    opt.lr = 0.5
+    assert opt.current_lr == 0.5
+    rates = {"a": 0.1, "b": cosine, "c": np.array([0.1, 0.2])}
+    nested = na.Adam(
+        {name: np.zeros(2) for name in "abc"}, lr=rates, groups={"a": {"frozen": True}}
+    )
+    nested.t = 4
+    now = nested.current_lr
+    assert list(now) == ["a", "b", "c"]
+    assert (now["a"], now["b"]) == (0.1, cosine(4))
+    np.testing.assert_array_equal(now["c"], rates["c"])
+    assert nested.lr["b"] is cosine
+    negative = na.SGD(np.zeros(2), lr=lambda taken: -1.0)
+    with pytest.raises(ValueError, match="lr: expected a number in"):
+        _ = negative.current_lr
+
+
+def read_only(x):
+    x.flags.writeable = False
+
+
+def resized(x):
+    x.resize(3, refcheck=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [(read_only, "^params: is read-only"), (resized, "^params: .* shape")]
+)
+def test_reset_of_parameters_that_no_longer_fit_changes_nothing(change, says):
+    x = np.zeros(5)
+    opt = na.Adam(x, bounds=(-1.0, 1.0), ema=0.9)
+    opt.step(np.ones(5))
+    saved = opt.state.copy()
+    change(x)
+    with pytest.raises(ValueError, match=says):
+        opt.reset()
+    for name, value in saved.items():
+        assert_same_bits(opt.state[name], value)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.golden import Runs, cases_of, follow, load, maker
-from tests.keras_runs import keras_rows
+from tests.golden import Runs, cases_of, follow, keras_rows, load, maker
 
 CASES = {(case.name, case.dtype.name): case for case in load()}
 
@@ -124,7 +123,7 @@ def test_follows_the_recorded_run(name, dtype):
         assert worst <= row.float64
 
 
-# --- Keras itself, where it is installed ----------------------------------------------------------
+# --- Keras itself, where it is installed ---------------------------------------------------------
 
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +148,7 @@ LIVE = [pytest.param(name, marks=pytest.mark.peers("keras", name)) for name in (
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.sweep), "float64"])
 @pytest.mark.parametrize("backend", LIVE)
 def test_live_keras(backend, dtype):
-    command = [sys.executable, "-m", "tests.keras_runs", backend, dtype]
+    command = [sys.executable, "-m", "tests.golden", backend, dtype]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     rows, cases = keras_rows("keras-jax"), cases_of("keras-jax", json.loads(done.stdout))

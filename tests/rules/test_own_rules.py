@@ -538,8 +538,8 @@ def test_functions_that_differ_in_the_last_place_are_no_fault():
     assert len(na.check_rule(plain).compared) == 8
 
 
+@pytest.mark.cuda("numba_cuda")
 def test_what_cuda_lacks_is_told(monkeypatch):
-    pytest.importorskip("numba_cuda")
     of_numpy = na.rule("Mine", lambda p, g, h: h.step * np.sign(g), no_scalars)
     with pytest.raises(AssertionError, match=r"^Mine: .* cannot compile it for CUDA: .*'sign'"):
         na.check_rule(of_numpy)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from numadam.demos import mlp
+from numadam._demos import mlp
 
 
 def page():

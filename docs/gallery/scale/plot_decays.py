@@ -19,7 +19,7 @@ import numpy as np
 import pywt
 
 import numadam as na
-from numadam.demos import decays
+from numadam._demos import decays
 
 # %%
 # The data

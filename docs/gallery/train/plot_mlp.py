@@ -20,7 +20,7 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 import numadam as na
-from numadam.demos import mlp
+from numadam._demos import mlp
 
 SIDE = 28  # pixels, as in MNIST; the digits have 8 x 8
 

@@ -37,8 +37,7 @@ from numadam._minimize.run import Memory, Run
 from numadam._minimize.stopping import MAXITER, RAISED, RUNNING, gradient_limit
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.groups import is_plain
-from numadam._settings.settings import Settings
+from numadam._settings.settings import Settings, is_plain
 
 # --- schedules -----------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ def test_a_history_beside_step(cp):
 
 def test_norms_of_a_history_stay_in_range(cp):
     """And need no cuBLAS, which CuPy's wheel alone does not bring."""
-    from numadam.history import norm_of
+    from numadam._history import norm_of
 
     assert norm_of([cp.full(4, 2.0, np.float32), cp.full(1, 3e30)]) == 3e30
     assert norm_of([cp.full(4, 1e30j, np.complex64)]) == pytest.approx(2e30)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests import emulator
+from tests import emulator, extras
 from tests.cuda.cuda_cases import OPTIONS, draw
 from tests.trees import Exported
 
@@ -144,9 +144,9 @@ def test_arrays_of_many_sizes_and_alignments_get_the_numbers_of_each_alone(cp):
 
 
 def test_torch_tensors_are_gradients(cp):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    if not torch.cuda.is_available():
-        pytest.skip("torch finds no GPU")
+    extras.need_machine(not emulator.is_running(), "GPU that torch could find")
+    import torch
+
     p = torch.nn.Parameter(torch.ones(5, 3, device="cuda"))
     with pytest.raises(
         TypeError, match=r"^params\[0\]: .* Use cupy\.asarray\(x\.detach\(\)\), which"
@@ -241,8 +241,7 @@ def test_the_gpu_waits_for_the_stream_of_an_array_and_the_host_does_not(cp):
 @pytest.fixture
 def second(cp):
     """The second GPU; the first one stays current."""
-    if cp.cuda.runtime.getDeviceCount() < 2:
-        pytest.skip("the machine has one GPU")
+    extras.need_machine(cp.cuda.runtime.getDeviceCount() > 1, "second GPU")
     yield cp.cuda.Device(1)
     assert cp.cuda.runtime.getDevice() == 0
 

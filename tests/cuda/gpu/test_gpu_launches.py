@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests import emulator
+from tests import emulator, extras
 
 #: Options and dtype; the kernels of a step over any number of arrays, and how often the host waits.
 STEPS = {
@@ -49,7 +49,7 @@ def check_launches(opt, grads, kernels, waits):
 @pytest.fixture
 def counts():
     if not emulator.is_running():
-        pytest.skip("a GPU does not say what was launched: the emulator does")
+        extras.stop("gpu", "a GPU does not say what was launched: the emulator does")
 
 
 @pytest.mark.usefixtures("counts")

@@ -10,8 +10,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import numadam as na
-from tests.minimize.compared import why
-from tests.minimize.objectives import rosen
+from tests.minimize.objectives import rosen, why
 
 STARTS = np.array([[-1.2, 1.0], [0.5, 0.5], [1.5, -1.0], [0.9, 0.8], [0.0, 2.0]])
 TARGETS = np.arange(10, dtype=np.float32).reshape(5, 2)
@@ -155,7 +154,7 @@ def test_another_objective_is_refused(cp, tmp_path):
         na.minimize_many(fun, cp.zeros((30, 1)), (targets,), maxiter=6, **run)
 
 
-# --- an objective in Python: CuPy arrays of all rows ----------------------------------------------
+# --- an objective in Python: CuPy arrays of all rows ---------------------------------------------
 
 
 @pytest.mark.parametrize("selects", [False, True], ids=["all rows", "rows that run"])

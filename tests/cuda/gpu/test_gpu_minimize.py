@@ -8,8 +8,7 @@ import pytest
 
 import numadam as na
 from tests.gradient.gradients import amplitudes, network, valley
-from tests.minimize.compared import why
-from tests.minimize.interrupted import Cut, cut_at
+from tests.minimize.objectives import Cut, cut_at, why
 from tests.trees import tree_map
 
 TARGET = np.array([1.0, -2.0, 3.0])
@@ -109,7 +108,7 @@ def test_what_does_not_fit_is_refused(cp):
         na.minimize(lambda x: (0.0, np.zeros(2)), x0, jac=True)
 
 
-# --- check_grad -----------------------------------------------------------------------------------
+# --- check_grad ----------------------------------------------------------------------------------
 
 
 def on_device(cp, fun):

@@ -7,6 +7,7 @@ import pytest
 
 import numadam as na
 from numadam._arrays.sparse import Rows
+from tests import extras
 from tests.cuda.cuda_cases import moved
 
 
@@ -113,7 +114,7 @@ def test_a_sparse_matrix(cp):
     try:
         theirs = cupyx.scipy.sparse.csr_matrix(matrix)
     except ImportError as error:  # no wheel that numadam asks for brings it
-        pytest.skip(f"CuPy's sparse matrices need cuSPARSE: {str(error).partition(',')[0]}")
+        extras.need_machine(False, f"cuSPARSE: {str(error).partition(',')[0]}")
     na.Adam(on_cpu, sparse="lazy").step(matrix)
     na.Adam(on_gpu, sparse="lazy").step(theirs)
     np.testing.assert_allclose(cp.asnumpy(on_gpu), on_cpu, rtol=1e-6)

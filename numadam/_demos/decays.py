@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 import numadam as na
-from numadam import demos
+from numadam import _demos as demos
 
 Array = np.ndarray[Any, Any]
 

@@ -13,31 +13,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import numadam as na
-from numadam import demos
+from numadam import _demos as demos
 
 EXAMPLES = """\
 examples:
   python -m numadam demo mlp                    20 epochs, a second or two
-  python -m numadam demo mlp --hidden 128 --loss mse
-      128 hidden neurons, mean squared error
+  python -m numadam demo mlp --hidden 128       128 hidden neurons
   python -m numadam demo mlp --l2 1e-4          weights are pulled towards 0
   python -m numadam demo mlp --bounds -0.2 0.2  parameters held in a box
   python -m numadam demo mlp --epochs 50 --stop-accuracy 0.96
       stop when good enough
-  python -m numadam demo mlp --max-steps 100    stop after so many steps
 """
 
 # --- images of handwritten digits that come with numadam -----------------------------------------
 # Source and licence (CC BY 4.0): the file digits-LICENSE.txt, beside this one.
 
 Array = np.ndarray[Any, Any]
-#: Images.
-DIGITS = 1797
 
 
 def read_digits() -> tuple[Array, Array]:
@@ -51,8 +47,7 @@ def read_digits() -> tuple[Array, Array]:
 Params = dict[str, Array]
 
 
-@dataclass(frozen=True)
-class Digits:
+class Digits(NamedTuple):
     """Images, float32 of shape (n, 64) in [0, 1], and labels: to train on, and to validate."""
 
     x: Array
@@ -66,7 +61,6 @@ class Training:
     """Settings of a training; `None` switches one off."""
 
     hidden: int = 64
-    loss: str = "cross-entropy"
     epochs: int = 20
     batch: int = 64
     lr: float = 1e-2
@@ -74,12 +68,9 @@ class Training:
     bounds: tuple[float, float] | None = None
     seed: int = 0
     stop_accuracy: float | None = None
-    stop_loss: float | None = None
-    max_steps: int | None = None
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(NamedTuple):
     """Results of an epoch: the mean training loss of its batches, and the validation."""
 
     number: int
@@ -88,8 +79,7 @@ class Epoch:
     accuracy: float
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """A trained network, how it got there and why it stopped."""
 
     params: Params
@@ -99,14 +89,12 @@ class Result:
     stopped: str
 
 
-def load(seed: int = 0, validation: int = 400) -> Digits:
-    """Read the digits, shuffle them and set `validation` of them apart."""
-    if not 1 <= validation < DIGITS:
-        raise ValueError(f"--validation: expected 1 to {DIGITS - 1} digits, got {validation}.")
+def load(seed: int = 0) -> Digits:
+    """Read the digits, shuffle them and set 400 of them apart."""
     images, labels = read_digits()
-    order = np.random.default_rng(seed).permutation(DIGITS)
-    x, y = images[order].reshape(DIGITS, -1), labels[order]
-    return Digits(x[validation:], y[validation:], x[:validation], y[:validation])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    x, y = images[order].reshape(len(labels), -1), labels[order]
+    return Digits(x[400:], y[400:], x[:400], y[:400])
 
 
 # --- the network: all its mathematics -----------------------------------------------------------
@@ -136,32 +124,10 @@ def cross_entropy(log_p: Array, y: Array) -> tuple[float, Array]:
     return -float(log_p[rows, y].mean()), slope / len(y)
 
 
-def squared_error(log_p: Array, y: Array) -> tuple[float, Array]:
-    """Mean squared distance of the probabilities from (0, .., 1, .., 0), and its gradient."""
-    p = np.exp(log_p)
-    off = p.copy()
-    off[np.arange(len(y)), y] -= 1
-    by_p = 2 * off / len(y)
-    slope = p * (by_p - (p * by_p).sum(axis=1, keepdims=True))
-    return float((off**2).sum()) / len(y), slope
-
-
-LOSSES: dict[str, Callable[[Array, Array], tuple[float, Array]]] = {
-    "cross-entropy": cross_entropy,
-    "mse": squared_error,
-}
-
-
-def backward(
-    params: Params,
-    x: Array,
-    y: Array,
-    grads: Params,
-    loss: str = "cross-entropy",
-) -> float:
+def backward(params: Params, x: Array, y: Array, grads: Params) -> float:
     """Write the gradients of the loss into `grads`; return the loss."""
     hidden, log_p = forward(params, x)
-    value, d_logits = LOSSES[loss](log_p, y)
+    value, d_logits = cross_entropy(log_p, y)
     d_hidden = (d_logits @ params["w2"].T) * (hidden > 0)
     np.matmul(hidden.T, d_logits, out=grads["w2"])
     np.matmul(x.T, d_hidden, out=grads["w1"])
@@ -170,10 +136,10 @@ def backward(
     return value
 
 
-def validate(params: Params, data: Digits, loss: str) -> tuple[float, float]:
+def validate(params: Params, data: Digits) -> tuple[float, float]:
     """Loss, and the share of correct answers, on the digits set apart."""
     _, log_p = forward(params, data.x_val)
-    value, _ = LOSSES[loss](log_p, data.y_val)
+    value, _ = cross_entropy(log_p, data.y_val)
     return value, float(np.mean(log_p.argmax(axis=1) == data.y_val))
 
 
@@ -182,8 +148,7 @@ def validate(params: Params, data: Digits, loss: str) -> tuple[float, float]:
 
 def steps_at_most(data: Digits, how: Training) -> int:
     """Steps of a training that reaches no goal before its end."""
-    total = how.epochs * -(-len(data.y) // how.batch)  # batches cover all digits once
-    return total if how.max_steps is None else min(total, how.max_steps)
+    return how.epochs * -(-len(data.y) // how.batch)  # batches cover all digits once
 
 
 def train(
@@ -199,7 +164,7 @@ def train(
     ----------
     data : Digits
     how : Training
-        Sizes, loss, options of the optimiser and where to stop. The learning rate falls from
+        Sizes, options of the optimiser and where to stop. The learning rate falls from
         `lr` to 0 along a cosine; `l2` is added to the gradient as ``l2 * p``.
     each_batch, each_epoch : callable
         Called after each step, and with the `Epoch` after each epoch: to show progress.
@@ -218,25 +183,18 @@ def train(
         while not stopped:
             order = rng.permutation(len(data.y))
             batches = np.array_split(order, -(-len(order) // how.batch))
-            batches = batches[: total - len(losses)]
             for rows in batches:
-                losses.append(backward(params, data.x[rows], data.y[rows], opt.grads, how.loss))
+                losses.append(backward(params, data.x[rows], data.y[rows], opt.grads))
                 opt.step()
                 each_batch()
             loss = float(np.mean(losses[-len(batches) :]))
-            history.append(Epoch(len(history) + 1, loss, *validate(params, data, how.loss)))
+            history.append(Epoch(len(history) + 1, loss, *validate(params, data)))
             each_epoch(history[-1])
-            stopped = _reason(history[-1], how) or (f"{total} steps" if opt.t == total else "")
+            if how.stop_accuracy is not None and history[-1].accuracy >= how.stop_accuracy:
+                stopped = f"validation accuracy reached {how.stop_accuracy:g}"
+            elif opt.t == total:
+                stopped = f"{total} steps"
     return Result(params, losses, history, time.perf_counter() - start, stopped)
-
-
-def _reason(epoch: Epoch, how: Training) -> str:
-    """The goal that this epoch reached, if one."""
-    if how.stop_accuracy is not None and epoch.accuracy >= how.stop_accuracy:
-        return f"validation accuracy reached {how.stop_accuracy:g}"
-    if how.stop_loss is not None and epoch.val_loss <= how.stop_loss:
-        return f"validation loss reached {how.stop_loss:g}"
-    return ""
 
 
 def nearest_mean(data: Digits) -> float:
@@ -255,19 +213,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = {
         "epochs": (whole, 20, "passes over the training data"),
         "hidden": (whole, 64, "neurons of the hidden layer"),
-        "loss": (LOSSES, "cross-entropy", "loss function"),
         "l2": (number, 0.0, "L2 regularisation"),
-        "validation": (whole, 400, "digits to validate with; the others train"),
         "stop-accuracy": (number, None, "stop at this validation accuracy"),
-        "stop-loss": (number, None, "stop at this validation loss"),
-        "max-steps": (whole, None, "take at most so many steps"),
     }
     demos.add_options(parser, "mlp", options)
     text, names = "hold all parameters in [MIN, MAX] (default: off)", ("MIN", "MAX")
     parser.add_argument("--bounds", type=float, nargs=2, metavar=names, help=text)
 
 
-def plot(fig: Any, result: Result, how: Training) -> None:
+def plot(fig: Any, result: Result, hidden: int) -> None:
     """Draw losses and accuracy over the epochs into the two panels of `fig`."""
     left, right = fig.axes
     epochs = [epoch.number for epoch in result.epochs]
@@ -278,7 +232,7 @@ def plot(fig: Any, result: Result, how: Training) -> None:
     middles, losses = np.array(epochs) - 0.5, [epoch.loss for epoch in result.epochs]
     left.plot(middles, losses, "o-", color="#2171b5", ms=4, label="training, mean of an epoch")
     left.plot(epochs, val_losses, "s-", color="#d94801", ms=4, label="validation")
-    left.set(xlabel="epoch", ylabel=how.loss, yscale="log", title="Loss")
+    left.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="Loss")
     left.legend(frameon=False)
     accuracies = [100 * epoch.accuracy for epoch in result.epochs]
     right.plot(epochs, accuracies, "s-", color="#d94801", ms=4)
@@ -288,13 +242,12 @@ def plot(fig: Any, result: Result, how: Training) -> None:
         demos.tidy(axes)
         axes.set_xlim(0, len(epochs) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    fig.suptitle(f"1797 digits, a 64-{how.hidden}-10 network, NumPy gradients, numadam.Adam")
+    fig.suptitle(f"1797 digits, a 64-{hidden}-10 network, NumPy gradients, numadam.Adam")
 
 
 def main(
     output: str | os.PathLike[str] = "numadam-mlp.png",
     *,
-    validation: int = 400,
     bounds: list[float] | tuple[float, float] | None = None,
     **options: Any,
 ) -> Result:
@@ -305,7 +258,7 @@ def main(
     how = Training(bounds=_box(bounds), **options)
     if (goal := how.stop_accuracy) is not None and goal > 1:
         raise ValueError(f"--stop-accuracy: expected a share of 1, as 0.93, got {goal:g}.")
-    fig, data = demos.figure(output, 2, (9, 3.8)), load(validation=validation)
+    fig, data = demos.figure(output, 2, (9, 3.8)), load()
     print(
         f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
         "machine compiles the loops and keeps them."
@@ -326,7 +279,7 @@ def main(
         f"without training, by the nearest mean image: accuracy {nearest_mean(data):.3f}\n"
         f"the network: validation accuracy {result.epochs[-1].accuracy:.3f}"
     )
-    plot(fig, result, how)
+    plot(fig, result, how.hidden)
     demos.save(fig, output)
     return result
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
 import numadam
+from numadam._bench.measure import Side, timed
 from numadam._jit import loops
-from numadam.bench.measure import Side
 
 STEP_LR = 1e-3
 
@@ -55,6 +56,54 @@ def numpy_adam(n: int, dtype: Any = np.float32) -> Side:
         p -= lr * mhat / (np.sqrt(vhat) + eps)
 
     return update
+
+
+def adam_loop(p, g, m, v, lr, beta1, alpha1, beta2, alpha2, eps):  # type: ignore[no-untyped-def]
+    """Six lines, as a user of Numba writes them: float32 scalars as arguments, and locals."""
+    for i in numba.prange(p.size):
+        m_i = beta1 * m[i] + alpha1 * g[i]
+        v_i = beta2 * v[i] + alpha2 * g[i] * g[i]
+        m[i] = m_i
+        v[i] = v_i
+        p[i] -= lr * m_i / (math.sqrt(v_i) + eps)
+
+
+@functools.cache
+def _compiled(loop: Callable[..., None], parallel: bool) -> Callable[..., None]:
+    compiled: Callable[..., None] = numba.njit(parallel=parallel)(loop)
+    return compiled
+
+
+def numba_loop(loop: Callable[..., None], n: int, arrays: int, *more: float) -> Side:
+    """Steps of a loop over p, g, m, v and further arrays; `more` are its last scalars.
+
+    Serial, or in Numba's threads: the one that is faster here.
+    """
+    given = [values(n), values(n, seed=1), np.zeros(n, np.float32), np.zeros(n, np.float32)]
+    given += [values(n) for _ in range(arrays - 4)]
+    beta1, beta2, lr, eps, t = 0.9, 0.999, STEP_LR, 1e-8, 0
+    fixed = [np.float32(x) for x in (beta1, 1 - beta1, beta2, 1 - beta2)]
+    last = [np.float32(x) for x in more]
+
+    def side(run: Callable[..., None]) -> Side:
+        def update() -> None:
+            nonlocal t
+            t += 1
+            root = math.sqrt(1 - beta2**t)
+            rate = np.float32(lr * root / (1 - beta1**t))
+            run(*given, rate, *fixed, np.float32(eps * root), *last)
+
+        update()  # compiles
+        return update
+
+    sides = [side(_compiled(loop, parallel)) for parallel in (False, True)]
+    count = max(1, 100_000 // n)
+    return min(sides, key=lambda side: min(timed(side, count) for _ in range(5)))
+
+
+def numba_adam(n: int) -> Side:
+    """The six lines over n elements."""
+    return numba_loop(adam_loop, n, 4)
 
 
 def tensors(sizes: Sequence[int]) -> list[Any]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import io
+import os
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from signal import SIGINT, default_int_handler, getsignal, signal
+from typing import Any, NoReturn
 
-from numadam import _program
-from numadam._program import FAILED, INTERRUPTED
-from numadam.demos import DEMOS, MissingExtra
+from numadam import _bench, _info
+from numadam._demos import DEMOS, MissingExtra
+from numadam._version import __version__
 
-USAGE_ERROR = 2
+PROGRAM = "python -m numadam"
+FAILED, USAGE_ERROR = 1, 2
+#: As a shell counts processes that SIGINT and SIGPIPE have ended.
+INTERRUPTED, PIPE_CLOSED = 130, 141
 _NOT_OF_A_DEMO = ("command", "which", "version", "list")
 
 _TOP = """\
@@ -36,9 +44,9 @@ Each draws a picture and prints figures. Loops are compiled before
 training is timed. All data come with numadam and its extra "demo".
 """
 _BENCH = """\
-Arrays of 1 to 50 million elements. A step is timed beside ten lines of
-NumPy, and torch and optax if they are installed. The sides take turns, so
-compare the ratios: seconds change from minute to minute.
+Arrays of 1 to 50 million elements. A step is timed beside six lines of
+Numba, ten of NumPy, and torch and optax if they are installed. The sides
+take turns, so compare the ratios: seconds change from minute to minute.
 
 examples:
   python -m numadam bench --quick                up to 1M elements, fast
@@ -97,56 +105,31 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-class _Command(NamedTuple):
-    """A command: its module, with ``run(args)``, and what its parser is made of."""
-
-    module: str
-    help: str
-    description: str
-    epilog: str | None = None
-    #: whether its module has ``add_arguments(parser)``: too many options for a line of usage
-    has_options: bool = False
-
-
-_COMMANDS = {
-    "demo": _Command(
-        "numadam.demos",
-        "learn handwritten digits, fit 65,536 decays",
-        "See numadam at work. Without a name: mlp.",
-        _DEMO,
-    ),
-    "bench": _Command(
-        "numadam.bench",
-        "measure the speed of a step on this machine",
-        "Measure the speed of a step: ratios of two sides, timed in turns.",
-        _BENCH,
-        has_options=True,
-    ),
-    "info": _Command("numadam.info", "versions, threads, cache folder, CPU, GPU", _INFO),
-}
-
-
-def parser(command: str = "", *, demo: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the command line; `command` and the `demo` of this name add their options."""
+def parser(demo: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line; only the `demo` of this name is imported, for its options."""
     top = _Parser(
-        prog="python -m numadam",
+        prog=PROGRAM,
         description="Adam for plain arrays: try it, measure it, see what it runs on.",
         epilog=_TOP,
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = top.add_subparsers(dest="command", title="commands", metavar="|".join(_COMMANDS))
-    for name, row in _COMMANDS.items():
-        below = commands.add_parser(
-            name,
-            help=row.help,
-            description=row.description,
-            epilog=row.epilog,
-            usage="%(prog)s [options]" if row.has_options else None,
-        )
-        if name == "demo":
-            _add_demos(below, demo)
-        elif row.has_options and name == command:
-            import_module(row.module).add_arguments(below)
+    commands = top.add_subparsers(dest="command", title="commands", metavar="demo|bench|info")
+    demos = commands.add_parser(
+        "demo",
+        help="learn handwritten digits, fit 65,536 decays",
+        description="See numadam at work. Without a name: mlp.",
+        epilog=_DEMO,
+    )
+    _add_demos(demos, demo)
+    measured = commands.add_parser(
+        "bench",
+        help="measure the speed of a step on this machine",
+        description="Measure the speed of a step: ratios of two sides, timed in turns.",
+        epilog=_BENCH,
+    )
+    _bench.add_arguments(measured)
+    text = "versions, threads, cache folder, CPU, GPU"
+    commands.add_parser("info", help=text, description=_INFO)
     return top
 
 
@@ -158,7 +141,7 @@ def _add_demos(demo: argparse.ArgumentParser, chosen: str | None) -> None:
         if name != chosen:
             names.add_parser(name, help=line)
             continue
-        module = import_module(f"numadam.demos.{name}")
+        module = import_module(f"numadam._demos.{name}")
         module.add_arguments(
             names.add_parser(name, help=line, description=module.__doc__, epilog=module.EXAMPLES)
         )
@@ -176,10 +159,10 @@ def _chosen_demo(words: list[str]) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 where it failed, 2 where it was misused.
 
-    Without `argv` it is this process's own, as that of the console script: see `_program`.
+    Without `argv` it is this process's own: then Ctrl-C ends the process.
     """
     if argv is None:
-        return _program.run(lambda: main(sys.argv[1:]), "numadam")
+        return run_process(lambda: main(sys.argv[1:]), PROGRAM)
     try:
         return _run(list(argv))
     except SystemExit as stop:  # argparse has said why
@@ -189,20 +172,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    top = parser("".join(words[:1]), demo=_chosen_demo(words))
+    top = parser(_chosen_demo(words))
     args = top.parse_args(words)
     if args.version:
-        from numadam import __version__
-
         print(f"numadam {__version__}")
         return 0
     if args.command is None:
         top.print_help()
         return USAGE_ERROR
-    row = _COMMANDS[args.command]
     try:
-        run = _demo if args.command == "demo" else import_module(row.module).run
-        return int(run(args))
+        return {"demo": _demo, "bench": _bench.run, "info": _info.run}[args.command](args)
     except BrokenPipeError:  # `| head`: no error of ours
         raise
     except (OSError, RuntimeError) as error:  # a folder that cannot be written, a setting of Numba
@@ -210,7 +189,7 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(command: str, message: object, code: int) -> int:
-    print(f"python -m numadam {command}: error: {message}", file=sys.stderr)
+    print(f"{PROGRAM} {command}: error: {message}", file=sys.stderr)
     return code
 
 
@@ -219,12 +198,45 @@ def _demo(args: argparse.Namespace) -> int:
     if args.list and args.which is not None:
         return _fail("demo", f"--list: leave out {args.which}", USAGE_ERROR)
     if args.list:
-        for name, line in DEMOS.items():
-            print(f"{name:14} {line}")
+        print(*(f"{name:14} {line}" for name, line in DEMOS.items()), sep="\n")
         return 0
     given = {k: v for k, v in vars(args).items() if k not in _NOT_OF_A_DEMO}
     try:
-        import_module(f"numadam.demos.{args.which}").main(**given)
+        import_module(f"numadam._demos.{args.which}").main(**given)
     except (MissingExtra, ValueError) as error:
         return _fail(f"demo {args.which}", error, USAGE_ERROR)
     return 0
+
+
+# --- a command as a process ----------------------------------------------------------------------
+
+
+def run_process(command: Callable[[], int], name: str) -> int:
+    """Run a command to its exit code; Ctrl-C ends the process, with a line of this name."""
+    if getsignal(SIGINT) is default_int_handler:  # not ignored, as `nohup` may want it
+        signal(SIGINT, partial(_stop, name))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters of a path that it lacks
+    try:
+        code = command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        code = PIPE_CLOSED
+    except OSError as error:  # a full disk
+        print(f"{name}: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        code = FAILED
+    # Python would try again at its end to write what is left, and print the error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _stop(name: str, number: int, frame: Any) -> NoReturn:
+    """End the process at once: an exception could be lost, in a destructor or in a compiler."""
+    with contextlib.suppress(Exception):  # closed, or interrupted in the middle of a line
+        sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        start = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+        print(f"{start}{name}: interrupted", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from numadam._arrays import formatting
-from numadam._arrays.interop import is_cupy
+from numadam._arrays.interop import as_view
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import check_switch, count
 from numadam._core.parts import parts_of
@@ -19,13 +18,6 @@ from numadam._core.parts import parts_of
 __all__ = ["History"]
 
 # --- norms ---------------------------------------------------------------------------------------
-
-
-#: Sums of squares between these lost nothing to underflow or overflow, in float32 and float64.
-_SAFE = {"f": (1e-30, 1e30), "d": (1e-280, 1e280)}
-#: Squares that are added up in the dtype of the array; sums of such chunks are float64. So few
-#: that BLAS uses one thread.
-_CHUNK = 4096
 
 
 def gradient_norm(opt: Any, grads: Any) -> float:
@@ -52,35 +44,15 @@ def norm_of(leaves: Sequence[Any]) -> float:
 
 
 def _norm(leaf: Any) -> float:
-    """Euclidean norm of one array; scaled where squares would leave the range."""
-    if leaf.dtype.itemsize < 4:
-        leaf = leaf.astype(np.float32)
-    flat = leaf.ravel(order="K")
-    if flat.dtype.kind == "c":
-        flat = flat.view(flat.real.dtype)
-    low, high = _SAFE["f" if flat.dtype.itemsize == 4 else "d"]
+    """Euclidean norm of one array; scaled, for its squares may leave the range."""
     with np.errstate(all="ignore"):
-        square = _square(flat)
-        if low < square < high or not flat.size:
-            return math.sqrt(square)
-        top = float(abs(flat).max())
+        sizes = abs(as_view(leaf))
+        top = float(sizes.max()) if sizes.size else 0.0
         if top == 0.0 or not math.isfinite(top):
             return top
-        return top * math.sqrt(_square(flat / top))
-
-
-def _square(flat: Any) -> float:
-    """Sum of squares; on the host in one thread, since threads of BLAS would take our cores."""
-    if is_cupy(flat):  # vdot needs cuBLAS, which CuPy alone does not bring
-        return float((flat * flat).sum(dtype=np.float64))
-    if not isinstance(flat, np.ndarray):
-        return float(array_namespace(flat).vdot(flat, flat))
-    if flat.size <= _CHUNK:
-        return float(np.dot(flat, flat))
-    whole = flat.size - flat.size % _CHUNK
-    rows, rest = flat[:whole].reshape(-1, _CHUNK), flat[whole:]
-    sums = np.einsum("ij,ij->i", rows, rows)
-    return float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest))
+        sizes = sizes / top
+        sizes *= sizes
+        return top * math.sqrt(float(sizes.sum(dtype=np.float64)))
 
 
 def alike(copies: Sequence[Any], leaves: Sequence[Any]) -> bool:

@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from numadam._program import write_error
 from numadam._version import install_command
 
 #: Name of each module, and what the help says of it.
@@ -60,7 +59,7 @@ def positive(text: str) -> float:
 def add_options(
     parser: argparse.ArgumentParser, name: str, options: Mapping[str, tuple[Any, Any, str]]
 ) -> None:
-    """Add the options of every demo, and those of one: by name type or choices, default, help."""
+    """Add the options of every demo, and those of one: by name type, default, help."""
     shared = {
         "output": (str, f"numadam-{name}.png", "file of the picture"),
         "seed": (whole(0), 0, "random seed"),
@@ -69,8 +68,6 @@ def add_options(
         given: dict[str, Any] = {"type": read, "metavar": "X" if read is positive else "N"}
         if read is str:
             given["metavar"] = "PNG"
-        elif not callable(read):
-            given = {"choices": read}
         usual = "off" if default is None or (read is positive and not default) else "%(default)s"
         help_text = f"{text} (default: {usual})"
         parser.add_argument(f"--{key}", default=default, help=help_text, **given)
@@ -93,6 +90,19 @@ def figure(output: str | os.PathLike[str], columns: int, size: tuple[float, floa
     fig = Figure(figsize=size, layout="constrained")
     fig.subplots(1, columns)
     return fig
+
+
+def write_error(path: Path) -> str:
+    """Why a file cannot be written, or "": asked before minutes of work. It stays as it is."""
+    is_new = not path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        return error.strerror or str(error)
+    if is_new:
+        path.unlink()
+    return ""
 
 
 def tidy(axes: Any) -> None:

@@ -1,1 +1,0 @@
-"""Tests of `numadam._least_squares`."""
