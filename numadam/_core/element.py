@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numadam._core import plan as pl
 from numadam._core.plan import STATE_SLOTS, Plan
 from numadam._core.rule import RuleSpec
+from numadam._core.text import parameters_of
 
 # --- formulas of rules as the loops call them ----------------------------------------------------
 
@@ -21,18 +21,6 @@ def make(element):
         return step, {slots}
     return adapter
 """
-
-
-def parameters_of(rule: RuleSpec, element: Callable[..., Any]) -> list[str]:
-    """The parameters of a rule's element; refuses those that the loops cannot give it."""
-    found = list(inspect.signature(element).parameters)
-    plain, with_square = (["p", "g", *square, *rule.state, "h"] for square in ([], ["gg"]))
-    if found not in (plain, with_square):
-        raise TypeError(
-            f"{rule.name}: expected element({', '.join(plain)}), or with gg, the square of g, "
-            f"after g; got element({', '.join(found)})."
-        )
-    return found
 
 
 def make_element(rule: RuleSpec, formula: Callable[..., Any], wrap: Any) -> Any:

@@ -64,6 +64,8 @@ class Plan:
     norm : {"", "all", "array"}
         Norm of the gradients that is computed first, for a clip or the guard: of all of them
         together, or of each array.
+    maximize, clip_value, clip_norm : bool
+        Whether the gradient changes its sign, is clipped by value, by that norm.
     like : str
         The preset, where it computes the scalars in a way of its own.
     squares : tuple of str
@@ -85,6 +87,9 @@ class Plan:
     modulus: bool = False
     squares: tuple[str, ...] = ()
     like: str = ""
+    maximize: bool = False
+    clip_value: bool = False
+    clip_norm: bool = False
 
     def __post_init__(self) -> None:
         # a dictionary's key at every step of the functional API: hashing all fields takes 2 us
@@ -102,7 +107,8 @@ class Plan:
         words += [self.like, "running" if self.products else ""]
         words += [self.decay, f"{self.bounds}-bounds" if self.bounds else ""]
         words += [f"norm-of-{self.norm}" if self.norm else ""]
-        words += [key for key in ("elementwise", "average", "modulus") if getattr(self, key)]
+        switches = "elementwise", "average", "modulus", "maximize", "clip_value", "clip_norm"
+        words += [key for key in switches if getattr(self, key)]
         return "-".join(filter(None, words))
 
     @cached_property

@@ -93,6 +93,16 @@ def f32(x):
     return np.float64(np.float32(x))
 
 
+@register_jitable
+def ema_at(ema, warmup, debias, t, late):
+    """The decay of the average at step t; `late`: it begins as the parameters after the first."""
+    if warmup != 0.0:
+        return min(ema, (1.0 + t) / (10.0 + t))
+    if late and t == 1.0 and debias == 0.0:
+        return 0.0
+    return ema
+
+
 def make_loop_scalars(like: str, wrap: Any) -> Any:
     """``loop_scalars(row, lr, t, elementwise)``: the loop's own scalars of a group at step t.
 

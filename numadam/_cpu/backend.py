@@ -12,12 +12,9 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import SKEW, aligned_zeros, assign, layout_of
 from numadam._backend import Again, FunctionalStep, Leaves, SnapshotBuffer, titles
 from numadam._core import plan as pl
-from numadam._core.scalars import start_products
-from numadam._cpu.arguments import KernelArguments
-from numadam._cpu.records import ABSENT, META, TUPLE_ITEMS
-from numadam._cpu.state import COUNTERS_AT, CpuState
+from numadam._cpu.memory import StepMemory
+from numadam._cpu.state import CpuState
 from numadam._cpu.step import CpuStep
-from numadam._cpu.validate import NOT_FINITE, OK
 from numadam._jit.process import at_once
 from numadam._settings.settings import Settings
 
@@ -34,25 +31,17 @@ _KEYS, _WORK_BYTES = 256, 1_000_000
 class _Free(NamedTuple):
     """A compiled step that no call is using."""
 
-    kernel: Any
-    meta_at: int
-    steps: memoryview  # the number of steps taken
     compiled: CpuStep
-    user: Any  # whose options the arguments hold
+    user: Any  # whose options the memory holds
 
 
 def _new_step(call: FunctionalStep) -> _Free:
     plan, p, names = call.settings.plan, call.arrays[pl.P], call.names
     ar.check_params([p], [call.name])
     layout = layout_of([p.shape], [ar.memory_order(p)], plan.dtype)
-    meta, products = np.zeros(1, META), start_products(plan, 1)
-    control = call.settings.control.copy()
-    arguments = KernelArguments(plan, layout, [type(p)], control, meta, products)
-    # None stands for no array where there is none, and is refused where there has to be one
-    meta["absent"] = [0 if slot in call.used else id(None) for slot in range(pl.CHECKED)]
-    compiled = CpuStep(arguments, lambda slot, leaf: names[slot])
-    kernel = compiled.kernel if call.arrays[pl.OUT] is None else compiled.kernel_with_out
-    return _Free(kernel, arguments.meta_at, meta["steps"].data, compiled, None)
+    counters, products = np.zeros(3, np.int64), np.ones((1, 2 * len(plan.products)))
+    memory = StepMemory(plan, layout, call.settings.control.copy(), counters, products)
+    return _Free(CpuStep(memory, lambda slot, leaf: names[slot]), None)
 
 
 class _Steps:
@@ -65,48 +54,40 @@ class _Steps:
         self._settings, self._products = settings, settings.plan.products
         #: the number of the latest step and the products before it
         self._before = t, products
-        self.again = self._make_again(free)
+        self._free = free
 
-    def _make_again(self, free: list[_Free]) -> Again:
-        # a closure: 0.1 us less than a method
-        prepared, carried, pop, append = self.prepared, self._products, free.pop, free.append
-
-        def again(arrays: tuple[Any, ...], t: int, lr: float) -> bool:
-            try:
-                step = pop()
-            except IndexError:  # in use by another thread
-                return False
-            kernel, meta_at, steps, _, user = step
-            if user is not self or carried:
-                step, known = prepared(step, t)
-                if not known:
-                    append(step)
-                    return False
-            steps[0] = t - 1
-            # the kernel reads the ids of the arrays from the tuple itself: 0.2 us less than to
-            # pack them; and it refuses what it does not take as it is
-            status = kernel(meta_at, id(arrays) + TUPLE_ITEMS, 0, 0, lr)
-            append(step)
-            return bool(status == OK)
-
-        return again
+    def again(self, arrays: tuple[Any, ...], t: int, lr: float) -> bool:
+        """Take a step as one before it; False where the arrays do not fit it as they are."""
+        try:
+            step = self._free.pop()
+        except IndexError:  # in use by another thread
+            return False
+        known = True
+        if step.user is not self or self._products:
+            step, known = self.prepared(step, t)
+        taken = False
+        if known:
+            step.compiled.memory.counters[0] = t - 1
+            taken = step.compiled.by_slot(arrays, lr)
+        self._free.append(step)
+        return taken
 
     def prepared(self, step: _Free, t: int) -> tuple[_Free, bool]:
-        """The step with these options in its arguments, and the products before step t.
+        """The step with these options in its memory, and the products before step t.
 
         False where these are not known.
         """
-        arguments = step.compiled.arguments
+        memory = step.compiled.memory
         if self._products:
             at, before = self._before
             if at != t:  # otherwise other arrays take the same step
-                if step.user is not self or step.steps[0] != t - 1:
+                if step.user is not self or memory.counters[0] != t - 1:
                     return step, False
-                before = arguments.products[:, : len(self._products)].copy()
+                before = memory.products[:, : len(self._products)].copy()
                 self._before = t, before
-            arguments.products[:, : len(self._products)] = before
+            memory.products[:, : len(self._products)] = before
         if step.user is not self:
-            arguments.control[:] = self._settings.control
+            memory.control[:] = self._settings.control
             step = step._replace(user=self)
         return step, True
 
@@ -125,9 +106,9 @@ def update(call: FunctionalStep) -> Again:
         step = _new_step(call)
     user = _Steps(settings, free, t, np.array(products))
     step, _ = user.prepared(step, t)
-    step.steps[0] = t - 1
+    step.compiled.memory.counters[0] = t - 1
     step.compiled.run(call.used, lr)
-    if step.compiled.arguments.work_bytes <= _WORK_BYTES:
+    if step.compiled.work_bytes <= _WORK_BYTES:
         free.append(step)
     return user.again
 
@@ -148,7 +129,7 @@ class CpuBackend(CpuState):
             return [(f"state[{key!r}]", view) for key, views in state.items() for view in views]
 
         self.compiled = CpuStep(
-            self.arguments,
+            self.memory,
             titles(names),
             self.params,
             bound=named,
@@ -157,54 +138,33 @@ class CpuBackend(CpuState):
             counts=state.get(pl.ROW_COUNTS, ()),
         )
         self.compiled.check()
+        _ = self.compiled.kernel  # compiled now, and not in the first step
         settings.agree(self.home)
         self.begin()
-        self._one = len(params) == 1
-        self._meta_at, self._ids_at = self.arguments.meta_at, self.compiled.ids_at
+        #: ``step_one(grad, lr, params=None, out=None)``: as `step`, for the only array
+        self.step_one = self.compiled.one
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
     ) -> bool:
-        if self._one and params is None and out is None:
-            return self.step_one(grads[0], lr)
-        used = {pl.G: grads}
+        """Take a step; False where the guard stopped it."""
+        if params is None and out is None:
+            return self.compiled.many(grads, lr)
+        used: dict[int, Leaves] = {pl.G: grads}
         if params is not None:
             used[pl.P] = params
         if out is not None:
             used[pl.OUT] = out
-        return self.compiled.run(used, lr) == OK
-
-    def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
-        """As `step`, for the only array.
-
-        The gradient goes by value: 2 us less than an array of ids.
-        """
-        compiled = self.compiled
-        if params is None and out is None:
-            status = compiled.kernel(self._meta_at, self._ids_at, id(grad), 0, lr)
-        else:
-            # by slot; the kernel reads the ids from the tuple: 2 us less than an array of them
-            p, to = self.params[0] if params is None else params, ABSENT if out is None else out
-            arrays = (p, ABSENT, ABSENT, ABSENT, ABSENT, to)
-            kernel = compiled.kernel if out is None else compiled.kernel_with_out
-            status = kernel(self._meta_at, id(arrays) + TUPLE_ITEMS, id(grad), 0, lr)
-        if status == OK:
-            return True
-        if status == NOT_FINITE:
-            return False
-        used: dict[int, Leaves] = {pl.G: [grad]}
-        used |= {slot: [one] for slot, one in ((pl.P, params), (pl.OUT, out)) if one is not None}
-        return compiled.run(used, lr, status) == OK
+        return self.compiled.run(used, lr)
 
     def reset(self) -> None:
         self.check()
         super().reset()
 
     def snapshot_buffer(self) -> SnapshotBuffer:
-        norms = [self.arguments.norms] if self.settings.plan.norm else []
-        own = [self._block[COUNTERS_AT:], *self.params, *norms]
+        own = [self._block, *self.params, self.memory.norms]
         block = aligned_zeros(self._places.end, self._places.unit)
-        copies = [block[COUNTERS_AT:], *self.layout.zeros(), *map(np.copy, norms)]
+        copies = [block, *self.layout.zeros(), self.memory.norms.copy()]
 
         def copying(to: Leaves, of: Leaves) -> Callable[[], None]:
             writes = [partial(assign, one, ..., other) for one, other in zip(to, of, strict=True)]

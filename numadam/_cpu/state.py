@@ -1,11 +1,12 @@
-"""State of NumPy parameters and the arguments of their step, without a step of its own."""
+"""State of NumPy parameters, and the memory of their step."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +14,39 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, few, layout_of
 from numadam._backend import Leaves
 from numadam._core import plan as pl
-from numadam._cpu.arguments import KernelArguments, StatePlaces, state_places
-from numadam._cpu.records import META
-from numadam._jit.pointers import offset_of
+from numadam._core.plan import Plan
+from numadam._cpu.memory import StepMemory
 from numadam._jit.process import Writes, at_once, cached_property
 from numadam._settings.settings import Settings
 
-#: The first of the counters in META, which products and state follow.
-COUNTERS_AT = offset_of(META, "steps")
-#: Counters as the user calls them, and the fields of META that hold them.
-_COUNTERS = {"t": "steps", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
+#: Counters as the user calls them, in their order.
+COUNTERS = ("t", "skipped", "skipped_in_a_row")
+_COUNTER_BYTES = 8 * len(COUNTERS)
+
+
+class StatePlaces(NamedTuple):
+    """Places of counters, running products and state arrays in the block of an optimiser."""
+
+    names: tuple[str, ...]
+    slots: tuple[int, ...]
+    layouts: tuple[Layout, ...]
+    firsts: tuple[int, ...]  # offsets of the state arrays
+    end: int
+    unit: int  # the block begins on a multiple of it
+    products: tuple[int, int]  # shape of the products, which follow the counters
+
+
+@functools.lru_cache(maxsize=256)
+def _places(plan: Plan, layout: Layout, groups: int) -> StatePlaces:
+    """The places of the state of parameters of this layout, in so many groups."""
+    dtypes = map(plan.array_dtype, plan.state_slots.values())
+    layouts = tuple(layout_of(layout.shapes, layout.orders, dtype) for dtype in dtypes)
+    products = groups, 2 * len(plan.products)
+    names, slots = tuple(plan.state_slots), tuple(plan.state_slots.values())
+    if plan.by_row:
+        names, layouts = (*names, pl.ROW_COUNTS), (*layouts, layout.of_rows())
+    firsts, end, unit = Layout.place(_COUNTER_BYTES + 8 * math.prod(products), layouts)
+    return StatePlaces(names, slots, layouts, tuple(firsts), end, unit, products)
 
 
 #: Numbers of the user are rounded to the dtype of arrays whatever his `numpy.seterr` says.
@@ -38,10 +62,10 @@ def _fills(views: Leaves, values: Leaves) -> Writes:
 
 
 class CpuState:
-    """State arrays and counters of NumPy parameters, and the arguments that point at them.
+    """State arrays and counters of NumPy parameters, and the memory of their step.
 
-    One block holds META, the running products and each state array flat. META ends in the
-    counters, so that all of the state is one piece of memory, and a load one copy.
+    One block holds the counters, the running products and each state array flat, so that a load is
+    one copy.
     """
 
     home = "NumPy"
@@ -50,24 +74,26 @@ class CpuState:
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings
-        plan, rows = settings.plan, len(settings.control)
+        plan = settings.plan
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self.layout = layout_of(shapes, orders, plan.dtype)
-        places: StatePlaces = few(state_places, self.layout)(plan, self.layout, rows)
-        self._places = places
+        self._places = places = few(_places, self.layout)(plan, self.layout, len(settings.control))
         self._block = aligned_zeros(places.end, places.unit)
-        self._meta, self.products = self._head_of(self._block)
-        self.arguments = KernelArguments(
+        self._counters, self.products = self._head_of(self._block)
+        first = address_of(self._block)
+        self.memory = StepMemory(
             plan,
             self.layout,
-            list(map(type, params)),
             settings.control,
-            self._meta,
+            self._counters,
             self.products,
             settings.group_of_leaf,
-            places,
+            settings.guard,
+            (first, first + places.end),
         )
-        self._meta["guard"] = settings.guard
+        # the counts of rows have no slot
+        for slot, offset, layout in zip(places.slots, places.firsts, places.layouts, strict=False):
+            self.memory.bind(slot, layout.addresses(first + offset))
         self.state = self._views(self._block)
         self.per_element = self._bind_per_element()
 
@@ -79,16 +105,14 @@ class CpuState:
     @_ROUNDS
     def reset(self) -> None:
         """Begin anew: state, counters and products as before the first step, or nothing."""
-        # counters, products and state lie together
-        writes: Writes = [partial(assign, self._block[COUNTERS_AT:], ..., 0)]
-        if self.settings.plan.norm:
-            writes.append(partial(assign, self.arguments.norms, ..., math.nan))
+        writes: Writes = [partial(assign, self._block, ..., 0)]
+        writes.append(partial(assign, self.memory.norms, ..., math.nan))
         at_once([*writes, *self._starts()])
 
     def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """META, in an array of one, and the products of a block, one row a group."""
-        products = np.ndarray(self._places.products, np.float64, block, META.itemsize)
-        return np.ndarray(1, META, block), products
+        """The counters and the products of a block, one row a group."""
+        counters = np.ndarray(len(COUNTERS), np.int64, block)
+        return counters, np.ndarray(self._places.products, np.float64, block, _COUNTER_BYTES)
 
     def _views(self, block: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The state arrays in a block like the back end's own."""
@@ -106,7 +130,7 @@ class CpuState:
             layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
             kept[slot] = layout.zeros()
             at_once(_fills(kept[slot], values))
-            self.arguments.bind(slot, list(map(address_of, kept[slot])))
+            self.memory.bind(slot, list(map(address_of, kept[slot])))
         return kept
 
     def _projections(self) -> Writes:
@@ -134,13 +158,13 @@ class CpuState:
 
     @property
     def t(self) -> int:
-        return int(self._meta["steps"][0])
+        return int(self._counters[0])
 
     @cached_property
     def counters(self) -> dict[str, np.ndarray]:
-        """By name read-only 0-d int64 arrays that show the counters themselves."""
-        shown = list(_COUNTERS) if self.settings.guard == pl.SKIP else ["t"]
-        found: dict[str, Any] = {name: self._meta[_COUNTERS[name]].reshape(()) for name in shown}
+        """By name read-only int64 arrays that show the counters themselves; and the products."""
+        shown = COUNTERS if self.settings.guard == pl.SKIP else COUNTERS[:1]
+        found = {name: self._counters[k : k + 1].reshape(()) for k, name in enumerate(shown)}
         for k, name in enumerate(self.settings.plan.products):
             found[name] = self.products[:, k].reshape(-1)
         for view in found.values():
@@ -149,7 +173,7 @@ class CpuState:
 
     @property
     def grad_norm(self) -> Any:
-        norms, of_each = self.arguments.norms, self.settings.plan.norm == "array"
+        norms, of_each = self.memory.norms, self.settings.plan.norm == "array"
         return norms[:-1].tolist() if of_each else float(norms[-1])
 
     def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
@@ -179,16 +203,16 @@ class CpuState:
         # counters and products lie before the arrays, which need not be copied without new ones
         end = self._places.end if state else min(self._places.firsts, default=self._places.end)
         staged = self._block[:end].copy()
-        meta, products = self._head_of(staged)
+        own, products = self._head_of(staged)
         for name, value in counters.items():
-            if name in _COUNTERS:
-                meta[_COUNTERS[name]] = value
+            if name in COUNTERS:
+                own[COUNTERS.index(name)] = value
             else:
                 products[:, self.settings.plan.products.index(name)] = value
         for name, views in self._views(staged).items() if state else ():
             for view, leaf in zip(views, state.get(name, ()), strict=name in state):
                 np.copyto(view, leaf)
-        pairs = [(self._block[COUNTERS_AT:end], staged[COUNTERS_AT:])]
+        pairs = [(self._block[:end], staged)]
         if params is not None:
             pairs += zip(self.params, params, strict=True)
         at_once([*(partial(assign, own, ..., new) for own, new in pairs), *others])

@@ -1,181 +1,167 @@
-"""Step on the CPU: arguments are checked, norms exchanged, the loop called."""
+"""Step on the CPU: arrays are checked, addresses noted, norms exchanged, the loop called."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import address_of, as_views
-from numadam._arrays.sparse import is_sparse
+from numadam._arrays.interop import address_of, aligned_zeros, as_views, assign
 from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
-from numadam._cpu import validate as va
-from numadam._cpu.arguments import KernelArguments, RowsRecord
-from numadam._cpu.kernel import code_address, compiled_step, validator
-from numadam._cpu.records import NORM_SUM
-from numadam._jit import loops
-from numadam._jit.process import cached_property, defer_interrupts
+from numadam._cpu import overlap
+from numadam._cpu.cuts import row_cuts
+from numadam._cpu.loop import (
+    FOLLOW,
+    MEASURE,
+    OK,
+    OVERLAP,
+    STALE,
+    WHOLE,
+    compiled_step,
+)
+from numadam._cpu.memory import StepMemory, Work
+from numadam._jit import loops, process
+from numadam._jit.process import Writes, at_once, cached_property, defer_interrupts
 from numadam._settings.settings import same_numbers
 
 if TYPE_CHECKING:
     from numadam._mpi.exchange import StepExchange
 
-# --- gradients that touch a few rows -------------------------------------------------------------
+# --- headers of arrays ---------------------------------------------------------------------------
+# Bits of ``flags.num`` of an array, as the C API of NumPy names them.
+
+_C, _F, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400
+
+
+def wanted_flags(order: tuple[int, ...], written: bool) -> int:
+    """Bits of an array in the memory order of a parameter; -1, which none has, for other orders."""
+    axes = tuple(range(len(order)))
+    if order not in (axes, axes[::-1]):
+        return -1
+    return (_C if order == axes else _F) | _ALIGNED | (_WRITEABLE if written else 0)
+
+
+#: In place of the only parameter and gradient where there are others.
+_NONE = {name: np.empty(0, name) for name in ar.DTYPES}
+
+
+# --- the compiled step of some memory ------------------------------------------------------------
+
+
+class Kernel:
+    """The compiled step of some memory, in the form that its size takes.
+
+    ``take(arguments, lr)`` calls it. With an exchange the norms of all processes meet in between.
+    """
+
+    def __init__(self, memory: StepMemory, out: bool, exchange: StepExchange | None) -> None:
+        plan, total = memory.plan, sum(memory.layout.sizes) * memory.plan.unit
+        self._memory, self._exchange = memory, exchange
+        serial = compiled_step(plan, out, parallel=False)
+        #: ``step(frame, table, control, rows, p, g, lr, stage) -> status``
+        self.step: Callable[..., int] = serial
+        if loops.wants_parallel(total):
+            in_threads = compiled_step(plan, out, parallel=True)
+            self.step = lambda *given: process.safe(serial, in_threads)(*given)
+        if exchange is not None:
+            exchange.words = memory.totals.size
+
+    def take(self, given: tuple[Any, ...], lr: float, before: Writes, after: Writes) -> int:
+        """Take a step: `before` and `after` it these writes, as one."""
+        if self._exchange is not None:
+            return self._exchanged(given, lr, before, after)
+        results = at_once([*before, partial(self.step, *given, lr, WHOLE), *after])
+        return int(results[len(before)])
+
+    def _exchanged(self, given: tuple[Any, ...], lr: float, before: Writes, after: Writes) -> int:
+        """As `take`, with norms of all processes; Ctrl-C waits, so that they stay in step."""
+        exchange, memory = self._exchange, self._memory
+        assert exchange is not None
+        exchange.begin(lr)
+        with defer_interrupts():
+            status = at_once([*before, partial(self.step, *given, lr, MEASURE)])[-1]
+            if status == OK:
+                same = same_numbers(int(memory.counters[0]), memory.control)
+                rows = exchange.gather(memory.totals.reshape(-1).view(np.int64), same)
+                totals = rows.copy().view(np.float64).reshape(exchange.size, *memory.totals.shape)
+                memory.totals[...] = added(totals)
+                results = at_once([*before, partial(self.step, *given, lr, FOLLOW), *after])
+                status = results[len(before)]
+        exchange.done()
+        return int(status)
+
+
+#: Power of two that keeps a sum of squares of several processes finite.
+_ROOM = 32.0
+
+
+def added(totals: np.ndarray) -> np.ndarray:
+    """Sums of squares and exponents of several processes, added in their order."""
+    sums, exponents = totals[:, :, 0], totals[:, :, 1]
+    most = exponents.max(axis=0)
+    most += np.where(np.isfinite(sums).all(axis=0) & (sums.max(axis=0) > 1e300), _ROOM, 0.0)
+    with np.errstate(all="ignore"):
+        scaled = sums * 2.0 ** (2.0 * (exponents - most))
+    return np.stack([functools.reduce(np.add, scaled), most], axis=1)
+
+
+# --- gradients of a few rows ---------------------------------------------------------------------
 
 
 class CpuSparseGradients(SparseGradients):
-    """Sparse gradients, in records that a compiled step reads."""
+    """Sparse gradients, in the cuts that a compiled step reads."""
 
-    def __init__(
-        self, arguments: KernelArguments, how: str | None, title: Title, counts: Leaves
-    ) -> None:
-        super().__init__("NumPy", arguments.layout, how, title, counts)
-        self._arguments = arguments
+    def __init__(self, memory: StepMemory, how: str | None, title: Title, counts: Leaves) -> None:
+        super().__init__("NumPy", memory.layout, how, title, counts)
+        self._memory = memory
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
-        layout = self._arguments.layout
+        layout = self._memory.layout
         return ar.as_numpy(grad, name, layout.dtype, layout.shapes[leaf], self._title(pl.P, leaf))
 
-    def record(self, parts: Rows) -> RowsRecord:
-        """The records of a step of these rows."""
-        record = self._arguments.for_rows(parts)
+    def work(self, rows_of: Rows) -> Work:
+        """The frame of a step of these rows."""
+        memory = self._memory
+        steps = int(memory.counters[0])
         for leaf, counts in enumerate(self._counts):
-            record.others.extend(self._tabulate(record.leaves, leaf, parts[leaf][0], counts))
-        return record
-
-    def _tabulate(
-        self, leaves: np.ndarray, leaf: int, rows: np.ndarray, counts: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Memory for the scalars of rows, by the steps that each has taken before."""
-        taken = counts[rows]
-        name = f"state[{pl.ROW_COUNTS!r}]" + self._title(pl.P, leaf).removeprefix("params")
-        ar.refuse_counts(taken, name)  # the array is the user's to write
-        distinct, classes = classes_of(taken)
-        table = self._arguments.new_row_scalars(distinct)
-        leaves["table"][leaf], leaves["distinct"][leaf] = address_of(table), len(distinct)
-        leaves["classes"][leaf], leaves["marked"][leaf] = address_of(classes), len(rows)
-        leaves["counts"][leaf] = address_of(counts)
-        return table, classes
-
-
-def classes_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different ones among these counts, sorted, and the place among them of each."""
-    low, high = (int(counts.min()), int(counts.max())) if len(counts) else (0, -1)
-    if high - low > 8 * len(counts) + 100_000:
-        return np.unique(counts, return_inverse=True)
-    # 6 to 9 times faster, where few numbers lie between
-    offsets, places = counts - low, np.zeros(high - low + 1, np.int64)
-    places[offsets] = 1
-    found = np.flatnonzero(places)
-    places[found] = np.arange(len(found))
-    return found + low, places[offsets]
-
-
-# --- the call of a compiled step into Python -----------------------------------------------------
-
-# takes the GIL, which a large step has let go
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
-_SUM_UP = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)
-
-
-class KernelExchange:
-    """Callback that brings the sums of other processes into the step of these arguments.
-
-    `wrap` makes a kernel raise what happened in that call, and lets Ctrl-C wait for the end of the
-    step: ranks stay in step.
-    """
-
-    def __init__(self, exchange: StepExchange, arguments: KernelArguments) -> None:
-        self._exchange, self._caught = exchange, list[BaseException]()
-        meta, of_all = arguments.meta, arguments.plan.norm == "all"
-        own = np.zeros(1 if of_all else len(arguments.layout.shapes), NORM_SUM)
-        sums = np.zeros((len(own), exchange.size, 2), np.int64)
-        exchange.words = own.view(np.int64).size
-        # held here, as the kernel has only its address; it does not refer to this object
-        self._callback = _CALLBACK(_make_fetch(exchange, arguments, own, sums, self._caught))
-        meta["exchange"] = ctypes.cast(self._callback, ctypes.c_void_p).value
-        meta["ranks"], meta["sums"] = exchange.size, address_of(sums)
-
-    def wrap(self, kernel: Callable[..., Any]) -> Callable[..., int]:
-        """A kernel, whose last argument is lr, as a function like it."""
-        exchange, caught = self._exchange, self._caught
-
-        def run(*args: Any) -> int:
-            caught.clear()
-            exchange.begin(args[-1])
-            with defer_interrupts():
-                status = int(kernel(*args))
-            if caught:
-                raise caught.pop()
-            exchange.done()
-            return status
-
-        return run
-
-
-def _make_fetch(
-    exchange: StepExchange,
-    arguments: KernelArguments,
-    own: np.ndarray,
-    sums: np.ndarray,
-    caught: list[BaseException],
-) -> Callable[[int], int]:
-    """``fetch(meta_at) -> status``: fill in the sums of all processes; where it fails, `caught`.
-
-    `own` are the sums of this process. Sums of unlike units cannot be added: all processes take
-    the largest and form their sums anew.
-    """
-    meta, control = arguments.meta, arguments.control
-    sum_up, own_at = _SUM_UP(code_address("sum_up")), address_of(own)
-
-    def fetch(meta_at: int) -> int:
-        try:
-            sum_up(meta_at, own_at, len(own))
-            same = same_numbers(meta["steps"][0], control)
-            rows = exchange.gather(own.view(np.int64), same)
-            rows = rows.reshape(exchange.size, len(own), 3)
-            units = rows[:, :, 2]
-            if (units != units[0]).any():
-                arguments.leaves_at(meta_at)["exponent"][:-1] = units.max(axis=0)
-                return va.NORMS_AGAIN
-            sums[...] = rows[:, :, :2].swapaxes(0, 1)
-        except BaseException as error:  # an exception cannot pass through compiled code
-            caught.append(error)
-            return va.EXCHANGE_FAILED
-        return va.OK
-
-    return fetch
+            name = f"state[{pl.ROW_COUNTS!r}]" + self._title(pl.P, leaf).removeprefix("params")
+            ar.refuse_counts(counts[rows_of[leaf][0]], name)  # the array is the user's to write
+        plan, layout, groups = memory.plan, memory.layout, memory.groups
+        return Work(
+            memory, row_cuts(plan, layout, groups, memory.cuts, rows_of, self._counts), steps
+        )
 
 
 # --- one step over NumPy arrays ------------------------------------------------------------------
 
-#: Compiled functions that few steps need, by the status that asks for them; fields of META.
-_ON_DEMAND = {
-    va.NEEDS_SEARCH: "overlap_search",
-    va.NEEDS_STRIDED: "strided_arrays",
-}
 Named = list[tuple[str, Any]]
 
 
-class CpuStep:
-    """The compiled step of some arguments, and what to do about arrays that it refuses.
+class _Collected(NamedTuple):
+    """The arrays of a step."""
 
-    `kernel` is the step that this size takes: ``kernel(address of META, address of ids, id of the
-    only gradient, known_disjoint, lr) -> status``. `kernel_with_out` writes the direction to `out`.
+    table: np.ndarray
+    before: Writes  # copies into work arrays
+    after: Writes  # and back
+    kept: list[Any]  # keeps the memory that the table points at
+
+
+class CpuStep:
+    """The compiled step of some memory, and what to do about arrays that it cannot take.
 
     `params` are those of every step that gets no others. `bound` names the arrays whose addresses
-    are bound, for a message on overlap. `counts` are the steps of each row, of each parameter.
+    are fixed, for a message on overlap. `counts` are the steps of each row, of each parameter.
     """
 
     def __init__(
         self,
-        arguments: KernelArguments,
+        memory: StepMemory,
         title: Title,
         params: Sequence[Any] = (),
         bound: Callable[[], Named] = list,
@@ -183,157 +169,276 @@ class CpuStep:
         exchange: StepExchange | None = None,
         counts: Leaves = (),
     ) -> None:
-        self._sparse = CpuSparseGradients(arguments, sparse, title, counts)
-        self.arguments, self._title = arguments, title
+        self.memory, self._title, self._exchange = memory, title, exchange
         self._params, self._bound = list(params), bound
-        count = len(arguments.layout.shapes)
-        self.ids = np.repeat(arguments.meta["absent"].reshape(-1, 1), count, 1)
-        if self._params:
-            self.ids[pl.P] = list(map(id, self._params))
-        self.ids_at = address_of(self.ids)
-        self._free: dict[tuple[int, ...], tuple[np.ndarray, int] | None] = {}
+        self._sparse = CpuSparseGradients(memory, sparse, title, counts)
+        #: by slot and leaf a dense array through which one of other strides goes
+        self._work: dict[tuple[int, int], np.ndarray] = {}
+        self._order = np.empty(0, np.int64)
         self._known_disjoint: Any = None
-        self._exchange = None if exchange is None else KernelExchange(exchange, arguments)
-        for field in ("validator", "settle"):
-            arguments.meta[field] = code_address(field)
-        self.kernel = self._kernel(out=False)
+        #: whether a step needs no more than addresses
+        self._is_plain = exchange is None and not counts
+        layout, none = memory.layout, _NONE[memory.layout.dtype.name]
+        self._none, self._dtype = none, layout.dtype
+        self._wanted = [
+            (wanted_flags(order, False), wanted_flags(order, True)) for order in layout.orders
+        ]
+        #: the parameters, and what each of them and its gradient are as a rule
+        self._leaves = [
+            (p, shape, *flags, len(shape) == 1)
+            for p, shape, flags in zip(self._params, layout.shapes, self._wanted, strict=False)
+        ]
+        work = memory.work
+        self._given = work.frame, memory.table, memory.control, work.rows
 
     @cached_property
-    def _pack(self) -> Any:
-        return struct.Struct(f"{self.ids.shape[1]}q").pack_into
-
-    def _kernel(self, out: bool) -> Any:
-        """The step that this size takes."""
-        total = sum(self.arguments.layout.sizes) * self.arguments.plan.unit
-        kernel = compiled_step(self.arguments.plan, out).fork_safe(loops.wants_parallel(total))
-        return kernel if self._exchange is None else self._exchange.wrap(kernel)
+    def kernel(self) -> Kernel:
+        """The usual step."""
+        return Kernel(self.memory, False, self._exchange)
 
     @cached_property
-    def kernel_with_out(self) -> Any:
+    def kernel_with_out(self) -> Kernel:
         """The step that writes its direction to `out`: compiled when first asked for."""
-        with defer_interrupts():
-            return self._kernel(out=True)
+        return Kernel(self.memory, True, self._exchange)
 
-    def run(self, used: dict[int, Leaves], lr: float, status: int | None = None) -> int:
-        """Take a step over `used`, the arrays by slot; view, copy or refuse what is not valid.
+    @property
+    def work_bytes(self) -> int:
+        """Bytes of all work arrays."""
+        return sum(array.nbytes for array in self._work.values())
 
-        `status` is what the kernel has said of these arrays already. Returns `OK`, or
-        `NOT_FINITE` where the guard stopped the step.
+    # --- usual arrays ----------------------------------------------------------------------------
+
+    def one(self, g: Any, lr: float, params: Any = None, out: Any = None) -> bool:
+        """Take a step of the only array; False where the guard stopped it."""
+        if self._is_plain and params is None and out is None:
+            p, shape, reads, writes, is_flat = self._leaves[0]
+            dtype, status = self._dtype, OVERLAP
+            if (
+                type(g) is np.ndarray
+                and (g.dtype is dtype or g.dtype == dtype)
+                and g.shape == shape
+                and g.flags.num & reads == reads
+                and type(p) is np.ndarray
+                and (p.dtype is dtype or p.dtype == dtype)
+                and p.shape == shape
+                and p.flags.num & writes == writes
+            ):
+                if not is_flat:
+                    p, g = p.ravel("K"), g.ravel("K")
+                status = self.kernel.step(*self._given, p, g, lr, WHOLE)
+            if status != OVERLAP:
+                return status == OK
+        used: dict[int, Leaves] = {pl.G: [g]}
+        used |= {slot: [x] for slot, x in ((pl.P, params), (pl.OUT, out)) if x is not None}
+        return self.run(used, lr)
+
+    def many(self, grads: Leaves, lr: float) -> bool:
+        """Take a step of all arrays; False where the guard stopped it."""
+        status = self._many(grads, lr) if self._is_plain else None
+        return self.run({pl.G: grads}, lr) if status is None else status == OK
+
+    def _many(self, grads: Leaves, lr: float) -> int | None:
+        """The status of a step of usual arrays; None where one is not, or two may overlap."""
+        frame, table, control, rows = self._given
+        ndarray, dtype, note = np.ndarray, self._dtype, self._note
+        count = len(self._leaves)
+        table, spans = table.copy(), np.zeros((2 * count + 1, 2), np.int64)
+        spans[0] = self.memory.state
+        kept = list(grads)
+        for leaf, (g, one) in enumerate(zip(kept, self._leaves, strict=True)):
+            p, shape, reads, writes, is_flat = one
+            if not (
+                type(g) is ndarray
+                and (g.dtype is dtype or g.dtype == dtype)
+                and g.shape == shape
+                and g.flags.num & reads == reads
+                and type(p) is ndarray
+                and (p.dtype is dtype or p.dtype == dtype)
+                and p.shape == shape
+                and p.flags.num & writes == writes
+            ):
+                return None
+            if not is_flat:
+                p, g = p.ravel("K"), g.ravel("K")
+            note(p, table, spans, leaf, 0, leaf + 1)
+            note(g, table, spans, leaf, 1, leaf + 1 + count)
+        if self._meet(spans, count + 1):
+            return None
+        return self.kernel.step(frame, table, control, rows, self._none, self._none, lr, WHOLE)
+
+    @cached_property
+    def _note(self) -> Callable[..., None]:
+        return overlap.noter(self._dtype)
+
+    def by_slot(self, arrays: tuple[Any, ...], lr: float) -> bool:
+        """Take a step of one array of every slot, all the caller's; False where one is not usual.
+
+        None stands for no array. Nothing is written where a step is not taken.
         """
-        kernel = self.kernel_with_out if pl.OUT in used else self.kernel
+        memory, dtypes = self.memory, self._dtypes
+        (shape,), (flags,) = memory.layout.shapes, self._wanted
+        has_out = arrays[pl.OUT] is not None
+        slots = self._slots_with_out if has_out else self._slots
+        table, spans = memory.table, np.zeros((len(slots), 2), np.int64)
+        for place, (slot, column, is_written) in enumerate(slots):
+            x, dtype, wanted = arrays[slot], dtypes[slot], flags[is_written]
+            if not (
+                type(x) is np.ndarray
+                and (x.dtype is dtype or x.dtype == dtype)
+                and x.shape == shape
+                and x.flags.num & wanted == wanted
+            ):
+                return False
+            if len(shape) != 1:
+                x = x.ravel("K")
+            overlap.noter(dtype)(x, table, spans, 0, column, place)
+        if self._meet(spans, sum(is_written for *_, is_written in slots)):
+            return False
+        kernel = self.kernel_with_out if has_out else self.kernel
+        frame, table, control, rows = self._given
+        none = self._none
+        return bool(kernel.step(frame, table, control, rows, none, none, lr, WHOLE) == OK)
 
-        def call(ids_at: int, known_disjoint: int) -> int:
-            return int(kernel(self.arguments.meta_at, ids_at, 0, known_disjoint, lr))
+    @cached_property
+    def _dtypes(self) -> dict[int, np.dtype[Any]]:
+        return {slot: self.memory.plan.array_dtype(slot) for slot in self.memory.columns}
 
-        status = self._call_until_valid(used, call, status)
-        if status in (va.OK, va.NOT_FINITE):
-            return status
-        parts = self._sparse.rows_of(used[pl.G])
-        if self._sparse.how == "dense":
-            used[pl.G] = dense = self._sparse.as_dense(used[pl.G], parts)
-            status = self._call_until_valid(used, call)
-            self._sparse.clear(dense, parts)
-            return status
-        self._refuse_overlapping_rows(used, parts)
+    @cached_property
+    def _slots(self) -> list[tuple[int, int, bool]]:
+        """Slot, column, and whether it is written, of the caller's arrays; written ones first."""
+        return self._slots_of({})
 
-        def call_for_rows(ids_at: int, known_disjoint: int) -> int:
-            status = va.NEEDS_ROWS
-            while status == va.NEEDS_ROWS:  # a signal handler's step came in between
-                record = self._sparse.record(parts)
-                status = int(kernel(address_of(record.meta), ids_at, 0, known_disjoint, lr))
-            # where the norm of the next step begins
-            self.arguments.leaves["exponent"] = record.leaves["exponent"]
-            return status
+    @cached_property
+    def _slots_with_out(self) -> list[tuple[int, int, bool]]:
+        return self._slots_of({pl.OUT: ()})
 
-        return self._call_until_valid(used, call_for_rows, rows=parts)
+    def _slots_of(self, used: Mapping[int, Any]) -> list[tuple[int, int, bool]]:
+        of_caller = [slot for slot in range(pl.OUT) if self.memory.plan.has(slot)]
+        pairs = [(slot, pl.is_written(slot, used)) for slot in (*of_caller, *used)]
+        columns = self.memory.columns
+        found = [(slot, columns[slot], is_written) for slot, is_written in pairs]
+        return sorted(found, key=lambda entry: not entry[2])
+
+    def _meet(self, spans: np.ndarray, written: int) -> bool:
+        """Whether ranges of bytes meet, of which the first are written."""
+        meets = overlap.meets()
+        if len(self._order) != written:
+            self._order = np.arange(written)
+        found = meets(spans, self._order, written)
+        if found == overlap.UNSORTED:
+            self._order = order = np.argsort(spans[:written, 0], kind="stable")
+            found = meets(spans, order, written)
+        return bool(found == overlap.MEET)
+
+    # --- all arrays ------------------------------------------------------------------------------
+
+    def run(self, used: dict[int, Leaves], lr: float) -> bool:
+        """Take a step over `used`, the arrays by slot; view, copy or refuse what is not as usual.
+
+        False where the guard stopped it.
+        """
+        rows = self._sparse.rows_of(used[pl.G])
+        if rows and self._sparse.how == "dense":
+            used[pl.G] = dense = self._sparse.as_dense(used[pl.G], rows)
+            status = self._take(used, lr, self.memory.work, {})
+            self._sparse.clear(dense, rows)
+            return status == OK
+        if not rows:
+            return self._take(used, lr, self.memory.work, rows) == OK
+        status = STALE
+        while status == STALE:  # a signal handler's step came in between
+            status = self._take(used, lr, self._sparse.work(rows), rows)
+        return status == OK
 
     def check(self) -> None:
-        """Validate the parameters alone, without a step."""
-        meta_at, validate = self.arguments.meta_at, validator()
-        if validate(meta_at, self.ids_at, 0, 0) != va.OK:
-            self._call_until_valid({}, lambda ids_at, known: validate(meta_at, ids_at, 0, known))
+        """Check the parameters alone, without a step."""
+        self._collect({}, {})
 
-    def _call_until_valid(
-        self,
-        used: dict[int, Leaves],
-        call: Callable[[int, int], int],
-        status: int | None = None,
-        rows: Iterable[int] = (),
-    ) -> int:
-        """Call, mend what was refused, and call again; the status of the last call.
+    def _take(self, used: dict[int, Leaves], lr: float, work: Work, rows: Rows) -> int:
+        """Check the arrays and take the step; `rows` are those of sparse gradients, by leaf."""
+        table, before, after, _kept = self._collect(used, rows)
+        kernel = self.kernel_with_out if pl.OUT in used else self.kernel
+        given = work.frame, table, self.memory.control, work.rows, self._none, self._none
+        return kernel.take(given, lr, before, after)
 
-        That is `OK`, `NOT_FINITE`, or the refusal of a sparse gradient. `rows` are the leaves whose
-        gradients the call brings itself.
+    def _collect(self, used: dict[int, Leaves], rows: Rows) -> _Collected:
+        """The addresses of all arrays; raises what is wrong with one, or with two."""
+        memory, everything = self.memory, {pl.P: self._params, **used}
+        table, columns = memory.table.copy(), memory.columns
+        before, after, kept = list[Any](), list[Any](), list[Any]()
+        named: dict[bool, Named] = {True: [], False: []}  # those that are written, and the others
+        for leaf, (_, values) in rows.items():
+            table[leaf, columns[pl.G]] = address_of(values)
+        for slot in sorted(everything):
+            is_written = pl.is_written(slot, used)
+            for leaf, given in enumerate(everything[slot]):
+                if slot == pl.G and leaf in rows:
+                    continue
+                array = self._checked(given, slot, leaf, is_written)
+                flat, dense = self._dense(array, slot, leaf)
+                if dense is not None:
+                    before.append(partial(assign, dense, ..., array))
+                    if is_written:
+                        after.append(partial(assign, array, ..., dense))
+                table[leaf, columns[slot]] = address_of(flat)
+                kept += [array, flat]
+                named[is_written].append((self._title(slot, leaf), array))
+        self._refuse_overlap(named[True], named[False], rows)
+        return _Collected(table, before, after, kept)
+
+    def _dense(self, array: np.ndarray, slot: int, leaf: int) -> tuple[np.ndarray, Any]:
+        """The elements of an array one after the other, in the memory order of the parameter.
+
+        Where they lie otherwise: a work array, which is kept, and the same in the array's shape.
         """
-        known_disjoint = 0
-        while True:
-            if status is None:
-                status = self._call(used, call, known_disjoint, rows)
-            if status == va.OK:
-                return status
-            what, slot, leaf = va.unpack_status(status)
-            sparse = what == va.BAD_TYPE and slot == pl.G and is_sparse(used[pl.G][leaf])
-            if sparse or what in (va.NOT_FINITE, va.NEEDS_ROWS):
-                return status
-            if what == va.OVERLAP:
-                self._refuse_overlap(used)
-                known_disjoint = 1
-            elif what in _ON_DEMAND:
-                with defer_interrupts():  # an exception while it loads code may crash LLVM
-                    self.arguments.meta[_ON_DEMAND[what]] = code_address(_ON_DEMAND[what])
-            elif what == va.NEEDS_WORK:
-                self.arguments.add_work(slot, leaf)
-            else:
-                used[slot] = self._viewed(what, slot, leaf, used)
-            status = None
+        order = self.memory.layout.orders[leaf]
+        turned = array.transpose(order)
+        if turned.flags.c_contiguous and turned.flags.aligned:
+            return turned.reshape(-1), None
+        work = self._work.get((slot, leaf))
+        if work is None:
+            work = aligned_zeros(array.nbytes).view(array.dtype)
+            self._work[slot, leaf] = work
+        return work, work.reshape(turned.shape).transpose(np.argsort(order))
 
-    def _call(
-        self,
-        used: Mapping[int, Leaves],
-        call: Callable[[int, int], int],
-        known_disjoint: int,
-        rows: Iterable[int],
-    ) -> int:
-        slots = tuple(used)
-        # taken from its place while in use, so that a signal handler's step has its own
-        ids, ids_at = self._free.pop(slots, None) or self._new_ids()
-        for slot, leaves in used.items():
-            self._pack(ids.data, slot * ids.strides[0], *map(id, leaves))
-        for leaf in rows:
-            ids[pl.G, leaf] = 0
-        status = call(ids_at, known_disjoint)
-        self._free[slots] = ids, ids_at
-        return status
+    def _checked(self, array: Any, slot: int, leaf: int, is_written: bool) -> np.ndarray:
+        """A plain array over the same memory, or the error of what does not fit.
 
-    def _new_ids(self) -> tuple[np.ndarray, int]:
-        ids = self.ids.copy()
-        return ids, address_of(ids)
+        Views are taken of subclasses of ndarray, other spellings of the dtype, and arrays of other
+        libraries that are read. Of numbers, which NumPy's arithmetic makes of 0-d arrays, arrays.
+        """
+        layout, name, of = self.memory.layout, self._title(slot, leaf), self._title(pl.P, leaf)
+        dtype, shape = self.memory.plan.array_dtype(slot), layout.shapes[leaf]
+        if type(array) is not np.ndarray and not is_written:
+            if slot == pl.G:
+                array = ar.number_as_array(array, shape, dtype)
+            (array,) = as_views([array], "NumPy", lambda _: name)
+        fits = ar.is_viewable(array, dtype)
+        if fits and is_written and not array.flags.writeable:
+            raise ValueError(ar.read_only(name))
+        if problem := ar.unfit(array, name, dtype, shape, of):
+            raise problem
+        if is_written and ar.overlaps_itself(array):
+            raise ValueError(ar.same_memory(name))
+        return np.ndarray.view(array, dtype, np.ndarray)
 
-    def _named(self, used: Mapping[int, Leaves]) -> tuple[Named, Named]:
-        """The arrays that a step over `used` writes and reads, by what the user calls them."""
-        everything = {pl.P: self._params, **used}
-        named = {
-            slot: [(self._title(slot, j), array) for j, array in enumerate(arrays)]
-            for slot, arrays in everything.items()
-        }
-        read = named.pop(pl.G, [])
-        if pl.OUT in named:
-            read += named.pop(pl.P)
-        return [*self._bound(), *(pair for pairs in named.values() for pair in pairs)], read
+    # --- overlap ---------------------------------------------------------------------------------
 
-    def _refuse_overlapping_rows(self, used: Mapping[int, Leaves], parts: Rows) -> None:
-        """Raise where rows share an element with what is written."""
-        written, _ = self._named(used)
-        for leaf, arrays in parts.items():
+    def _refuse_overlap(self, written: Named, read: Named, rows: Rows) -> None:
+        """Raise where an array that is written shares an element with another one."""
+        ends = [byte_bounds(x) if x.size else (0, 0) for _, x in (*written, *read)]
+        if self._meet(np.array([self.memory.state, *ends], np.int64), len(written) + 1):
+            self._compare([*self._bound(), *written], read)
+        for leaf, arrays in rows.items():
             # by their bounds, in C: 15 us less than to compare all names and arrays
-            near = [one for one in written if any(np.may_share_memory(one[1], a) for a in arrays)]
-            read = [(self._title(pl.G, leaf), array) for array in arrays if near]
-            if near and (problem := ar.shared_memory(near, read)):
+            every = [*self._bound(), *written]
+            near = [one for one in every if any(np.may_share_memory(one[1], a) for a in arrays)]
+            of_leaf = [(self._title(pl.G, leaf), array) for array in arrays if near]
+            if near and (problem := ar.shared_memory(near, of_leaf)):
                 raise ValueError(problem)
 
-    def _refuse_overlap(self, used: Mapping[int, Leaves]) -> None:
+    def _compare(self, written: Named, read: Named) -> None:
         """Raise where two arrays share an element; bounds may overlap where none is shared."""
-        written, read = self._named(used)
         # pairs of many arrays take long: disjoint ones are remembered by where they lie
         lie = [(a.ctypes.data, a.shape, a.strides) for _, a in written]
         problem = "" if lie == self._known_disjoint else ar.shared_memory(written, written)
@@ -341,37 +446,3 @@ class CpuStep:
         if problem:
             raise ValueError(problem)
         self._known_disjoint = lie
-
-    def _viewed(self, what: int, slot: int, leaf: int, used: Mapping[int, Leaves]) -> list[Any]:
-        """The arrays of a slot as plain arrays of the dtype, where their memory serves as it is.
-
-        These are subclasses of ndarray, other spellings of the dtype, and arrays of other
-        libraries. And numbers, which NumPy's arithmetic makes of 0-d arrays, as gradients of such.
-        """
-        dtype, arrays = self.arguments.plan.array_dtype(slot), used.get(slot, self._params)
-        if what == va.BAD_TYPE and slot == pl.G:
-            shape, given = self.arguments.layout.shapes[leaf], arrays[leaf]
-            number = ar.number_as_array(given, shape, dtype)
-            if number is not given:
-                return [*arrays[:leaf], number, *arrays[leaf + 1 :]]
-        if what == va.BAD_TYPE and not pl.is_written(slot, used):
-            views = as_views(arrays, "NumPy", functools.partial(self._title, slot))
-            if views[leaf] is not arrays[leaf]:
-                return views
-        if what not in (va.BAD_TYPE, va.BAD_DTYPE) or not ar.is_viewable(arrays[leaf], dtype):
-            raise self._refusal(what, arrays[leaf], slot, leaf)
-        return [
-            np.ndarray.view(array, dtype, np.ndarray) if ar.is_viewable(array, dtype) else array
-            for array in arrays
-        ]
-
-    def _refusal(self, what: int, array: Any, slot: int, leaf: int) -> Exception:
-        name, plan = self._title(slot, leaf), self.arguments.plan
-        if what == va.READ_ONLY:
-            return ValueError(ar.read_only(name))
-        if what == va.SELF_OVERLAP:
-            return ValueError(ar.same_memory(name))
-        shape, of = self.arguments.layout.shapes[leaf], self._title(pl.P, leaf)
-        problem = ar.unfit(array, name, plan.array_dtype(slot), shape, of)
-        assert problem is not None  # which the compiled check has found
-        return problem

@@ -14,7 +14,6 @@ import weakref
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
 from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
 from _thread import interrupt_main, start_new_thread
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -27,14 +26,16 @@ _RETRY = 0.01
 Writes = list[Callable[[], Any]]
 
 
-def at_once(calls: Iterable[Callable[[], Any]]) -> None:
+def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
     """Call C functions with no bytecode between them: no exception from outside comes there.
+
+    Returns their results.
 
     Signal handlers, and exceptions that another thread sets in this one, run between bytecodes
     alone. Whatever the calls need is bound before: `functools.partial` of C functions, with no
     method or descriptor that is written in Python.
     """
-    deque(map(operator.call, list(calls)), maxlen=0)
+    return list(map(operator.call, list(calls)))
 
 
 class _Handler:
@@ -140,6 +141,12 @@ def give_lock(owner: Any) -> None:
         _purge_at = 64 + 2 * len(_owners)
 
 
+def refuse_cut_off() -> None:
+    """Refuse to compile in a child that was forked while another thread did so."""
+    if _compile_cut_off:
+        raise _error("compile or load a loop", "was compiling")
+
+
 @contextlib.contextmanager
 def compile_lock() -> Iterator[None]:
     """Hold the lock of all that is compiled, or loaded, or imported with Numba.
@@ -151,8 +158,7 @@ def compile_lock() -> Iterator[None]:
     RuntimeError
         In a child that was forked while another thread did so.
     """
-    if _compile_cut_off:
-        raise _error("compile or load a loop", "was compiling")
+    refuse_cut_off()
     with _compiling, outside_llvmlite():
         yield
 

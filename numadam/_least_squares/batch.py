@@ -24,7 +24,7 @@ from numadam._least_squares.guards import (
     large_size,
 )
 from numadam._least_squares.objective import ResidualAdapter
-from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
+from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import FIT_STATUS, ManyResult, attach
 
@@ -141,7 +141,7 @@ class Fits:
 
     def _call(self) -> None:
         """Run the loop, and raise what the residuals raised, or where they wrote."""
-        kernel = kernel_address(self._kernels.choose(process.safe(False, self._in_threads)))
+        kernel = self._kernels.address(process.safe(False, self._in_threads))
         try:
             if self._entry(self._task.args, kernel, 0, addressof(self._state)) == 0:
                 return

@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 
+from numadam._jit.calls import call7
 from numadam._jit.functions import linked
 from numadam._least_squares.factors import dot
-from numadam._minimize.compiled.objective import call7
 
 #: A change of r is seen from so many of its roundings on.
 _SEEN = 16.0

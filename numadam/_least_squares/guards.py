@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from numadam._jit.calls import call7
 from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at
 from numadam._least_squares.factors import padded
-from numadam._minimize.compiled.objective import call7
 
 #: In guards, and where nothing is written yet: a sum that begins with it is as one from 0.
 MARKS = {np.float64: 3.1415926e-300, np.float32: 3.1415926e-36}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba import int64, prange
 
+from numadam._jit.calls import call7
 from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at, record_at
 from numadam._least_squares.differences import differentiate
@@ -29,7 +30,6 @@ from numadam._least_squares.factors import (
     padded,
 )
 from numadam._least_squares.guards import FINE, MARKS, find_past, make_check, places, set_guards
-from numadam._minimize.compiled.objective import call7
 
 #: ``status`` of a problem: 0 to 4 as in SciPy. UNDETERMINED: an unknown that r does not
 #: show; STUCK: J promises what r does not keep; BUSY inside the loop alone.

@@ -329,6 +329,7 @@ class Settings:
     ) -> Plan:
         options, rule, norm = self.options, self.rule, self._norm()
         decays = [own.get("weight_decay", options["weight_decay"]) for own in self._overrides]
+        clips = [own.get("clip_value", options["clip_value"]) for own in self._overrides]
         kind = "decoupled" if options["decoupled"] else "l2"
         boxed = not scalar_box or any(pair != OPEN for pair in pairs)
         decay = kind if any(decay != 0.0 for decay in decays) else ""
@@ -347,6 +348,9 @@ class Settings:
             like=self._like(average),
             squares=rule.modulus(options) or (),
             modulus=dtype.kind == "c" and options["complex_form"] == "modulus",
+            maximize=options["maximize"],
+            clip_value=any(clip is not None for clip in clips),
+            clip_norm=options["clip_norm"] is not None or norm == "array",
         )
 
     def _like(self, average: bool) -> str:

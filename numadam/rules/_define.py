@@ -21,10 +21,10 @@ from numba.core.registry import cpu_target
 from numba.core.typed_passes import type_inference_stage
 
 from numadam._core import options as op
-from numadam._core.element import parameters_of
 from numadam._core.hyper import Hyper, check_switch
 from numadam._core.plan import ROW_COUNTS, STATE_SLOTS
 from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
+from numadam._core.text import parameters_of
 from numadam._jit.loops import refuse_without_jit
 from numadam._jit.objectives import frozen
 from numadam._optimizer.base import OptimizerType

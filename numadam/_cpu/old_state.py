@@ -1,0 +1,194 @@
+"""State of NumPy parameters and the arguments of their step, without a step of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from numadam._arrays import checks as ar
+from numadam._arrays.interop import Layout, address_of, aligned_zeros, assign, few, layout_of
+from numadam._backend import Leaves
+from numadam._core import plan as pl
+from numadam._cpu.arguments import KernelArguments, StatePlaces, state_places
+from numadam._cpu.records import META
+from numadam._jit.pointers import offset_of
+from numadam._jit.process import Writes, at_once, cached_property
+from numadam._settings.settings import Settings
+
+#: The first of the counters in META, which products and state follow.
+COUNTERS_AT = offset_of(META, "steps")
+#: Counters as the user calls them, and the fields of META that hold them.
+_COUNTERS = {"t": "steps", "skipped": "skipped", "skipped_in_a_row": "in_a_row"}
+
+
+#: Numbers of the user are rounded to the dtype of arrays whatever his `numpy.seterr` says.
+_ROUNDS = np.errstate(all="ignore")
+
+
+def _fills(views: Leaves, values: Leaves) -> Writes:
+    """Assignments of a number or array to each view, to both parts of a complex number."""
+    return [
+        partial(assign, view, ..., value * (1 + 1j) if view.dtype.kind == "c" else value)
+        for view, value in zip(views, values, strict=True)
+    ]
+
+
+class CpuState:
+    """State arrays and counters of NumPy parameters, and the arguments that point at them.
+
+    One block holds META, the running products and each state array flat. META ends in the
+    counters, so that all of the state is one piece of memory, and a load one copy.
+    """
+
+    home = "NumPy"
+    is_host = True
+    check_params = staticmethod(ar.check_params)
+
+    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
+        self.params, self.names, self.settings = list(params), list(names), settings
+        plan, rows = settings.plan, len(settings.control)
+        shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
+        self.layout = layout_of(shapes, orders, plan.dtype)
+        places: StatePlaces = few(state_places, self.layout)(plan, self.layout, rows)
+        self._places = places
+        self._block = aligned_zeros(places.end, places.unit)
+        self._meta, self.products = self._head_of(self._block)
+        self.arguments = KernelArguments(
+            plan,
+            self.layout,
+            list(map(type, params)),
+            settings.control,
+            self._meta,
+            self.products,
+            settings.group_of_leaf,
+            places,
+        )
+        self._meta["guard"] = settings.guard
+        self.state = self._views(self._block)
+        self.per_element = self._bind_per_element()
+
+    @_ROUNDS
+    def begin(self) -> None:
+        """Bring the parameters into their bounds, and write what is not zero at the start."""
+        at_once(self._starts())
+
+    @_ROUNDS
+    def reset(self) -> None:
+        """Begin anew: state, counters and products as before the first step, or nothing."""
+        # counters, products and state lie together
+        writes: Writes = [partial(assign, self._block[COUNTERS_AT:], ..., 0)]
+        if self.settings.plan.norm:
+            writes.append(partial(assign, self.arguments.norms, ..., math.nan))
+        at_once([*writes, *self._starts()])
+
+    def _head_of(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """META, in an array of one, and the products of a block, one row a group."""
+        products = np.ndarray(self._places.products, np.float64, block, META.itemsize)
+        return np.ndarray(1, META, block), products
+
+    def _views(self, block: np.ndarray) -> dict[str, list[np.ndarray]]:
+        """The state arrays in a block like the back end's own."""
+        names, _, layouts, firsts, *_ = self._places
+        return {
+            name: layout.views(block[first : first + layout.nbytes])
+            for name, layout, first in zip(names, layouts, firsts, strict=True)
+        }
+
+    @_ROUNDS
+    def _bind_per_element(self) -> dict[int, list[np.ndarray]]:
+        """Arrays of bounds and step sizes by slot, in the memory order of the parameters."""
+        plan, kept = self.settings.plan, {}
+        for slot, values in self.settings.per_element.items():
+            layout = layout_of(self.layout.shapes, self.layout.orders, plan.array_dtype(slot))
+            kept[slot] = layout.zeros()
+            at_once(_fills(kept[slot], values))
+            self.arguments.bind(slot, list(map(address_of, kept[slot])))
+        return kept
+
+    def _projections(self) -> Writes:
+        """Writes that bring parameters from outside of their bounds to the nearest bound."""
+        settings, plan = self.settings, self.settings.plan
+        boxes = settings.leaf_boxes() if plan.bounds else None
+        writes: Writes = []
+        for param, (low, high) in zip(self.params, boxes or (), strict=boxes is not None):
+            inside = np.clip(param, low, high).astype(param.dtype, copy=False)
+            if (inside != param).any():  # also where there is NaN: written as it is
+                writes.append(partial(assign, param, ..., inside))
+        return writes
+
+    def _starts(self) -> Writes:
+        """All writes that follow those of zeros when an optimiser begins."""
+        settings, writes = self.settings, self._projections()
+        if carried := len(settings.plan.products):
+            writes.append(partial(assign, self.products, (..., slice(carried)), 1.0))
+        if settings.plan.average and not settings.options["ema_debias"]:
+            pairs = zip(self.state["average"], self.params, strict=True)
+            writes += [partial(assign, view, ..., param) for view, param in pairs]
+        for name, value in settings.rule.initial(settings.options).items():
+            writes += _fills(self.state[name], [value] * len(self.params))
+        return writes
+
+    @property
+    def t(self) -> int:
+        return int(self._meta["steps"][0])
+
+    @cached_property
+    def counters(self) -> dict[str, np.ndarray]:
+        """By name read-only 0-d int64 arrays that show the counters themselves."""
+        shown = list(_COUNTERS) if self.settings.guard == pl.SKIP else ["t"]
+        found: dict[str, Any] = {name: self._meta[_COUNTERS[name]].reshape(()) for name in shown}
+        for k, name in enumerate(self.settings.plan.products):
+            found[name] = self.products[:, k].reshape(-1)
+        for view in found.values():
+            view.flags.writeable = False
+        return found
+
+    @property
+    def grad_norm(self) -> Any:
+        norms, of_each = self.arguments.norms, self.settings.plan.norm == "array"
+        return norms[:-1].tolist() if of_each else float(norms[-1])
+
+    def check_arrays(self, what: str, leaves: Leaves, state: str = "") -> list[Any]:
+        """Check arrays to be copied into the leaves of `what`; numbers where it is 0-d."""
+        layout = self._layout_of(state) if state else self.layout
+        wanted, checked = layout.dtype, []
+        for leaf, shape, param in zip(leaves, layout.shapes, self.names, strict=True):
+            title = what + param.removeprefix("params")
+            leaf = ar.number_as_array(leaf, shape, wanted)
+            if problem := ar.unfit(leaf, title, wanted, shape, param):
+                raise problem
+            checked.append(leaf)
+        return checked
+
+    def _layout_of(self, name: str) -> Layout:
+        """The layout of a state array."""
+        return self._places.layouts[self._places.names.index(name)]
+
+    def load(
+        self,
+        counters: Mapping[str, Any],
+        state: Mapping[str, Leaves],
+        params: Leaves | None = None,
+        others: Iterable[Callable[[], Any]] = (),
+    ) -> None:
+        """Load counters, state arrays and parameters, and make other writes, all at once."""
+        # counters and products lie before the arrays, which need not be copied without new ones
+        end = self._places.end if state else min(self._places.firsts, default=self._places.end)
+        staged = self._block[:end].copy()
+        meta, products = self._head_of(staged)
+        for name, value in counters.items():
+            if name in _COUNTERS:
+                meta[_COUNTERS[name]] = value
+            else:
+                products[:, self.settings.plan.products.index(name)] = value
+        for name, views in self._views(staged).items() if state else ():
+            for view, leaf in zip(views, state.get(name, ()), strict=name in state):
+                np.copyto(view, leaf)
+        pairs = [(self._block[COUNTERS_AT:end], staged[COUNTERS_AT:])]
+        if params is not None:
+            pairs += zip(self.params, params, strict=True)
+        at_once([*(partial(assign, own, ..., new) for own, new in pairs), *others])
