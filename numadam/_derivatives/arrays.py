@@ -6,7 +6,7 @@ import operator
 from contextlib import nullcontext
 from typing import Any
 
-from numba import types
+from numba import errors, types
 from numba.extending import (
     intrinsic,
     models,
@@ -215,6 +215,8 @@ def _residual(typingctx: Any, r: Any, k: Any) -> Any:
 @intrinsic
 def store_gradient(typingctx: Any, g: Any, f: Any) -> Any:
     """Write the derivatives of f into g, as the only row of a matrix."""
+    if not is_scalar(f):
+        raise errors.TypingError(f"fun: has to return the number f, got {f}")
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         row = context.get_constant(types.intp, 0)

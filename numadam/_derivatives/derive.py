@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import linecache
 import math
+import re
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 from numba import njit
 
-from numadam._derivatives import operations
+from numadam._derivatives import operations as operations  # defines them
 from numadam._derivatives.arrays import make_wraps, store_gradient
 from numadam._derivatives.dual import value
 
 #: Unknowns by which all derivatives are taken at once: more fill the registers of a processor.
 AT_ONCE = 8
-#: Unknowns above which forward derivatives are no way.
-MOST_UNKNOWNS = 32
 
 
 def _chunks(n: int) -> tuple[int, int]:
@@ -68,3 +70,40 @@ def with_gradient(fun: Any, n: int) -> Any:
         return value(f)
 
     return njit(error_model="numpy", forceinline=True)(gradient)
+
+
+# --- what stands in the way ----------------------------------------------------------------------
+
+
+_PACKAGES = tuple(str(Path(package).parent) for package in (__file__, numba.__file__))
+_PLACE = re.compile(r"During: .* at (.+) \((\d+)\)")
+_CALL = re.compile(r">>> (.+)")
+_NAMES = (
+    (re.compile(r"unknown\([^()]*\)"), "an unknown"),
+    (re.compile(r"unknowns\([^()]*\)"), "the array of unknowns"),
+    (re.compile(r"residuals\([^()]*\)"), "the array of residuals"),
+    (re.compile(r"Literal\[\w+\]\((.*?)\)"), r"\1"),
+)
+
+
+def reason(error: BaseException) -> str:
+    """Sentences on the operation that has no derivative, and its line; or "", for other errors."""
+    text = str(error)
+    call = _CALL.search(text)
+    lines = [line for line in text.splitlines() if line and not line.startswith("Failed in")]
+    what = call[1] if call else lines[0].rstrip(". ") if lines else ""
+    for pattern, name in _NAMES:
+        what = pattern.sub(name, what)
+    if what.startswith(store_gradient.__name__):
+        return f"it has to return the number f, got {what.partition(', ')[2][:-1]}."
+    if " unknown" not in what and " residuals" not in what:
+        return ""
+    places = [place for place in _PLACE.findall(text) if not place[0].startswith(_PACKAGES)]
+    if places:
+        file, line = places[0]
+        what += f", at line {line} of {file}: `{linecache.getline(file, int(line)).strip()}`"
+    return (
+        f"it has no exact derivative, because of {what}. What has one: x[k], "
+
+        "arithmetic, functions of math and their like in NumPy, and functions of yours, on numbers."
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import Hyper, check_switch, count
 from numadam._least_squares.batch import FitTask, run_fits
-from numadam._least_squares.objective import adapter_for, form_of
+from numadam._least_squares.objective import DIFFERENCES, adapter_for, form_of
+from numadam._minimize.compiled.objective import check_derives
 from numadam._minimize.arguments import Run, own_copy, read_args
 from numadam._minimize.result import ManyResult
 from numadam._settings.bounds import OPEN, Box, check_ends, inward, standard_bounds
@@ -57,7 +58,7 @@ def least_squares_many(
     args: Any = (),
     *,
     m: int,
-    jac: bool | None = None,
+    jac: bool | Literal["differences"] | None = None,
     bounds: Bounds | None = None,
     ftol: float = 1e-8,
     xtol: float = 1e-8,
@@ -155,7 +156,9 @@ def least_squares_many(
     x = read_starts(x0)
     problems, n = x.shape
     args = read_args(args, compiled=True)
-    form = form_of(fun, args, jac)
+    form, exact = form_of(fun, args, jac), n if jac is None else 0
+    if exact:
+        check_derives((n,), x.dtype, f"write J, with jac=True, or pass jac={DIFFERENCES!r}")
     low, high = read_bounds(bounds, x)
     m = count("m", m, 1, 2**40)
     task = FitTask(
@@ -172,9 +175,9 @@ def least_squares_many(
         absolute_sigma=check_switch("absolute_sigma", absolute_sigma),
         points=_read_points(points, problems, m),
         progress=progress,
-        derives=form[0],
+        derives=form[0] or exact > 0,
     )
-    return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args))
+    return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args, exact))
 
 
 def read_starts(x0: Any) -> np.ndarray:

@@ -69,7 +69,7 @@ def run_compiled(task: Task) -> Result:
     x, norm = task.x, task.tolerances.norm
     check_for_compiled(x)
     form = form_of(task.fun, task.args, task.jac, many=False)
-    objective = objective_for(task.fun, form, x.dtype, x.ndim, task.args)
+    objective = objective_for(task.fun, form, x, task.args)
     key = key_for(task.rule, x, task.lr, task.options, norm)
     problem = take(key, task.rule, x, task.lr, task.options, norm)
     problem.start(task, objective)
