@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from numadam._derivatives import operations as operations  # defines them
-from numadam._derivatives.arrays import make_wraps, store_gradient
+from numadam._derivatives.arrays import make_wraps, write_gradient
 from numadam._derivatives.dual import value
 
 #: Unknowns by which all derivatives are taken at once: more fill the registers of a processor.
@@ -36,7 +36,7 @@ def with_jacobian(fun: Any, n: int) -> Any:
     """Residuals ``fun(x, r, *args)`` as ``jacobian(x, r, J, *args)``, which writes J as well."""
     fun = _plain(fun)
     count, width = _chunks(n)
-    unknowns, residuals, _ = make_wraps(n, width)
+    unknowns, residuals = make_wraps(n, width)
 
     if count == 1:
 
@@ -61,12 +61,12 @@ def with_gradient(fun: Any, n: int) -> Any:
     """Objective ``fun(x, *args) -> f`` as ``gradient(x, g, *args) -> f``, which writes g."""
     fun = _plain(fun)
     count, width = _chunks(n)
-    unknowns, _, slopes = make_wraps(n, width)
+    unknowns, residuals = make_wraps(n, width)
 
     def gradient(x, g, *args):
         for k in range(count):
             f = fun(unknowns(x, k * width), *args)
-            store_gradient(slopes(g, k * width), f)
+            write_gradient(residuals(g, k * width, g), f)
         return value(f)
 
     return njit(error_model="numpy", forceinline=True)(gradient)
@@ -94,8 +94,8 @@ def reason(error: BaseException) -> str:
     what = call[1] if call else lines[0].rstrip(". ") if lines else ""
     for pattern, name in _NAMES:
         what = pattern.sub(name, what)
-    if what.startswith(store_gradient.__name__):
-        return f"it has to return the number f, got {what.partition(', ')[2][:-1]}."
+    if what.startswith(write_gradient.__name__):
+        return f"it has to return the number f, got {what.partition('residuals, ')[2][:-1]}."
     if " unknown" not in what and " residuals" not in what:
         return ""
     places = [place for place in _PLACE.findall(text) if not place[0].startswith(_PACKAGES)]
@@ -104,6 +104,5 @@ def reason(error: BaseException) -> str:
         what += f", at line {line} of {file}: `{linecache.getline(file, int(line)).strip()}`"
     return (
         f"it has no exact derivative, because of {what}. What has one: x[k], "
-
         "arithmetic, functions of math and their like in NumPy, and functions of yours, on numbers."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,49 +11,19 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from numadam._derivatives.dual import (
-    REAL,
     Dual,
     chain,
-    chain2,
-    chain2_from_0,
-    chain_from_0,
     is_dual,
-    make_sum,
     ratio,
     value,
 )
 
-# --- sums and products: without a function in between, which takes time to compile ---------------
-
-
-def _arithmetic(functions: tuple[Any, ...], *signs: float) -> None:
-    combined = make_sum(functions[0], *signs)
-
-    def one(x):
-        return (lambda x: combined(x)) if isinstance(x, Dual) else None
-
-    def two(x, y):
-        return (lambda x, y: combined(x, y)) if is_dual(x, y) else None
-
-    for function in functions:
-        overload(function)(one if len(signs) == 1 else two)
-
-
-_arithmetic((operator.neg, np.negative), -1.0)
-_arithmetic((operator.pos, np.positive), 1.0)
-_arithmetic((operator.add, operator.iadd, np.add), 1.0, 1.0)
-_arithmetic((operator.sub, operator.isub, np.subtract), 1.0, -1.0)
-_arithmetic((operator.mul, operator.imul, np.multiply))
-
 # --- one argument --------------------------------------------------------------------------------
 
 
-def _unary(functions: tuple[Any, ...], slope: Any, singular: bool = False) -> None:
-    """Define functions of one number by the slope ``slope(v, f)`` at v, where the value is f.
-
-    `singular`: the slope may be infinite where the value is finite.
-    """
-    slope, rule = register_jitable(slope), chain_from_0 if singular else chain
+def _unary(functions: tuple[Any, ...], slope: Any) -> None:
+    """Define functions of one number by the slope ``slope(v, f)`` at v, where the value is f."""
+    slope = register_jitable(slope)
 
     def define(function: Any) -> None:
         @overload(function)
@@ -62,7 +31,7 @@ def _unary(functions: tuple[Any, ...], slope: Any, singular: bool = False) -> No
             def dual(x):
                 v = value(x)
                 f = function(v)
-                return rule(f, slope(v, f), x)
+                return chain(f, slope(v, f), x, 0.0, 0.0)
 
             return dual if isinstance(x, Dual) else None
 
@@ -85,6 +54,8 @@ def _sign(v):
     return 1.0 if v > 0.0 else (-1.0 if v < 0.0 else 0.0)
 
 
+_unary((operator.neg, np.negative), lambda v, f: -1.0)
+_unary((operator.pos, np.positive), lambda v, f: 1.0)
 _unary((abs, np.abs, math.fabs, np.fabs), lambda v, f: _sign(v))
 _unary((np.square,), lambda v, f: 2.0 * v)
 _unary((np.reciprocal,), lambda v, f: -f * f)
@@ -95,19 +66,19 @@ _unary(_same("log"), lambda v, f: ratio(1.0, v))
 _unary(_same("log2"), lambda v, f: ratio(1.0 / _LN_2, v))
 _unary(_same("log10"), lambda v, f: ratio(1.0 / _LN_10, v))
 _unary(_same("log1p"), lambda v, f: ratio(1.0, 1.0 + v))
-_unary(_same("sqrt"), lambda v, f: ratio(0.5, f), True)
-_unary(_same("cbrt"), lambda v, f: ratio(1.0, 3.0 * f * f), True)
+_unary(_same("sqrt"), lambda v, f: ratio(0.5, f))
+_unary(_same("cbrt"), lambda v, f: ratio(1.0, 3.0 * f * f))
 _unary(_same("sin"), lambda v, f: math.cos(v))
 _unary(_same("cos"), lambda v, f: -math.sin(v))
 _unary(_same("tan"), lambda v, f: 1.0 + f * f)
 _unary(_same("sinh"), lambda v, f: math.cosh(v))
 _unary(_same("cosh"), lambda v, f: math.sinh(v))
 _unary(_same("tanh"), lambda v, f: ratio(1.0, math.cosh(v)) * ratio(1.0, math.cosh(v)))
-_unary(_same("asin", "arcsin"), lambda v, f: ratio(1.0, math.sqrt((1.0 - v) * (1.0 + v))), True)
-_unary(_same("acos", "arccos"), lambda v, f: ratio(-1.0, math.sqrt((1.0 - v) * (1.0 + v))), True)
+_unary(_same("asin", "arcsin"), lambda v, f: ratio(1.0, math.sqrt((1.0 - v) * (1.0 + v))))
+_unary(_same("acos", "arccos"), lambda v, f: ratio(-1.0, math.sqrt((1.0 - v) * (1.0 + v))))
 _unary(_same("atan", "arctan"), lambda v, f: 1.0 / (1.0 + v * v))
 _unary(_same("asinh", "arcsinh"), lambda v, f: 1.0 / math.hypot(1.0, v))
-_unary(_same("acosh", "arccosh"), lambda v, f: ratio(1.0, math.sqrt((v - 1.0) * (v + 1.0))), True)
+_unary(_same("acosh", "arccosh"), lambda v, f: ratio(1.0, math.sqrt((v - 1.0) * (v + 1.0))))
 _unary(_same("atanh", "arctanh"), lambda v, f: ratio(1.0, (1.0 - v) * (1.0 + v)))
 _unary((math.erf,), lambda v, f: _ROOT_PI * math.exp(-v * v))
 _unary((math.erfc,), lambda v, f: -_ROOT_PI * math.exp(-v * v))
@@ -116,7 +87,7 @@ _unary((math.erfc,), lambda v, f: -_ROOT_PI * math.exp(-v * v))
 # --- two arguments -------------------------------------------------------------------------------
 
 
-def _binary(functions: tuple[Any, ...], slopes: Any, rule: Any = chain2) -> None:
+def _binary(functions: tuple[Any, ...], slopes: Any) -> None:
     """Define functions of two numbers by the slopes ``slopes(u, v, f)`` by each of them."""
     slopes = register_jitable(slopes)
 
@@ -127,7 +98,7 @@ def _binary(functions: tuple[Any, ...], slopes: Any, rule: Any = chain2) -> None
                 u, v = value(x), value(y)
                 f = function(u, v)
                 a, b = slopes(u, v, f)
-                return rule(f, a, x, b, y)
+                return chain(f, a, x, b, y)
 
             return dual if is_dual(x, y) else None
 
@@ -155,10 +126,13 @@ def _chosen(u, v, f):
     return (1.0, 0.0) if f == u else (0.0, 1.0)
 
 
+_binary((operator.add, operator.iadd, np.add), lambda u, v, f: (1.0, 1.0))
+_binary((operator.sub, operator.isub, np.subtract), lambda u, v, f: (1.0, -1.0))
+_binary((operator.mul, operator.imul, np.multiply), lambda u, v, f: (v, u))
 _binary((operator.truediv, np.divide), _quotient)
 _binary((operator.mod, np.mod), lambda u, v, f: (1.0, -(u // v)))
 _binary((np.fmod,), lambda u, v, f: (1.0, -math.trunc(ratio(u, v))))
-_binary((math.atan2, np.arctan2), _arctan, chain2_from_0)
+_binary((math.atan2, np.arctan2), _arctan)
 _binary((math.hypot, np.hypot), _length)
 _binary((math.copysign, np.copysign), lambda u, v, f: (1.0 if f == u else -1.0, 0.0))
 _binary((np.minimum, np.maximum, np.fmin, np.fmax), _chosen)
@@ -169,7 +143,7 @@ def _power_slope(v, p, f):
     """Slope of ``f = v ** p`` by v."""
     if p == 0.0:
         return 0.0
-    if 1e-30 < abs(f) < 1e30 and 1e-30 < abs(v):  # else a quotient has few digits
+    if 1e-30 < abs(f) < 1e30 and abs(v) > 1e-30:  # else a quotient has few digits
         return ratio(f, v) * p
     return p * math.pow(np.float64(v), p - 1.0)
 
@@ -193,28 +167,28 @@ def _power(function: Any) -> None:
 
             def dual(x, p):  # no power is computed by logarithms
                 v = value(x)
-                return chain(function(v, constant), constant * v**less, x)
+                return chain(function(v, constant), constant * v**less, x, 0.0, 0.0)
 
         elif isinstance(p, (types.Integer, types.Boolean)):
 
             def dual(x, p):
                 v = value(x)
                 slope = 0.0 if p == 0 else p * v ** (p - 1)
-                return chain(function(v, p), slope, x)
+                return chain(function(v, p), slope, x, 0.0, 0.0)
 
         elif isinstance(p, types.Float):
 
             def dual(x, p):
                 v = value(x)
                 f = function(v, p)
-                return chain_from_0(f, _power_slope(v, p, f), x)
+                return chain(f, _power_slope(v, p, f), x, 0.0, 0.0)
 
         else:
 
             def dual(x, p):
                 u, v = value(x), value(p)
                 f = function(u, v)
-                return chain2_from_0(f, _power_slope(u, v, f), x, _exponent_slope(u, f), p)
+                return chain(f, _power_slope(u, v, f), x, _exponent_slope(u, f), p)
 
         return dual
 
@@ -281,4 +255,4 @@ _choice(max, operator.gt)
 
 @overload(float)
 def _float(x):
-    return (lambda x: chain(float(value(x)), 1.0, x)) if isinstance(x, Dual) else None
+    return (lambda x: chain(float(value(x)), 1.0, x, 0.0, 0.0)) if isinstance(x, Dual) else None
