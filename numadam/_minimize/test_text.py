@@ -28,6 +28,8 @@ class Numbers(NamedTuple):
 
     F: float  # at the iterate
     SIZE: float  # the norm of its projected gradient
+    WAY: float  # that of the move
+    LENGTH: float  # that of x
     F_BEFORE: float  # f at the iterate tested before
     FIRST: float  # norm of the first projected gradient, NaN before it is known
     LIMIT: float  # norm of the gradient at which the run stops
@@ -41,6 +43,27 @@ class Numbers(NamedTuple):
 
 #: The place of each.
 AT: Any = Numbers(*range(len(Numbers._fields)))
+
+
+def start_of(tolerances: st.Tolerances, first: float) -> Numbers:
+    """The state at the begin of a run; `first` is the norm of an earlier run's first gradient."""
+    nan = math.nan
+    return Numbers(
+        F=nan,
+        SIZE=nan,
+        WAY=nan,
+        LENGTH=nan,
+        F_BEFORE=nan,
+        FIRST=first,
+        LIMIT=nan,
+        GTOL=tolerances.gtol,
+        GTOL_REL=tolerances.gtol_rel,
+        FTOL=tolerances.ftol,
+        XTOL=tolerances.xtol,
+        F_BEST=math.inf,
+        SIZE_BEST=nan,
+    )
+
 
 #: What the lines read besides: places, and functions that are compiled.
 SCOPE: dict[str, Any] = {
@@ -128,4 +151,5 @@ def test_lines(bounds: str, norm: float) -> list[str]:
     lines += ["            limit = numbers[GTOL]"]
     lines += ["limits = (limit, numbers[FTOL], numbers[XTOL])"]
     given = "f, numbers[F_BEFORE], size, way, length, later, limits"
-    return [*lines, f"code = check_convergence({given})", "numbers[F_BEFORE] = f"]
+    lines += [f"code = check_convergence({given})", "numbers[F_BEFORE] = f"]
+    return [*lines, "numbers[SIZE], numbers[WAY], numbers[LENGTH] = size, way, length"]

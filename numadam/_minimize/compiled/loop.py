@@ -85,7 +85,6 @@ def _test(plan: Plan, norm: float) -> list[str]:
     lines = ["f, number = numbers[F], table[DONE]", "later, early = number > 0, counters[0] <= 1"]
     lines += [_view("befores", "BEFORE", "one", "count"), _view("firsts", "FIRSTS", "one", "count")]
     lines += [_view("tops", "TOPS", "1.0", tt.LANES), *tt.test_lines(plan.bounds, norm)]
-    lines += ["numbers[SIZE] = size"]
     lines += ["if table[BEST] != 0 and f < numbers[F_BEST] and math.isfinite(f):"]
     lines += ["    numbers[F_BEST], numbers[SIZE_BEST] = f, size"]
     lines += ["    " + _view("best", "BEST", "one", "count")]
@@ -208,9 +207,10 @@ def source_of(text: StepText, norm: float) -> str:
         *text.functions,
         _function("fill_row(table, row, t, step_number)", _fill_row(plan)),
         _function("write_line(table, number, f, size)", _WRITE_LINE),
-        *([_function("clip_row(table, arrays, row)", _clip_row(text))] * plan.clip_norm),
-        _function("iterate(at)", lines, ""),
     ]
+    if plan.clip_norm:
+        functions += [_function("clip_row(table, arrays, row)", _clip_row(text))]
+    functions += [_function("iterate(at)", lines, "")]
     return "\n\n\n".join(functions) + "\n"
 
 

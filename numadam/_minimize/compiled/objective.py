@@ -22,7 +22,7 @@ from numba.extending import is_jitted
 from numadam._arrays.checks import describe, refuse_uncompilable
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit import build
-from numadam._jit.calls import address_of, call1, call3, read_only
+from numadam._jit.calls import address_of, call1, call3, loader, read_only
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
 
@@ -385,7 +385,8 @@ def call_again(
 
 
 _DRIVE = """
-def drive(iterate, table_at, x, g, flat, value, args):
+def drive(iterate, table_at, operands):
+    x, g, flat, value, args = load(address_of(operands))
     x = guard(x)
     code = call1(iterate, table_at)
     while code == 0:
@@ -404,7 +405,7 @@ class CompiledObjective:
     Attributes
     ----------
     drive : callable
-        ``drive(iterate, table_at, x, g, flat_g, f, args)``: evaluate until the C function at the
+        ``drive(iterate, table_at, (x, g, flat_g, f, args))``: evaluate until the C function at the
         address `iterate` does not return 0; returns what it returns, or FAILED.
     writes : bool
         Whether it is known to give a gradient: the first call of a run tells.
@@ -415,16 +416,17 @@ class CompiledObjective:
         self.writes = form in (RETURNS, PLAIN)
         source = _DRIVE.format(lines="\n        ".join(CALLS[form]))
         flat = types.Array(x_type.dtype, 1, "C")
-        kinds = int64, int64, x_type, x_type, flat, types.float64[::1], args_type
-        self._signature = int64(*kinds)
+        operands = types.Tuple((x_type, x_type, flat, types.float64[::1], args_type))
+        signature = int64(int64, int64, operands)
+        known = {"call1": call1, "address_of": address_of, "load": loader(operands)}
 
         def compile_for(function: Any, guard: Any) -> Any:
             function = prepared(function, form, n)
-            scope: dict[str, Any] = {"fun": function, "guard": guard, "call1": call1}
+            scope: dict[str, Any] = {"fun": function, "guard": guard, **known}
             exec(compile(source, f"<the objective {fun.__name__}>", "exec"), scope)
             drive: Any = njit(nogil=True, error_model="numpy")(scope["drive"])
-            drive.compile(self._signature)
-            return drive.get_overload(self._signature)
+            drive.compile(signature)
+            return drive.get_overload(signature)
 
         explain = functools.partial(text_of_error, fun, form, x_type, args_type)
         self.drive, self._is_guarded = guarded(fun, goes_of(form), compile_for, explain)

@@ -26,7 +26,7 @@ from numadam._minimize.result import make_history
 from numadam._minimize.run import Memory, Run
 from numadam._minimize.stopping import MAXITER, RUNNING, gradient_limit
 from numadam._minimize.test_text import AT as NUMBER
-from numadam._minimize.test_text import LANES, Numbers
+from numadam._minimize.test_text import LANES, start_of
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.settings import Settings, is_plain
@@ -236,19 +236,7 @@ class Problem:
             table[AT.BEFORE] = 0
         if task.track_best is False:
             table[AT.BEST] = 0
-        self._numbers[:] = Numbers(
-            F=math.nan,
-            SIZE=math.nan,
-            F_BEFORE=math.nan,
-            FIRST=first_of(task.state, tolerances),
-            LIMIT=math.nan,
-            GTOL=tolerances.gtol,
-            GTOL_REL=tolerances.gtol_rel,
-            FTOL=tolerances.ftol,
-            XTOL=tolerances.xtol,
-            F_BEST=math.inf,
-            SIZE_BEST=math.nan,
-        )
+        self._numbers[:] = start_of(tolerances, first_of(task.state, tolerances))
 
     def evaluate_at(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """F and gradient at another x, which another problem of the same kind evaluates."""
@@ -291,8 +279,8 @@ class Problem:
         if at_start:
             table[AT.STATE] = FRESH
         self._started = True
-        x, g, flat = self.x, self.gradient, self._flat
-        found = self._objective.drive(self._loop.address, self._table_at, x, g, flat, numbers, args)
+        given = self.x, self.gradient, self._flat, numbers, args
+        found = self._objective.drive(self._loop.address, self._table_at, given)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
         self._rows.known = max(self._rows.known, int(table[AT.KNOWN_ROWS]))
         if found == FAILED:
