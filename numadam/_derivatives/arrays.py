@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from contextlib import nullcontext
 from typing import Any
 
 from numba import errors, types
@@ -11,7 +10,7 @@ from numba.extending import intrinsic, models, overload, overload_attribute, reg
 
 from numadam._derivatives.dual import Dual, is_scalar, make_dual, parts, plain
 
-_ADDRESSES, _NUMBERS = ("data", "jacobian"), ("size", "first", "count", "rows", "columns")
+_ADDRESSES, _NUMBERS = ("data", "jacobian"), ("size", "first", "rows", "columns")
 _FIELD = {name: place for place, name in enumerate(_ADDRESSES + _NUMBERS)}
 
 
@@ -51,7 +50,7 @@ class _WrappedModel(models.StructModel):
 
 
 def make_wraps(n: int, width: int) -> tuple[Any, Any]:
-    """``unknowns(x, first)`` and ``residuals(r, first, J)``; x and r contiguous, J may be a row.
+    """``unknowns(x, first)`` and ``residuals(r, first, J)``; r is contiguous, J may be a row.
 
     The values of x are copied to where no other array can overlap them: the compiler keeps them in
     registers.
@@ -68,11 +67,13 @@ def make_wraps(n: int, width: int) -> tuple[Any, Any]:
         kind = Unknowns(x.dtype, width, n == width, False)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            source, first = context.make_array(x)(context, builder, values[0]).data, values[1]
+            source, first = context.make_array(x)(context, builder, values[0]), values[1]
+            step = builder.extract_value(source.strides, 0)
             with builder.goto_entry_block():
                 copy = builder.alloca(context.get_data_type(x.dtype), first.type(n))
             for k in map(first.type, range(n)):
-                builder.store(builder.load(builder.gep(source, [k])), builder.gep(copy, [k]))
+                number = _at(context, builder, source.data, builder.mul(k, step))
+                builder.store(builder.load(number), builder.gep(copy, [k]))
             return wrapped(context, builder, kind, data=copy, size=first.type(n), first=first)
 
         return kind(x, types.intp), codegen
@@ -94,7 +95,6 @@ def make_wraps(n: int, width: int) -> tuple[Any, Any]:
                 jacobian=matrix.data,
                 size=builder.extract_value(array.shape, 0),
                 first=values[1],
-                count=values[1].type(n),
                 rows=steps[0],
                 columns=steps[1],
             )
@@ -102,6 +102,12 @@ def make_wraps(n: int, width: int) -> tuple[Any, Any]:
         return kind(r, types.intp, J), codegen
 
     return unknowns, residuals
+
+
+def _at(context: Any, builder: Any, pointer: Any, offset: Any) -> Any:
+    """Address that is so many bytes further."""
+    in_bytes = builder.bitcast(pointer, context.get_value_type(types.voidptr))
+    return builder.bitcast(builder.gep(in_bytes, [offset]), pointer.type)
 
 
 def _field(builder: Any, wrapped: Any, name: str) -> Any:
@@ -124,20 +130,15 @@ def _place(context: Any, builder: Any, wrapped: Any, i: Any, kind: Any) -> tuple
 
 def _derivative(
     context: Any, builder: Any, kind: Any, wrapped: Any, k: Any, number: int
-) -> tuple[Any, Any]:
-    """Whether J has a column for that derivative, and its address in row k, or that of column 0."""
-    j, inside = k.type(number), None
-    rows, columns = (_field(builder, wrapped, name) for name in ("rows", "columns"))
+) -> Any:
+    """Address of that derivative in row k of J."""
+    j, columns = k.type(number), _field(builder, wrapped, "columns")
     if not kind.whole:
         j = builder.add(_field(builder, wrapped, "first"), j)
-        inside = builder.icmp_signed("<", j, _field(builder, wrapped, "count"))
-        j = builder.select(inside, j, k.type(0))
     if kind.is_row:  # neighbours, which the compiler may store together
         columns = k.type(kind.dtype.bitwidth // 8)
-    offset = builder.add(builder.mul(k, rows), builder.mul(j, columns))
-    pointer = _field(builder, wrapped, "jacobian")
-    in_bytes = builder.bitcast(pointer, context.get_value_type(types.voidptr))
-    return inside, builder.bitcast(builder.gep(in_bytes, [offset]), pointer.type)
+    offset = builder.add(builder.mul(k, _field(builder, wrapped, "rows")), builder.mul(j, columns))
+    return _at(context, builder, _field(builder, wrapped, "jacobian"), offset)
 
 
 @intrinsic
@@ -162,11 +163,12 @@ def _residual(typingctx: Any, r: Any, i: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         k, number = _place(context, builder, *values, i)
-        zero, tangents = context.get_constant(types.float64, 0.0), []
-        for column in range(r.dual.width):
-            inside, place = _derivative(context, builder, r, values[0], k, column)
-            tangent = context.cast(builder, builder.load(place), r.dtype, types.float64)
-            tangents.append(builder.select(inside, tangent, zero) if inside else tangent)
+        places = (
+            _derivative(context, builder, r, values[0], k, column) for column in range(r.dual.width)
+        )
+        tangents = [
+            context.cast(builder, builder.load(place), r.dtype, types.float64) for place in places
+        ]
         return make_dual(context, builder, r.dual, builder.load(number), tangents)
 
     return r.dual(r, i), codegen
@@ -178,9 +180,7 @@ def _store(context: Any, builder: Any, r: Any, wrapped: Any, k: Any, tangents: l
         tangent = context.get_constant(r.dtype, 0.0)
         if tangents:
             tangent = context.cast(builder, tangents[column], types.float64, r.dtype)
-        inside, place = _derivative(context, builder, r, wrapped, k, column)
-        with builder.if_then(inside) if inside else nullcontext():
-            builder.store(tangent, place)
+        builder.store(tangent, _derivative(context, builder, r, wrapped, k, column))
 
 
 @intrinsic

@@ -16,14 +16,13 @@ from numadam._derivatives import operations as operations  # defines them
 from numadam._derivatives.arrays import make_wraps, write_gradient
 from numadam._derivatives.dual import value
 
-#: Unknowns by which all derivatives are taken at once: more fill the registers of a processor.
-AT_ONCE = 8
+#: Unknowns by which derivatives are taken at once: more do not fit the registers of a processor.
+AT_ONCE = 16
 
 
-def _chunks(n: int) -> tuple[int, int]:
-    """How often a function is evaluated for n unknowns, and by how many derivatives at once."""
-    count = math.ceil(n / AT_ONCE)
-    return count, math.ceil(n / count)
+def _width(n: int) -> int:
+    """Number of derivatives that are taken at once, by n unknowns."""
+    return math.ceil(n / math.ceil(n / AT_ONCE))
 
 
 def _plain(fun: Any) -> Any:
@@ -35,10 +34,10 @@ def _plain(fun: Any) -> Any:
 def with_jacobian(fun: Any, n: int) -> Any:
     """Residuals ``fun(x, r, *args)`` as ``jacobian(x, r, J, *args)``, which writes J as well."""
     fun = _plain(fun)
-    count, width = _chunks(n)
+    width = _width(n)
     unknowns, residuals = make_wraps(n, width)
 
-    if count == 1:
+    if n == width:
 
         def jacobian(x, r, J, *args):
             fun(unknowns(x, 0), residuals(r, 0, J), *args)
@@ -49,10 +48,13 @@ def with_jacobian(fun: Any, n: int) -> Any:
             start = np.empty_like(r)
             for k in range(r.size):
                 start[k] = r[k]
-            for k in range(count):
-                for j in range(r.size):
-                    r[j] = start[j]
-                fun(unknowns(x, k * width), residuals(r, k * width, J), *args)
+            for done in range(0, n, width):
+                first = min(done, n - width)  # the last ones overlap: a function may add up r
+                for k in range(r.size if done > 0 else 0):
+                    r[k] = start[k]
+                    for j in range(first, done):
+                        J[k, j] = 0.0
+                fun(unknowns(x, first), residuals(r, first, J), *args)
 
     return njit(error_model="numpy", forceinline=True)(jacobian)
 
@@ -60,13 +62,14 @@ def with_jacobian(fun: Any, n: int) -> Any:
 def with_gradient(fun: Any, n: int) -> Any:
     """Objective ``fun(x, *args) -> f`` as ``gradient(x, g, *args) -> f``, which writes g."""
     fun = _plain(fun)
-    count, width = _chunks(n)
+    width = _width(n)
     unknowns, residuals = make_wraps(n, width)
 
     def gradient(x, g, *args):
-        for k in range(count):
-            f = fun(unknowns(x, k * width), *args)
-            write_gradient(residuals(g, k * width, g), f)
+        for done in range(0, n, width):
+            first = min(done, n - width)
+            f = fun(unknowns(x, first), *args)
+            write_gradient(residuals(g, first, g), f)
         return value(f)
 
     return njit(error_model="numpy", forceinline=True)(gradient)
