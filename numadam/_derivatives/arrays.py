@@ -18,15 +18,16 @@ class _Wrapped(types.Type):
     """Type of an array of numbers with derivatives by `width` unknowns, from the first one on.
 
     It holds addresses of arrays that somebody else keeps: counting references takes 30 ns a call.
-    Where the unknowns are all (`whole`), the compiler knows that the first is number 0.
+    Where the unknowns are all (`whole`), the compiler knows that the first is number 0. Indices are
+    checked where the user's function asks for it.
     """
 
     name_of = ""
 
-    def __init__(self, dtype: Any, width: int, whole: bool, is_row: bool) -> None:
-        self.dtype, self.whole, self.is_row = dtype, whole, is_row
-        self.dual = Dual(dtype, width)
-        super().__init__(name=f"{self.name_of}({dtype}, {width}, {whole}, {is_row})")
+    def __init__(self, dtype: Any, width: int, *flags: bool) -> None:
+        self.dtype, self.dual = dtype, Dual(dtype, width)
+        self.whole, self.is_checked, self.is_row = flags
+        super().__init__(name=f"{self.name_of}({', '.join(map(str, (dtype, width, *flags)))})")
 
 
 class Unknowns(_Wrapped):
@@ -49,7 +50,7 @@ class _WrappedModel(models.StructModel):
         super().__init__(manager, kind, [*members, *((name, types.intp) for name in _NUMBERS)])
 
 
-def make_wraps(n: int, width: int) -> tuple[Any, Any]:
+def make_wraps(n: int, width: int, is_checked: bool) -> tuple[Any, Any]:
     """``unknowns(x, first)`` and ``residuals(r, first, J)``; r is contiguous, J may be a row.
 
     The values of x are copied to where no other array can overlap them: the compiler keeps them in
@@ -64,7 +65,7 @@ def make_wraps(n: int, width: int) -> tuple[Any, Any]:
 
     @intrinsic
     def unknowns(typingctx: Any, x: Any, first: Any) -> Any:
-        kind = Unknowns(x.dtype, width, n == width, False)
+        kind = Unknowns(x.dtype, width, n == width, is_checked, False)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             source, first = context.make_array(x)(context, builder, values[0]), values[1]
@@ -80,7 +81,7 @@ def make_wraps(n: int, width: int) -> tuple[Any, Any]:
 
     @intrinsic
     def residuals(typingctx: Any, r: Any, first: Any, J: Any) -> Any:
-        kind = Residuals(r.dtype, width, n == width, J.layout == "C")
+        kind = Residuals(r.dtype, width, n == width, is_checked, J.layout == "C")
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             array, matrix = (
@@ -114,23 +115,18 @@ def _field(builder: Any, wrapped: Any, name: str) -> Any:
     return builder.extract_value(wrapped, _FIELD[name])
 
 
-def _place(context: Any, builder: Any, wrapped: Any, i: Any, kind: Any) -> tuple[Any, Any]:
-    """Index that counts from the start, and the address of that number.
-
-    Checked where the user's function asks for that.
-    """
-    i, size = context.cast(builder, i, kind, types.intp), _field(builder, wrapped, "size")
+def _place(context: Any, builder: Any, kind: Any, wrapped: Any, i: Any, of: Any) -> tuple[Any, Any]:
+    """Index that counts from the start, of one of type `of`, and the address of that number."""
+    i, size = context.cast(builder, i, of, types.intp), _field(builder, wrapped, "size")
     i = builder.select(builder.icmp_signed("<", i, i.type(0)), builder.add(i, size), i)
-    if context.enable_boundscheck:
+    if kind.is_checked:
         with builder.if_then(builder.icmp_unsigned(">=", i, size)):
             message = ("index is out of bounds",)
             context.call_conv.return_user_exc(builder, IndexError, message)
     return i, builder.gep(_field(builder, wrapped, "data"), [i])
 
 
-def _derivative(
-    context: Any, builder: Any, kind: Any, wrapped: Any, k: Any, number: int
-) -> Any:
+def _derivative(context: Any, builder: Any, kind: Any, wrapped: Any, k: Any, number: int) -> Any:
     """Address of that derivative in row k of J."""
     j, columns = k.type(number), _field(builder, wrapped, "columns")
     if not kind.whole:
@@ -146,7 +142,7 @@ def _unknown(typingctx: Any, x: Any, i: Any) -> Any:
     """Element i of the unknowns, as a dual number."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        at, number = _place(context, builder, *values, i)
+        at, number = _place(context, builder, signature.args[0], *values, i)
         if not x.whole:
             at = builder.sub(at, _field(builder, values[0], "first"))
         one, zero = (context.get_constant(types.float64, real) for real in (1.0, 0.0))
@@ -162,7 +158,7 @@ def _residual(typingctx: Any, r: Any, i: Any) -> Any:
     """Residual i with the derivatives that its row of J has."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        k, number = _place(context, builder, *values, i)
+        k, number = _place(context, builder, signature.args[0], *values, i)
         places = (
             _derivative(context, builder, r, values[0], k, column) for column in range(r.dual.width)
         )
@@ -188,7 +184,7 @@ def _write(typingctx: Any, r: Any, i: Any, x: Any) -> Any:
     """Write a number into r, and its derivatives into J."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        k, number = _place(context, builder, *values[:2], i)
+        k, number = _place(context, builder, r, *values[:2], i)
         value, tangents = parts(context, builder, x, values[2], r.dtype)
         builder.store(value, number)
         _store(context, builder, r, values[0], k, tangents)

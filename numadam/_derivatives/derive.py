@@ -20,22 +20,20 @@ from numadam._derivatives.dual import value
 AT_ONCE = 16
 
 
-def _width(n: int) -> int:
-    """Number of derivatives that are taken at once, by n unknowns."""
-    return math.ceil(n / math.ceil(n / AT_ONCE))
+def _prepared(fun: Any, n: int) -> tuple[Any, int, Any, Any]:
+    """Function, number of derivatives at once, and what wraps x and r.
 
-
-def _plain(fun: Any) -> Any:
-    """The function anew: its own signatures and its cache on disk know no dual numbers."""
+    The function is made anew: its own signatures and its cache on disk know no dual numbers.
+    """
     options = {name: given for name, given in fun.targetoptions.items() if name != "nopython"}
-    return njit(**options, forceinline=True)(fun.py_func)
+    width = math.ceil(n / math.ceil(n / AT_ONCE))
+    wraps = make_wraps(n, width, bool(options.get("boundscheck")))
+    return njit(**options, forceinline=True)(fun.py_func), width, *wraps
 
 
 def with_jacobian(fun: Any, n: int) -> Any:
     """Residuals ``fun(x, r, *args)`` as ``jacobian(x, r, J, *args)``, which writes J as well."""
-    fun = _plain(fun)
-    width = _width(n)
-    unknowns, residuals = make_wraps(n, width)
+    fun, width, unknowns, residuals = _prepared(fun, n)
 
     if n == width:
 
@@ -61,9 +59,7 @@ def with_jacobian(fun: Any, n: int) -> Any:
 
 def with_gradient(fun: Any, n: int) -> Any:
     """Objective ``fun(x, *args) -> f`` as ``gradient(x, g, *args) -> f``, which writes g."""
-    fun = _plain(fun)
-    width = _width(n)
-    unknowns, residuals = make_wraps(n, width)
+    fun, width, unknowns, residuals = _prepared(fun, n)
 
     def gradient(x, g, *args):
         for done in range(0, n, width):

@@ -39,8 +39,10 @@ def apply(function: Callable[..., Any], *arguments: Any) -> Exact:
         return mp.diff(function, at if len(at) > 1 else at[0], orders if len(at) > 1 else orders[0])
 
     unit = [[int(j == k) for j in range(len(at))] for k in range(len(at))]
-    a = [partial(*row) if any(items[k].slopes) or items[k].of_value else mpf(0)
-         for k, row in enumerate(unit)]
+    a = [
+        partial(*row) if any(items[k].slopes) or items[k].of_value else mpf(0)
+        for k, row in enumerate(unit)
+    ]
     value = function(*at)
     of_value = abs(value) + sum(abs(s) * x.of_value for s, x in zip(a, items, strict=True))
     slopes, of_slopes = [], []

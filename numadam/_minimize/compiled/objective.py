@@ -142,9 +142,7 @@ def check_for_compiled(x: Any) -> None:
         )
 
 
-def form_of(
-    fun: Any, args: tuple[Any, ...], jac: Any, many: bool, derives: bool = True
-) -> str:
+def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool, derives: bool = True) -> str:
     """Call form of a compiled objective, from its number of arguments.
 
     `derives`: a function without its gradient may be one.
@@ -329,7 +327,10 @@ def text_of_error(fun: Any, form: str, x_type: Any, args_type: Any, error: Any) 
 
 def goes_of(form: str) -> str:
     """Words on where the gradient goes."""
-    where = {RETURNS: "the gradient is returned", PLAIN: "derivatives are by what it is called with"}
+    where = {
+        RETURNS: "the gradient is returned",
+        PLAIN: "derivatives are by what it is called with",
+    }
     return where.get(form, "the gradient goes into g")
 
 
