@@ -62,7 +62,7 @@ def _threads() -> dict[str, str]:
     try:  # an install that does not work is what a bug report is about
         import numba  # noqa: F401  # to see that it works, even if loaded
 
-        from numadam._jit import cache, loops
+        from numadam._jit import build, loops
     except ImportError as error:
         return {"threads": f"unknown, as Numba does not import: {error}"}
     try:
@@ -73,11 +73,11 @@ def _threads() -> dict[str, str]:
         }
     except ValueError as error:
         found = {"threading layer": f"none: {error}"}
-    folder = cache.directory()
+    folder = build.directory()
     return {
         **found,
         "compiled for": llvm_cpu(),
-        "cache folder": str(folder or f"cannot be written: {'; '.join(cache.refused)}"),
+        "cache folder": str(folder or f"cannot be written: {'; '.join(build.refused)}"),
     }
 
 

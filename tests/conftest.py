@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from _pytest.doctest import DoctestModule
 
-from tests import emulator, extras
+from tests import budget, emulator, extras
+
+# collections of garbage took a fifth of the time in which pytest reads and rewrites these files
+gc.set_threshold(1_000_000)
 
 # an assert of a helper then says what it compared, as those of the tests do
 pytest.register_assert_rewrite(
-    "tests.bad_arrays",
     "tests.bits",
     "tests.cuda.cuda_cases",
     "tests.cuda.kernel_code",
@@ -32,9 +35,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the emulator before anything imports CuPy."""
+    """Start the emulator before anything imports CuPy, and listen to what is compiled."""
+    logging.getLogger("numadam").addHandler(_Loops())
     if config.getoption("emulate") and not emulator.why_not() and not emulator.has_gpu():
         emulator.start()
+
+
+# --- loops that a run compiles: tests/budget.py has their number ----------------------------------
+
+LOOPS: set[str] = set()
+
+
+class _Loops(logging.Handler):
+    """Notes the name of each loop that numadam compiles in this process; objectives are users'."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "numadam" and str(record.msg).startswith("compiled ") and record.args:
+            LOOPS.add(str(record.args[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the loops of a worker that is done."""
+    LOOPS.update(getattr(node, "workeroutput", {}).get("loops", ()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that has compiled too many; workers hand theirs on."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["loops"] = sorted(LOOPS)
+    elif config.getoption("markexpr") == "not sweep" and len(LOOPS) > budget.MOST_LOOPS:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell how many loops were compiled."""
+    most = budget.MOST_LOOPS
+    terminalreporter.write_line(f"different loops compiled: {len(LOOPS)}, of at most {most}")
+    if len(LOOPS) > most:
+        terminalreporter.write_line("share plans among tests, or mark some as sweeps")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -89,7 +130,6 @@ def spare_the_collector() -> None:
     test that calls ``gc.collect()`` sixty times took minutes. Collections while it compiles take an
     eighth of that time: they are rare.
     """
-    gc.set_threshold(1_000_000)
     gc.collect()
     gc.freeze()
 

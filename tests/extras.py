@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -63,6 +63,11 @@ def stop(mark: str, why: str) -> NoReturn:
 def machine(has: bool, what: str) -> pytest.MarkDecorator:
     """A mark: skip the test where the machine does not have what it needs."""
     return pytest.mark.skipif(not has, reason=MACHINE + what)
+
+
+def sweep(*values: Any) -> Any:
+    """Parameters of a test that only ``pytest -m sweep`` runs: another plan of what is tested."""
+    return pytest.param(*values, marks=pytest.mark.sweep)
 
 
 class Absent(pytest.Module):

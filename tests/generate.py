@@ -1,6 +1,6 @@
 """Write what follows from rules and options: ``python -m tests.generate``, after adding one.
 
-The table in ``numadam/rules/__init__.py``, lists of rules and options in the docs, the bits of new
+The table in ``numadam/rules/__init__.py``, lists of rules and options, the bits of new
 rules in ``tests/data/bits.json``, what ``.ci/owner.toml`` says, and the stubs, which git ignores
 and an install writes. Tests say when one is out of date.
 """
@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from numadam import rules
-from numadam.nopython import functions
 from tests import owner, reference_page, stubs
 from tests.stubs import PACKAGE, ROOT
 
@@ -49,28 +46,12 @@ def index_page(files: dict[str, str]) -> str:
     return re.sub(r"(?<=^:hidden:\n\n)(\w+\n)*", contents, text, flags=re.MULTILINE)
 
 
-def nopython_page(kinds: Mapping[str, Any]) -> str:
-    """``docs/reference/nopython.md`` with a section for each rule."""
-    text = (PAGES / "nopython.md").read_text(encoding="utf-8")
-    sections = []
-    for file, kind in kinds.items():
-        names = [f"{file}_update", f"{file}_element", f"{file}_scalars"]
-        names += [name for name in functions.of_rule(file, kind) if name not in names]
-        lines = "".join(f".. autofunction:: {name}\n" for name in names)
-        module = ".. currentmodule:: numadam.nopython\n"
-        listed = f"```{{eval-rst}}\n{module}\n{lines}```\n"
-        folded = f"````{{dropdown}} Functions of {kind.__name__}\n{listed}````\n"
-        sections.append(f"## {kind.__name__}\n\n{folded}")
-    return text.partition("## ")[0] + "\n".join(sections)
-
-
 def written() -> dict[Path, str]:
     """Every file that is written, and what it has to hold."""
     files = stubs.rule_files()
     return {
         PACKAGE / "rules" / "__init__.py": table(files),
         PAGES / "rules" / "index.md": index_page(files),
-        PAGES / "nopython.md": nopython_page(stubs.rule_classes()),
         PAGES / "all-options.md": reference_page.page(stubs.rule_classes()),
         **owner.written(),
         **stubs.stubs(),

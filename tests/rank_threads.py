@@ -11,7 +11,7 @@ from numadam._mpi.ranks import Ranks
 from numadam.mpi import RankError
 
 #: Seconds after which ranks that wait for each other are a failure.
-PATIENCE = 120
+PATIENCE = 1200
 
 
 class LeftAloneError(Exception):

@@ -17,11 +17,6 @@ def _quotient(a, d):
     return np.where(d == 0, np.zeros_like(d), a / np.where(d == 0, np.ones_like(d), d))
 
 
-def flush(m):
-    """What becomes of a first moment below the smallest normal number: zero. NaN stays."""
-    return np.where(np.abs(m) < np.finfo(m.dtype).smallest_normal, np.zeros_like(m), m)
-
-
 def _term(factor, a):
     """``factor * a``; a factor of 0 is no term, also where `a` is infinite."""
     return factor * a if factor != 0.0 else np.zeros_like(a)
@@ -38,7 +33,7 @@ def adam_bits(p, g, m, v, t, vmax=None, *, lr, beta1, beta2, eps, eps_form):
     e = cast(eps if eps_form == "hat" else eps * root)
     a1, a2, b1, b2 = cast(1.0 - beta1), cast(1.0 - beta2), cast(beta1), cast(beta2)
     with np.errstate(all="ignore"):
-        m = flush(b1 * m + a1 * g)
+        m = b1 * m + a1 * g
         v = _term(b2, v) + _term(a2, g * g)
         vmax = None if vmax is None else np.maximum(vmax, v)
         p = p - _quotient(s * m, np.sqrt(v if vmax is None else vmax) + e)
@@ -60,7 +55,7 @@ def sgd_bits(p, g, m=None, *, lr, momentum=0.0, nesterov=False):
     with np.errstate(all="ignore"):
         if m is None:
             return p - cast(lr) * g, None
-        m = flush(cast(momentum) * m + g)
+        m = cast(momentum) * m + g
         return p - cast(lr) * (g + cast(momentum) * m if nesterov else m), m
 
 

@@ -6,19 +6,23 @@ import contextlib
 import copy
 import hashlib
 import math
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 
 import numadam as na
-from numadam._cpu import kernel
+from numadam._cpu.loop import PARALLEL
 from tests.reference_options import Steps
 from tests.trees import tree_leaves, tree_map
 
 
 def shorten_parts(opt, size):
     """Cut the elements into parts of this size: many parts, ends at odd places."""
-    opt._backend.arguments.meta["part"] = size
+    backend = opt._backend
+    backend.memory.cut(size)
+    backend.step_one = backend.compiled.make_one()
 
 
 def compiled_step(opt):
@@ -26,14 +30,8 @@ def compiled_step(opt):
     return opt._backend.compiled
 
 
-def serial(run):
-    """The loop of such a step in one thread."""
-    return kernel.compiled_step(run.arguments.plan).direct(parallel=False)
-
-
 def uses_parallel(opt):
-    run = compiled_step(opt)
-    return run.kernel is not serial(run)
+    return compiled_step(opt).kernel().form == PARALLEL
 
 
 def tree_of(seed, dtype="float64"):
@@ -146,3 +144,23 @@ def meanwhile(work):
     finally:
         stop.set()
         thread.join()
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def loaded(opt, **options):
+    """A new optimiser from a file of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.npz"
+        opt.save(path)
+        return na.load(path, **options)
+
+
+def load_into(other, opt):
+    """The other optimiser, with all of a file of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.npz"
+        opt.save(path)
+        other.load(path)
+    return other

@@ -16,7 +16,7 @@ from numadam import _cli as cli
 from numadam import _info as info
 from numadam._cli import main
 from numadam._demos import DEMOS
-from numadam._jit import cache
+from numadam._jit import build
 from tests import extras
 from tests.processes import ROOT, python
 
@@ -69,8 +69,8 @@ def test_info_names_what_changes_the_compiled_code(monkeypatch):
 def test_info_says_why_nothing_is_cached(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "cache"
-    monkeypatch.setattr(cache, "folders", lambda: [folder])
-    monkeypatch.setattr(cache, "directory", cache.directory.__wrapped__)
+    monkeypatch.setattr(build, "folders", lambda: [folder])
+    monkeypatch.setattr(build, "directory", build.directory.__wrapped__)
     line = info.facts()["cache folder"]
     assert line == f"cannot be written: {folder}: Not a directory"
 
@@ -309,7 +309,7 @@ def test_a_closed_output_is_no_error(words):
     process.stdout.close()
     with process:
         errors = process.stderr.read().splitlines()
-        assert process.wait(timeout=240) == cli.PIPE_CLOSED
+        assert process.wait() == cli.PIPE_CLOSED
     assert [line for line in errors if "busy" not in line] == []
 
 

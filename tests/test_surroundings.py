@@ -13,6 +13,7 @@ import pytest
 import numadam as na
 from numadam import schedules as sc
 from numadam._jit import reports
+from tests import extras
 from tests.minimize.objectives import rosen
 from tests.processes import python
 
@@ -134,7 +135,7 @@ def test_bounds_are_rounded_without_an_error_of_the_programs(bounds, dtype):
 
 
 @pytest.mark.usefixtures("raising")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", extras.sweep("float64")])
 def test_numbers_are_rounded_to_arrays_without_an_error_of_the_programs(dtype, tmp_path):
     x, g = rounded(dtype, 1e-30, 1.0, 1e-40), rounded(dtype, 1e-30, 1e30, 1e-40)
     for lr in (1e-320, 1e300, np.full(3, 1e-320), np.full(3, 1e300), sc.Cosine(1e-320, 10)):

@@ -80,10 +80,12 @@ def copy(n):
     cupy, source = need_gpu(), numbers(n)
     target = source.copy()
     kind = cupy.cuda.runtime.memcpyDeviceToDevice
-    arguments = target.data.ptr, source.data.ptr, source.nbytes, kind
 
     def launch():
-        cupy.cuda.runtime.memcpyAsync(*arguments, cupy.cuda.get_current_stream().ptr)
+        stream = cupy.cuda.get_current_stream()
+        cupy.cuda.runtime.memcpyAsync(
+            target.data.ptr, source.data.ptr, source.nbytes, kind, stream.ptr
+        )
 
     return waited(launch)
 

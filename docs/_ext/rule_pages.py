@@ -13,6 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import numadam
 from numadam import rules
+from numadam.nopython import functions
 
 logger = logging.getLogger(__name__)
 PAGES = "reference/rules"
@@ -97,6 +98,34 @@ class RuleEntries(SphinxDirective):
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
+_NOPYTHON = """\
+## {name}
+
+````{{dropdown}} Functions of {name}
+```{{eval-rst}}
+.. currentmodule:: numadam.nopython
+
+{entries}
+```
+````
+"""
+
+
+class NopythonEntries(SphinxDirective):
+    """Entries of the functions for compiled code, with a heading for each rule."""
+
+    def run(self) -> list[Any]:
+        """Parse a section for each rule: update, element and scalars first."""
+        sections = []
+        for file, name in rules.CLASSES.items():
+            kind = rules.classes()[name]
+            names = [f"{file}_update", f"{file}_element", f"{file}_scalars"]
+            names += [one for one in functions.of_rule(file, kind) if one not in names]
+            entries = "\n".join(f".. autofunction:: {one}" for one in names)
+            sections.append(_NOPYTHON.format(name=name, entries=entries))
+        return self.parse_text_to_nodes("\n".join(sections), allow_section_headings=True)
+
+
 def shorten(app: Any, what: str, name: str, thing: Any, options: Any, lines: Any) -> None:
     """Leave out what stands elsewhere: the formula above, the shared options on their page."""
     if thing in rules.classes().values():
@@ -136,6 +165,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("rule-formula", RuleFormula)
     app.add_directive("rule-picture", RulePicture)
     app.add_directive("rule-entries", RuleEntries)
+    app.add_directive("nopython-entries", NopythonEntries)
     app.connect("autodoc-process-docstring", shorten, priority=400)
     app.connect("autodoc-process-signature", leave_out_options)
     app.connect("env-check-consistency", check)

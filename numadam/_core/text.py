@@ -265,7 +265,7 @@ class Text:
         They are computed in float64 and rounded once. `control` is the row of the control block of
         the group; `products` those carried, before step t and then after it.
         """
-        rule, column = self.plan.rule, op.COLUMN
+        column = op.COLUMN
         lines = [f"lr = lr if np.isnan(control[{column.lr}]) else control[{column.lr}]"]
         lines += [*self.hypers(), *self.products()]
         lines += ["h = scalars(c, q, lr, t)"]

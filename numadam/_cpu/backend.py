@@ -32,6 +32,7 @@ class _Free(NamedTuple):
     """A compiled step that no call is using."""
 
     compiled: CpuStep
+    by_slot: Callable[[tuple[Any, ...], float], bool]
     user: Any  # whose options the memory holds
 
 
@@ -41,7 +42,8 @@ def _new_step(call: FunctionalStep) -> _Free:
     layout = layout_of([p.shape], [ar.memory_order(p)], plan.dtype)
     counters, products = np.zeros(3, np.int64), np.ones((1, 2 * len(plan.products)))
     memory = StepMemory(plan, layout, call.settings.control.copy(), counters, products)
-    return _Free(CpuStep(memory, lambda slot, leaf: names[slot]), None)
+    compiled = CpuStep(memory, lambda slot, leaf: names[slot])
+    return _Free(compiled, compiled.make_by_slot(call.arrays[pl.OUT] is not None), None)
 
 
 class _Steps:
@@ -68,7 +70,7 @@ class _Steps:
         taken = False
         if known:
             step.compiled.memory.counters[0] = t - 1
-            taken = step.compiled.by_slot(arrays, lr)
+            taken = step.by_slot(arrays, lr)
         self._free.append(step)
         return taken
 
@@ -138,11 +140,11 @@ class CpuBackend(CpuState):
             counts=state.get(pl.ROW_COUNTS, ()),
         )
         self.compiled.check()
-        _ = self.compiled.kernel  # compiled now, and not in the first step
+        self.compiled.kernel()  # compiled now, and not in the first step
         settings.agree(self.home)
         self.begin()
         #: ``step_one(grad, lr, params=None, out=None)``: as `step`, for the only array
-        self.step_one = self.compiled.one
+        self.step_one = self.compiled.make_one()
 
     def step(
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None

@@ -61,14 +61,19 @@ def _chunked(parts: np.ndarray, size: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=256)
-def dense_cuts(plan: Plan, layout: Layout, groups: tuple[int, ...], count: int) -> Cuts:
-    """The cuts of a step of dense gradients: `groups` are those of the leaves, of so many."""
+def dense_cuts(
+    plan: Plan, layout: Layout, groups: tuple[int, ...], count: int, part: int = 0
+) -> Cuts:
+    """The cuts of a step of dense gradients: `groups` are those of the leaves, of so many.
+
+    Parts have at most `part` numbers; 0: what suits their number.
+    """
     sizes, of_array = [size * plan.unit for size in layout.sizes], plan.norm == "array"
     owners = [(group, leaf) for leaf, group in enumerate(groups)]
     if not of_array:
         owners = [(group, 0) for group in range(count)]
     rows = range(len(groups)) if of_array else groups
-    part = part_size(sum(sizes))
+    part = part or part_size(sum(sizes))
     parts = _cut(sizes, rows, part)
     blocks = _cut(sizes if plan.norm else [0] * len(sizes), rows, NORM_BLOCK)
     return Cuts(parts, _chunked(parts, part), blocks, np.array(owners, _WORD).reshape(-1, 2))
@@ -85,6 +90,7 @@ def row_cuts(
     dense: Cuts,
     sparse: Sparse,
     counts: Sequence[np.ndarray],
+    part: int = 0,
 ) -> Cuts:
     """The cuts of a step of some rows: `dense` are those of a step without them.
 
@@ -94,7 +100,7 @@ def row_cuts(
     sizes = [size * plan.unit for size in layout.sizes]
     for leaf, (_, values) in sparse.items():
         sizes[leaf] = values.size
-    part = part_size(sum(sizes))
+    part = part or part_size(sum(sizes))
     of_array, found, tables = plan.norm == "array", [], []
     rest = [0 if leaf in sparse else size for leaf, size in enumerate(sizes)]
     first = range(len(sizes)) if of_array else groups

@@ -10,7 +10,7 @@ from numadam._arrays.interop import Layout, address_of, few
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._cpu.cuts import Cuts, dense_cuts
-from numadam._cpu.loop import Frame, text_of
+from numadam._cpu.loop import AT, IN_TABLE, WHOLE, Frame, text_of
 
 
 def _at(array: np.ndarray | None) -> int:
@@ -18,7 +18,7 @@ def _at(array: np.ndarray | None) -> int:
 
 
 class StepMemory:
-    """Arrays of a step: `frame`, `rows` of scalars, a `table` of addresses, `norms`.
+    """Arrays of a step: their `work`, a `table` of addresses, norms.
 
     `control` and `products` have a row for each group, `groups` are those of the leaves. `state` is
     the range of bytes of counters, products and state arrays, where they belong to one optimiser.
@@ -54,8 +54,16 @@ class StepMemory:
         # the direction is the last array of a step that has one
         self.columns = {slot: k for k, slot in enumerate((*text_of(plan).slots, pl.OUT))}
         self.table = np.zeros((leaves, len(self.columns)), np.int64)
-        self.cuts = few(dense_cuts, layout)(plan, layout, self.groups, len(control))
+        self.cut()
+
+    def cut(self, part: int = 0) -> None:
+        """Cut the loop of a step into parts of at most so many numbers, see `dense_cuts`."""
+        layout, self.part = self.layout, part
+        make = few(dense_cuts, layout)
+        self.cuts: Cuts = make(self.plan, layout, self.groups, len(self.control), part)
         self.work = Work(self, self.cuts)
+        #: the frame of a step whose only array and gradient come with the call
+        self.of_one = changed(self.work.frame, only=sum(layout.sizes))
 
     def bind(self, slot: int, addresses: Sequence[int]) -> None:
         """Fix the addresses of arrays that no step brings."""
@@ -70,8 +78,19 @@ class Work:
 
     def __init__(self, memory: StepMemory, cuts: Cuts, steps: int = 0) -> None:
         self._cuts, self._sums = cuts, np.empty(len(cuts.blocks))
-        self.rows = np.zeros((len(cuts.owners), text_of(memory.plan).width), memory.plan.real)
+        width = text_of(memory.plan).width
+        self._rows = np.zeros((len(cuts.owners), width), memory.plan.real)
         frame = Frame(
+            table=_at(memory.table),
+            leaves=len(memory.table),
+            arrays=len(memory.columns),
+            stage=WHOLE,
+            only=IN_TABLE,
+            control=_at(memory.control),
+            groups=len(memory.control),
+            columns=memory.control.shape[1],
+            rows=_at(self._rows),
+            row_count=len(self._rows),
             parts=_at(cuts.parts),
             chunks=_at(cuts.chunks),
             chunk_count=len(cuts.chunks) - 1,
@@ -92,3 +111,11 @@ class Work:
             counted_size=0 if cuts.counted is None else len(cuts.counted),
         )
         self.frame = np.array(frame, np.int64)
+
+
+def changed(frame: np.ndarray, **words: int) -> np.ndarray:
+    """A copy of a frame with some other words."""
+    frame = frame.copy()
+    for name, value in words.items():
+        frame[getattr(AT, name)] = value
+    return frame

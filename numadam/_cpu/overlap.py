@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, int64, types, void
+from numba import boolean, from_dtype, int64, types
 
 from numadam._jit.build import compiled
 
@@ -17,12 +17,14 @@ APART, MEET, UNSORTED = range(3)
 _TABLE, _WORDS = types.Array(types.int64, 2, "C"), types.Array(types.int64, 1, "C")
 
 
-def _note(array, table, spans, leaf, column, place):
-    first = array.ctypes.data
+def _note(x, table, spans, leaf, column, place, size):
+    first, item = x.ctypes.data, x.itemsize
+    if x.size != size or (size > 1 and x.strides[0] != item) or first % min(item, 8) != 0:
+        return False
     table[leaf, column] = first
-    if array.size > 0:
-        spans[place, 0] = first
-        spans[place, 1] = first + array.size * array.itemsize
+    if size > 0:
+        spans[place, 0], spans[place, 1] = first, first + item * size
+    return True
 
 
 def _meets(spans, order, written):
@@ -47,17 +49,52 @@ def _meets(spans, order, written):
 
 
 @functools.cache
-def noter(dtype: np.dtype[Any]) -> Callable[..., None]:
-    """``note(array, table, spans, leaf, column, place)`` for flat arrays of a dtype.
+def noter(dtype: np.dtype[Any]) -> Callable[..., bool]:
+    """``note(p, g, table, spans, leaf, place, far, size)``, of arrays of one axis and this dtype.
 
-    The address of an array goes into a table, and the range of its bytes into `spans`, which is
-    zero at first. Reading an address from Python takes 4 times as long.
+    It puts their addresses into the first columns of a table, and the ranges of their bytes at
+    two places of `spans`, which is zero at first. False where their lengths are not `size`, or
+    their elements do not lie one behind the other. Reading an address from Python takes 4 times as
+    long.
     """
-    flat = types.Array(from_dtype(dtype), 1, "C", readonly=True)
-    signature = void(flat, _TABLE, _TABLE, int64, int64, int64)
-    text = "def note(array, table, spans, leaf, column, place):\n"
-    text += "    write(array, table, spans, leaf, column, place)\n"
-    return compiled(f"note-{dtype.name}", text, {"write": _note}, signature, entry="note")
+    text = """
+def note(p, g, table, spans, leaf, place, far, size):
+    of_p = write(p, table, spans, leaf, 0, place, size)
+    return of_p and write(g, table, spans, leaf, 1, far, size)
+"""
+    signature = _signature((dtype, dtype), 4)
+    scope = {"write": _note}
+    return compiled(f"note-{dtype.name}", text, scope, signature, entry="note", nogil=False)
+
+
+def _apart(spans, written):
+    for i in range(len(spans)):
+        for j in range(i):
+            meet = spans[i, 0] < spans[j, 1] and spans[j, 0] < spans[i, 1]
+            if meet and (written >> i | written >> j) & 1:
+                return False
+    return True
+
+
+@functools.cache
+def collector(dtypes: tuple[np.dtype[Any], ...]) -> Callable[..., bool]:
+    """``collect(*arrays, table, spans, size, written)``: as `noter`, of all arrays of one leaf.
+
+    They are the columns of a table. False, too, where one that is written (a bit of `written`)
+    shares memory with another.
+    """
+    names = [f"x{k}" for k in range(len(dtypes))]
+    notes = [f"write({x}, table, spans, 0, {k}, {k}, size)" for k, x in enumerate(names)]
+    text = f"def collect({', '.join(names)}, table, spans, size, written):\n"
+    text += f"    return {' and '.join(notes)} and apart(spans, written)\n"
+    name = f"collect-{len(dtypes)}-{dtypes[0].name}"
+    scope = {"write": _note, "apart": _apart}
+    return compiled(name, text, scope, _signature(dtypes, 2), entry="collect", nogil=False)
+
+
+def _signature(dtypes: Sequence[np.dtype[Any]], numbers: int) -> Any:
+    arrays = [types.Array(from_dtype(dtype), 1, "A", readonly=True) for dtype in dtypes]
+    return boolean(*arrays, _TABLE, _TABLE, *[int64] * numbers)
 
 
 @functools.cache
@@ -68,9 +105,4 @@ def meets() -> Callable[..., int]:
     """
     text = "def meets(spans, order, written):\n    return find(spans, order, written)\n"
     signature = int64(_TABLE, _WORDS, int64)
-    return compiled("overlap", text, {"find": _meets}, signature, entry="meets")
-
-
-def sorted_by_begin(spans: np.ndarray, written: int) -> np.ndarray:
-    """The order of the ranges that are written."""
-    return np.argsort(spans[:written, 0], kind="stable")
+    return compiled("overlap", text, {"find": _meets}, signature, entry="meets", nogil=False)

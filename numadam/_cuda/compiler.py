@@ -19,7 +19,7 @@ from numba import cuda
 from numadam._arrays.interop import install_for_gpu
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
-from numadam._jit import cache
+from numadam._jit import build, cache
 from numadam._jit.reports import reported
 from numadam._version import install_command
 
@@ -120,13 +120,13 @@ def _image(
 ) -> tuple[bytes, str, str]:
     """The cubin, the kernel's name and the kinds of its arguments, from the disk if it is there."""
     key = (make.__qualname__, plan.name, str(more), capability, policy.THREADS, _versions())
-    entry = cache.entry("cuda", key, "_cuda")
+    entry = cache.entry("cuda", key)
     cached = cache.read(entry)
     if cached is not None:
         name, letters, image = cached.split(b"\n", 2)
         return image, name.decode(), letters.decode()
     what = f"{plan.name} for the GPU ({make.__qualname__})"
-    with reported(what, cache.directory()):
+    with reported(what, build.directory()):
         ptx, title, types = ptx_of(make, capability, plan, *more)
         kinds, (image, _) = kinds_of(types), cubin_of(ptx, capability)
     cache.write(entry, f"{title}\n{kinds}\n".encode() + image)

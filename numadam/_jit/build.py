@@ -1,24 +1,27 @@
 """Compile the text of a loop by Numba: once, for one signature, and kept on the disk.
 
-Numba's own cache does not see that a formula changed in another file, and a file of it that is
-damaged fails in every later process. Here an entry is one file, named by a hash of everything that
-it depends on, written whole and checked when it is read.
+A text is a module of its own in a folder, and Numba keeps its code beside it. Numba's cache does
+not see that a formula changed in another file, fails for ever where a file of it is damaged, and
+mixes up signatures that processes add at once. So the module's name is a hash of all that the code
+depends on, it has one function and one signature, and files that do not load are removed.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import os
-import pickle
 import re
 import secrets
+import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
@@ -27,7 +30,8 @@ import numba
 import numpy as np
 from numba import config, njit
 
-from numadam._jit import private, process
+from numadam._jit import private
+from numadam._jit.process import compile_lock, refuse_lost, wait_for_compiling
 from numadam._jit.reports import logger, reported, warn_once
 from numadam._version import __version__
 
@@ -38,12 +42,17 @@ Kind = TypeVar("Kind")
 _PACKAGE = Path(__file__).parents[1]
 #: Packages whose source may be compiled.
 _COMPILED = ("_core", "_cpu", "_cuda", "_jit", "_least_squares", "_minimize", "nopython", "rules")
-_VERSIONS = (sys.version, numba.__version__, private.LLVMLITE, np.__version__)
-#: Settings of Numba that change the code that it makes.
-_SETTINGS = (
-    *("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE"),
-    "USING_SVML",  # Intel's functions, in a library that may be gone later
-)
+_VERSIONS = sys.version, numba.__version__, private.LLVMLITE, np.__version__, private.PROCESSOR
+#: Module names of texts begin so.
+_PREFIX = "numadam_text_"
+
+
+def setting_values() -> list[str]:
+    """Settings of Numba that change the code that it makes."""
+    names = ["CPU_NAME", "CPU_FEATURES", "OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"]
+    names += ["LOOP_VECTORIZE", "SLP_VECTORIZE"]
+    # Intel's functions are in a library that may be gone later
+    return [str(getattr(config, name)) for name in [*names, "USING_SVML"]]
 
 
 @functools.cache
@@ -61,7 +70,7 @@ def source_stamp() -> str:
 
 def hashed(*parts: object) -> str:
     """The hash of parts, of the source and of all versions: a word for names of files."""
-    whole = repr((parts, _VERSIONS, source_stamp()))
+    whole = repr((parts, _VERSIONS, setting_values(), source_stamp()))
     return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
@@ -83,8 +92,8 @@ def _told(x: Any, name: str) -> Any:
 
 # --- files ---------------------------------------------------------------------------------------
 
-#: Files that are kept, 20 to 200 kB each: those of old versions go.
-MOST_FILES = 1000
+#: Modules that are kept, 20 to 200 kB each: those of old versions go.
+MOST_MODULES = 1000
 
 
 @functools.cache
@@ -119,76 +128,80 @@ def directory() -> Path | None:
     return None
 
 
-def signed(name: str, content: bytes) -> bytes:
-    """All bytes of a file: a hash of its name and content, and the content."""
-    return hashlib.sha256(name.encode() + content).digest() + content
-
-
-def read(name: str) -> bytes | None:
-    """The content of a file, or None where there is no whole one."""
-    for folder in folders():
-        try:
-            stored = (folder / name).read_bytes()
-        except OSError:
-            continue
-        # truncated, damaged, or another's file: compiled again, and written over
-        if signed(name, stored[32:]) == stored:
-            return stored[32:]
-    return None
-
-
-def write(name: str, content: bytes) -> str:
-    """Write a file under a temporary name, then move it into place; why not, if it is not kept."""
-    folder = directory()
-    if folder is None:
-        return f"no folder can be written ({'; '.join(refused)})"
-    _remove_old(folder)
-    path = folder / name
-    temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+def _write(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the cache
+    temporary = path.with_name(f"{path.name}.tmp.{secrets.token_hex(8)}")  # as Numba names its own
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)  # somebody may have emptied the cache
-            with temporary.open("xb") as file:
-                file.write(signed(name, content))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        return f"{folder} could not be written to ({error.strerror})"
-    return ""
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _files(folder: Path, module: str = f"{_PREFIX}*") -> list[Path]:
+    """Numba's files for modules of a folder: below it or, with `NUMBA_CACHE_DIR`, beside it."""
+    beside = folder.parent.glob(f"{folder.name}_*/{module}.*")
+    return [*folder.glob(f"__pycache__/{module}.*"), *beside]
+
+
+@contextlib.contextmanager
+def _folder_for(module: str) -> Iterator[Path]:
+    """A folder to load a module from and to keep it in.
+
+    Numba reads no file where it cannot write. A module that another folder has, which an image or
+    an administrator has filled, is copied; where nothing can be written, for as long as it takes.
+    """
+    folder = directory()
+    filled = [other for other in folders() if other != folder and _files(other, module)]
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            if not filled:
+                raise OSError(f"no folder can be written ({'; '.join(refused)})")
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        _remove_old(folder)
+        if filled and not _files(folder, module):
+            (folder / "__pycache__").mkdir(parents=True, exist_ok=True)
+            for file in _files(filled[0], module):
+                shutil.copy(file, folder / "__pycache__")
+        yield folder
 
 
 #: Seconds after which a temporary file has no writer any more; one writes for less than one.
-_LEFT_OVER = 3600.0
-_TEMPORARY = re.compile(r"-[0-9a-f]{32}-\d+-[0-9a-f]{8}[.]tmp$")
+LEFT_OVER = 3600.0
 
 
 @functools.cache
 def _remove_old(folder: Path) -> None:
-    """Remove the files that were written first, where there are too many, and killed writers'.
+    """Remove the modules that were written first, where there are too many.
 
-    By age, for they may be other hosts'. Files of a clock that was ahead go first: they would
-    outlast all that come now.
+    And files of killed writers: by age, for they may be other hosts'. Files of a clock that was
+    ahead go first: they would outlast all that come now.
     """
     now = time.time()
 
     def written(path: Path) -> float:
         then = path.stat().st_mtime
-        return then if then < now + _LEFT_OVER else 0.0
+        return then if then < now + LEFT_OVER else 0.0
 
     with contextlib.suppress(OSError):  # another process removes them, too
-        left = [path for path in folder.glob("*.tmp") if _TEMPORARY.search(path.name)]
-        for path in [path for path in left if written(path) < now - _LEFT_OVER]:
-            path.unlink(missing_ok=True)
-        files = sorted(folder.glob("*.loop"), key=written)
-        for path in files[: max(0, len(files) - MOST_FILES)]:
-            path.unlink(missing_ok=True)
+        files = [*folder.glob(f"{_PREFIX}*"), *_files(folder)]
+        for path in [path for path in files if ".tmp." in path.name]:
+            if written(path) < now - LEFT_OVER:
+                path.unlink(missing_ok=True)
+        modules = sorted(folder.glob(f"{_PREFIX}*.py"), key=written)
+        for path in modules[: max(0, len(modules) - MOST_MODULES)]:
+            for file in [path, *_files(folder, path.stem)]:
+                file.unlink(missing_ok=True)
 
 
 # --- compiling -----------------------------------------------------------------------------------
 
-#: What was compiled or loaded in this process, by the name of its file. The results keep the code.
-_results: dict[str, Any] = {}
+#: What was compiled or loaded in this process, by the name of its module; it keeps the code alive.
+_made: dict[str, Any] = {}
+
+# LLVM would end the process that takes its memory away in the middle
+atexit.register(wait_for_compiling)
 
 #: Seconds between two looks whether a fork has lost the thread that compiles.
 _LOOK = 0.2
@@ -212,19 +225,19 @@ def compiled(
     parallel: bool = False,
     keep: bool = True,
     shown: str = "",
+    nogil: bool = True,
 ) -> Callable[..., Any]:
     """Compile a function of a text for one signature, or load it from the disk.
 
     Parameters
     ----------
     name : str
-        First words of the names of its file and module.
+        First words of the name of its module.
     text : str
         A whole module, whose helpers have their decorators and whose `entry` has none.
     scope : mapping
         The names that the text reads: modules, classes of named tuples, numbers, intrinsics.
-        Python functions (formulas, say) are compiled, under names of their own: Numba would take
-        one for another where they are closures of the same code.
+        Python functions (formulas, say) are compiled, under names of their own.
     signature : numba signature
         Types of the arguments and of the result.
     entry : str
@@ -235,6 +248,9 @@ def compiled(
         Whether it is kept on the disk. Without, `name` tells it from all others of its text.
     shown : str
         What reports call it; its name unless said otherwise.
+    nogil : bool
+        Whether other threads of Python run meanwhile: for a short function, taking the GIL back
+        may take longer than all they could do.
 
     Returns
     -------
@@ -242,101 +258,112 @@ def compiled(
         The compiled function itself: it converts numbers, never compiles, and does not check the
         types of arrays.
     """
-    result = _result(
-        name, text, scope, signature, entry=entry, parallel=parallel, keep=keep, shown=shown
-    )
-    callable_result: Callable[..., Any] = result.entry_point
-    return callable_result
+    text_of = _Text(name, text, scope, signature, entry, parallel, keep, shown, nogil)
+    dispatcher = text_of.made()
+    function: Callable[..., Any] = dispatcher.get_overload(signature)
+    return function
 
 
-def address(*what: Any, **how: Any) -> int:
-    """Compile as `compiled` does: the address of the function, for calls from compiled code."""
-    return private.address(_result(*what, **how))
+def address(name: str, text: str, scope: Mapping[str, Any], signature: Any, **how: Any) -> int:
+    """Compile as `compiled` does: the address of the function, for `numadam._jit.calls`."""
+    result = _Text(name, text, scope, signature, **how).made().overloads[signature.args]
+    return private.address(result)
 
 
-def _result(
-    name: str,
-    text: str,
-    scope: Mapping[str, Any],
-    signature: Any,
-    *,
-    entry: str,
-    parallel: bool = False,
-    keep: bool = True,
-    shown: str = "",
-) -> Any:
-    """What Numba has compiled, or what the disk had."""
-    refuse_without_jit()
-    if parallel:
-        numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
-    told = sorted((word, _told(value, word)) for word, value in scope.items()) if keep else []
-    key = hashed(name, text, told, str(signature), entry, parallel)
-    if key not in _results:
+@dataclass
+class _Text:
+    """A text that is compiled: the arguments of `compiled`, and the name of its module."""
 
-        def make() -> str:
-            with process.compile_lock():
-                if key in _results:  # another thread was faster
-                    return ""
-                function = _function(f"{name}_{key}", text, scope, entry)
-                how = njit(parallel=parallel, nogil=True, error_model="numpy")
-                _results[key], why = _made(key, how(function), signature, shown or name, keep)
-                return why
+    name: str
+    text: str
+    scope: Mapping[str, Any]
+    signature: Any
+    entry: str
+    parallel: bool = False
+    keep: bool = True
+    shown: str = ""
+    nogil: bool = True
+    module: str = ""
 
-        unkept = in_thread(make)
-        if unkept:
-            warn_once(unkept)  # here: the warning names the user's line
-    return _results[key]
+    def made(self) -> Any:
+        """The compiled dispatcher, once a process."""
+        refuse_without_jit()
+        if self.parallel:
+            numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
+        told = sorted((name, _told(x, name)) for name, x in self.scope.items()) if self.keep else []
+        how = self.parallel, self.nogil
+        key = hashed(self.text, told, str(self.signature), self.entry, how)
+        words = re.sub("[^a-z0-9]+", "_", self.name.lower())
+        self.module, self.shown = f"{_PREFIX}{words}_{key}", self.shown or self.name
+        if self.module not in _made:
+            unkept = in_thread(self._make)
+            if unkept:
+                warn_once(unkept)  # here: the warning names the user's line
+        return _made[self.module]
 
+    def _make(self) -> str:
+        """Make it; why it is not kept, though it should be."""
+        unkept = ""
+        with compile_lock():
+            if self.module in _made:  # another thread was faster
+                return ""
+            if self.keep:
+                try:
+                    with _folder_for(self.module) as folder:
+                        _made[self.module] = self._kept(folder)
+                except (OSError, RuntimeError) as error:  # Numba finds no place
+                    unkept = str(error)
+            if self.module not in _made:
+                with reported(self.shown, None):
+                    _made[self.module] = self._compiled(f"<{self.module}>", cache=False)
+        return unkept
 
-def _function(module: str, text: str, scope: Mapping[str, Any], entry: str) -> Any:
-    """The function of a text, in a module that code from the disk is loaded into."""
-    made = ModuleType(module)
-    own = {name: _own(x, module) for name, x in scope.items() if isinstance(x, FunctionType)}
-    vars(made).update({**scope, **own, "njit": njit})
-    sys.modules[module] = made
-    exec(compile(text, f"<{module}>", "exec"), vars(made))
-    return vars(made)[entry]
+    def _kept(self, folder: Path) -> Any:
+        """Load it from a folder, or compile it there."""
+        path = folder / f"{self.module}.py"
+        if not path.is_file() or path.read_text() != self.text:
+            _write(path, self.text)
+        files = _files(folder, self.module)
+        if files:
+            try:
+                dispatcher = self._compiled(str(path), cache=True)
+                hit = dispatcher.stats.cache_hits
+                (logger.debug if hit else logger.info)(
+                    "%s %s", "loaded" if hit else "compiled", self.shown
+                )
+                return dispatcher
+            except Exception:  # a damaged file may raise anything
+                for file in files:
+                    file.unlink(missing_ok=True)
+        with reported(self.shown, folder):
+            return self._compiled(str(path), cache=True)
 
+    def _compiled(self, file: str, cache: bool) -> Any:
+        how = {"parallel": self.parallel, "nogil": self.nogil, "error_model": "numpy"}
+        return njit(self.signature, cache=cache, **how)(self._function(file))
 
-def _own(function: FunctionType, module: str) -> Any:
-    """A function for one module: symbols of the same name are one for the linker.
+    def _function(self, file: str) -> Any:
+        """The function of the text, in a module that code from the disk is loaded into."""
+        module = ModuleType(self.module)
+        vars(module).update(self.scope, njit=njit)
+        for name, x in self.scope.items():
+            if isinstance(x, FunctionType) and not x.__module__.startswith("numba."):
+                vars(module)[name] = njit(error_model="numpy")(self._own(x))
+        sys.modules[self.module] = module
+        exec(compile(self.text, file, "exec"), vars(module))
+        return vars(module)[self.entry]
 
-    Numba names them after the function and a counter of the process. Closures share the first, and
-    code from the disk brings the counter of another process.
-    """
-    if function.__module__.partition(".")[0] == "numba":
-        return function
-    rest = function.__name__, function.__defaults__, function.__closure__
-    copy = FunctionType(function.__code__, function.__globals__, *rest)
-    copy.__module__ = function.__module__
-    copy.__qualname__ = f"{function.__name__}_{module}"
-    return njit(error_model="numpy")(copy)
+    def _own(self, function: FunctionType) -> FunctionType:
+        """A function under a name of this module's: symbols of the same name are one for LLVM.
 
-
-def _made(key: str, function: Any, signature: Any, shown: str, keep: bool) -> tuple[Any, str]:
-    """A function loaded or compiled, reported, and why it is not kept though it should be."""
-    settings = [str(getattr(config, setting)) for setting in _SETTINGS]
-    file = f"{shown.partition('-')[0]}-{hashed(key, settings, private.processor(function))}.loop"
-    result = _loaded(function, read(file)) if keep else None
-    if result is not None:
-        logger.debug("loaded %s", shown)
-        return result, ""
-    with reported(shown, directory() if keep else None) as report:
-        function.compile(signature)
-        (result,) = function.overloads.values()
-        unkept = write(file, private.reduced(result)) if keep else ""
-        if unkept:
-            report.folder = None
-    return result, unkept
-
-
-def _loaded(function: Any, content: bytes | None) -> Any:
-    if content is None:
-        return None
-    try:
-        return private.rebuilt(function, pickle.loads(content))
-    except Exception:  # another build of Numba may raise anything: compiled again
-        return None
+        Numba names them after the function and a counter of the process. Closures share the first,
+        and code from the disk brings the counter of another process.
+        """
+        rest = function.__name__, function.__defaults__, function.__closure__
+        copy = FunctionType(function.__code__, function.__globals__, *rest)
+        copy.__module__ = function.__module__
+        copy.__qualname__ = f"{function.__name__}_{self.module}"
+        return copy
 
 
 def in_thread(work: Callable[[], Kind]) -> Kind:
@@ -348,16 +375,20 @@ def in_thread(work: Callable[[], Kind]) -> Kind:
     done, results, errors = threading.Lock(), list[Kind](), list[BaseException]()
     done.acquire()
 
-    def run() -> None:
+    def run() -> Iterator[None]:
         try:
+            yield  # the thread begins here: an exception set for its maker may be its own at once
             results.append(work())
         except BaseException as error:  # raised where it is waited for
             errors.append(error)
-        done.release()
+        finally:
+            done.release()
 
-    threading.Thread(target=run, name="numadam: compiling").start()
+    process, running = os.getpid(), run()
+    next(running)
+    private.start_new_thread(next, (running, None))
     while not done.acquire(timeout=_LOOK):
-        process.refuse_cut_off()
+        refuse_lost(process)
     if errors:
         raise errors.pop()
     return results.pop()

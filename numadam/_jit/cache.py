@@ -9,106 +9,50 @@ by a hash of everything that it depends on, written whole and checked when read.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import pickle
-import re
 import secrets
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import numba
-import numpy as np
-from numba.core import compiler, config
+from numba.core import compiler
 from numba.core.caching import _Cache
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+from numadam._jit import build
+from numadam._jit.build import LEFT_OVER, directory, folders, refused, setting_values
 from numadam._jit.reports import Compiling, logger, reported, warn_once
-from numadam._version import __version__
-
-_PACKAGE = Path(__file__).parents[1]
-_CODEGEN = (
-    *("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE"),
-    "USING_SVML",  # Intel's functions, in a library that may be gone later
-)
-
-#: Packages whose source may be compiled into a loop, by the package that the loop is in.
-_COMPILED = ("_jit", "_core", "rules")
-_COMPILED_INTO = {
-    "_jit": ("_jit",),
-    "_core": _COMPILED,
-    "_cpu": (*_COMPILED, "_cpu"),
-    "_cuda": (*_COMPILED, "_cuda"),
-    "_minimize": (*_COMPILED, "_cpu", "_cuda", "_minimize"),
-    "_least_squares": ("_jit", "_minimize", "_least_squares"),
-    "nopython": (*_COMPILED, "nopython"),
-}
-
-
-@functools.cache
-def source_stamp(package: str) -> str:
-    """A hash of the version and of all source that may be compiled into a loop of a package."""
-    digest = hashlib.sha256(__version__.encode())
-    if not _PACKAGE.is_dir():  # imported from a zip file: all of it is the source
-        archive = next(path for path in _PACKAGE.parents if path.is_file())
-        return hashlib.sha256(digest.digest() + archive.read_bytes()).hexdigest()
-    folders = _COMPILED_INTO[package]
-    for path in sorted(path for name in folders for path in (_PACKAGE / name).rglob("*.py")):
-        digest.update(path.relative_to(_PACKAGE).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
 
 #: First word of the names of loops of users' formulas. Of these, and of objectives, so many are
 #: kept, 20 to 200 kB each: one that is edited or made anew around other data is another entry.
 OWN, MOST_ENTRIES = "own", 500
 
 
-@functools.cache
-def folders() -> list[Path]:
-    """Folders that may hold entries: of `NUMBA_CACHE_DIR`, else the package's and the user's.
+def entry(name: str, key: object) -> str:
+    """The file name of a loop that depends on `key`."""
+    return f"{name}-{build.hashed(key)}.loop"
 
-    All are read, as a container image or an administrator may have filled one that this process
-    cannot write to.
+
+def remove_oldest(prefix: str) -> None:
+    """Remove the entries of a kind that were written first, where there are too many.
+
+    Those of a clock that was ahead go first: they would outlast all that come now.
     """
-    from numba.misc.appdirs import user_cache_dir
+    folder, now = directory(), time.time() + LEFT_OVER
+    if folder is None:
+        return
 
-    if config.CACHE_DIR:
-        return [Path(config.CACHE_DIR) / "numadam"]
-    found = [_PACKAGE / "__pycache__", Path(user_cache_dir("numadam", False)) / "__pycache__"]
-    # without a home it is "~/.cache" in whatever folder the program runs in
-    return [folder for folder in found if folder.is_absolute()]
+    def written(path: Path) -> float:
+        then = path.stat().st_mtime
+        return then if then < now else 0.0
 
-
-#: Folders that cannot be written, each with the reason.
-refused: list[str] = []
-
-
-@functools.cache
-def directory() -> Path | None:
-    """The first of `folders` that can be written; None: loops are compiled in every process."""
-    refused.clear()
-    for folder in folders():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError as error:
-            refused.append(f"{folder}: {error.strerror}")
-    return None
-
-
-def entry(name: str, key: object, package: str) -> str:
-    """The file name of a loop of a package that depends on `key`."""
-    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-    whole = repr((key, versions, source_stamp(package)))
-    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.loop"
+    with contextlib.suppress(OSError):  # another process removes them, too
+        found = sorted(folder.glob(f"{prefix}-*.loop"), key=written)
+        for path in found[: max(0, len(found) - MOST_ENTRIES)]:
+            path.unlink(missing_ok=True)
 
 
 def signed(name: str, content: bytes) -> bytes:
@@ -129,47 +73,12 @@ def read(name: str) -> bytes | None:
     return None
 
 
-#: Seconds after which a temporary file has no writer any more; one writes for less than one.
-_LEFT_OVER = 3600.0
-_TEMPORARY = re.compile(r"-[0-9a-f]{32}-\d+-[0-9a-f]{8}[.]tmp$")
-
-
-@functools.cache
-def remove_left_over(folder: Path) -> None:
-    """Remove temporary files of writers that were killed: by age, for they may be other hosts'."""
-    with contextlib.suppress(OSError):  # another process removes them, too
-        for path in folder.glob("*.tmp"):
-            old = path.stat().st_mtime < time.time() - _LEFT_OVER
-            if old and _TEMPORARY.search(path.name):
-                path.unlink()
-
-
-def remove_oldest(prefix: str) -> None:
-    """Remove the entries of a kind that were written first, where there are too many.
-
-    Those of a clock that was ahead go first: they would outlast all that come now.
-    """
-    folder, now = directory(), time.time() + _LEFT_OVER
-    if folder is None:
-        return
-
-    def written(path: Path) -> float:
-        then = path.stat().st_mtime
-        return then if then < now else 0.0
-
-    with contextlib.suppress(OSError):  # another process removes them, too
-        found = sorted(folder.glob(f"{prefix}-*.loop"), key=written)
-        for path in found[: max(0, len(found) - MOST_ENTRIES)]:
-            path.unlink(missing_ok=True)
-
-
 def write(name: str, content: bytes) -> bool:
     """Write an entry under a temporary name, then move it into place; False if it is not kept."""
     folder = directory()
     if folder is None:
         warn_once(f"no folder can be written ({'; '.join(refused)})")
         return False
-    remove_left_over(folder)
     path = folder / name
     temporary = path.with_name(f"{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -210,9 +119,8 @@ class LoopCache(_Cache):  # type: ignore[misc]  # Numba has no types for it
         self.hit = False
 
     def _entry(self, signature: Any, codegen: Any) -> str:
-        settings = [str(getattr(config, key)) for key in _CODEGEN]
-        key = (self._name, str(signature), codegen.magic_tuple(), settings)
-        return entry(self._name.split("-")[0], key, self._package)
+        key = (self._name, self._package, str(signature), codegen.magic_tuple(), setting_values())
+        return entry(self._name.split("-")[0], key)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled loop, or None where there is no whole entry for it."""

@@ -14,6 +14,7 @@ from numba.core import config
 from numba.core.ccallback import CFunc
 
 from numadam._jit import private, process
+from numadam._jit.build import refuse_without_jit
 from numadam._jit.cache import compile_cached
 from numadam._jit.process import compile_lock
 
@@ -89,14 +90,6 @@ SERIAL, PARALLEL = "serial", "parallel"
 
 _callbacks: list[Any] = []  # keeps the code at their addresses alive
 _compiled_loops: dict[str, CompiledLoop] = {}
-
-
-def refuse_without_jit() -> None:
-    if config.DISABLE_JIT:
-        raise RuntimeError(
-            "NUMBA_DISABLE_JIT is set, but numadam's loops exist only compiled: unset it, or set "
-            "it only for the process that you debug."
-        )
 
 
 def callback_address(function: Callable[..., Any], signature: Any, name: str, package: str) -> int:

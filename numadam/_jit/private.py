@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+# One C call: where an exception comes in `threading.Thread.start`, the thread may hang
+from _thread import start_new_thread
 from typing import Any
 
 import llvmlite  # its version, on which compiled code depends
+from llvmlite import ir  # sums of products in vectors, whose order no compiler may change: `dot`
+from llvmlite.binding import get_host_cpu_name  # as Numba's own cache knows the processor
 from numba import types
-
-# What Numba's own cache keeps. Its index and data files may be damaged for ever, are lost where
-# processes meet, and 0.4 s of what only compiling needs is loaded before they are read.
-from numba.core.compiler import CompileResult
-from numba.core.runtime import rtsys  # functions that compiled code calls where it takes arrays
-from numba.core.serialize import dumps  # types of Numba need its own pickler
+from numba.core import cgutils  # the loop of `dot`
 from numba.extending import intrinsic
-from numba.misc.appdirs import user_cache_dir  # the folder that Numba's own cache has
+from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own cache is
+
+__all__ = [
+    "LLVMLITE",
+    "POINTS",
+    "PROCESSOR",
+    "USER_CACHE",
+    "address",
+    "dot",
+    "pointer",
+    "start_new_thread",
+    "uncounted",
+]
 
 #: Folder of the user's caches on this platform, which need not be absolute.
 USER_CACHE = str(user_cache_dir("numadam", False))
+#: What compiled code depends on.
 LLVMLITE = str(llvmlite.__version__)
-
-
-def processor(dispatcher: Any) -> str:
-    """What machine code depends on: the platform, the processor and its features."""
-    return repr(dispatcher.targetctx.codegen().magic_tuple())
-
-
-def reduced(result: Any) -> bytes:
-    """All of a compiled function, as bytes that `rebuilt` reads."""
-    return bytes(dumps(result._reduce()))  # noqa: SLF001
+PROCESSOR = str(get_host_cpu_name())
 
 
 def address(result: Any) -> int:
@@ -35,17 +38,75 @@ def address(result: Any) -> int:
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
-def rebuilt(dispatcher: Any, parts: Any) -> Any:
-    """A compiled function, of what `reduced` was asked to keep."""
-    rtsys.initialize(dispatcher.targetctx)
-    return CompileResult._rebuild(dispatcher.targetctx, *parts)  # noqa: SLF001
-
-
 @intrinsic
 def pointer(typingctx: Any, address: Any, like: Any) -> Any:
-    """The address as a pointer to numbers as those of `like`, an array or one, for `carray`."""
+    """The address as a pointer to numbers as `like`, an array or number, has them; for `carray`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(getattr(like, "dtype", like))(address, like), codegen
+
+
+def uncounted(context: Any, builder: Any, kind: Any, result: Any, array: Any) -> Any:
+    """Code for the array as type `result` has it: flat, or as it is; others stay.
+
+    Without its reference count: a loop that counts references is not vectorised. The caller keeps
+    the array alive.
+    """
+    if not isinstance(kind, types.Array):
+        return array
+    old = context.make_array(kind)(context, builder, array)
+    new = context.make_array(result)(context, builder)
+    new.nitems, new.itemsize, new.data = old.nitems, old.itemsize, old.data
+    if result == kind:
+        new.shape, new.strides = old.shape, old.strides
+    else:
+        new.shape = builder.insert_value(new.shape, old.nitems, 0)
+        new.strides = builder.insert_value(new.strides, old.itemsize, 0)
+    new.meminfo, new.parent = new.meminfo.type(None), new.parent.type(None)
+    return new._getvalue()
+
+
+def address(result: Any) -> int:
+    """The address of a compiled function, for `numadam._jit.calls`."""
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+#: Numbers in one turn of a sum.
+POINTS = 16
+
+
+@intrinsic
+def dot(typingctx: Any, a: Any, b: Any) -> Any:
+    """Sum of a * b, of a multiple of `POINTS`: in so many lanes, whatever the processor has."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        arrays = [context.make_array(a)(context, builder, value) for value in args]
+        wide = ir.VectorType(ir.DoubleType(), POINTS)
+        given = ir.VectorType(context.get_data_type(a.dtype), POINTS)
+        sums = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * POINTS))
+        begin, step = cgutils.intp_t(0), cgutils.intp_t(POINTS)
+        end = arrays[0].nitems
+        with cgutils.for_range_slice(builder, begin, end, step, inc=True) as (k, _):
+            values = []
+            for array in arrays:
+                place = builder.bitcast(builder.gep(array.data, [k]), given.as_pointer())
+                value = builder.load(place)
+                value.align = 4
+                values.append(value if given == wide else builder.fpext(value, wide))
+            product = builder.fmul(*values)
+            builder.store(builder.fadd(builder.load(sums), product), sums)
+        total, lanes = builder.load(sums), POINTS
+        while lanes > 1:  # add the upper half of the lanes to the lower one
+            lanes //= 2
+            halves = [
+                builder.shuffle_vector(
+                    total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(places))
+                )
+                for places in (range(lanes), range(lanes, 2 * lanes))
+            ]
+            total = builder.fadd(*halves)
+        return builder.extract_element(total, ir.IntType(32)(0))
+
+    return types.float64(a, b), codegen

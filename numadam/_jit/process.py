@@ -141,10 +141,17 @@ def give_lock(owner: Any) -> None:
         _purge_at = 64 + 2 * len(_owners)
 
 
-def refuse_cut_off() -> None:
-    """Refuse to compile in a child that was forked while another thread did so."""
-    if _compile_cut_off:
+def refuse_lost(process: int) -> None:
+    """Refuse to wait in a child for a thread of its parent, which compiles."""
+    if process != os.getpid():
         raise _error("compile or load a loop", "was compiling")
+
+
+def wait_for_compiling() -> None:
+    """Wait for the thread that compiles, if there is one."""
+    if not _compile_cut_off:
+        with _compiling:
+            pass
 
 
 @contextlib.contextmanager
@@ -158,7 +165,8 @@ def compile_lock() -> Iterator[None]:
     RuntimeError
         In a child that was forked while another thread did so.
     """
-    refuse_cut_off()
+    if _compile_cut_off:
+        raise _error("compile or load a loop", "was compiling")
     with _compiling, outside_llvmlite():
         yield
 

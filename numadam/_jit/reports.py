@@ -1,7 +1,7 @@
-"""Reports of what is compiled: on the logger `numadam`, and where somebody waits for it.
+"""Reports of what is compiled: on the logger `numadam`, and on stderr.
 
-A terminal or a notebook gets one line: it begins after `PATIENCE` seconds and ends with the time
-that it took. ``logging.getLogger("numadam").setLevel("WARNING")`` silences both.
+stderr, a terminal or the log of a batch job, gets one line: it begins after `PATIENCE` seconds and
+ends with the time that it took. ``logging.getLogger("numadam").setLevel("WARNING")`` silences both.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ logger.addHandler(logging.NullHandler())
 #: The same of code with a user's function inside.
 objective_logger = logger.getChild("objective")
 
-#: Seconds of compiling after which somebody who waits is told.
+#: Seconds of compiling after which the line begins.
 PATIENCE = 1.0
 
-#: "1": the line is written to any stderr, a batch log, too; "0": never; else to a terminal or
-#: a notebook.
+#: "0": no line.
 VARIABLE = "NUMADAM_COMPILE_LINE"
 
 #: Held while a line is written: its end does not come before its begin, and a fork waits for it.
@@ -86,20 +85,12 @@ class _Line:
         self._over.release()
 
 
-def _somebody_waits() -> bool:
-    """Whether somebody watches who has not silenced the logger."""
+def _line_is_wanted() -> bool:
+    """Whether there is a stderr, and nobody has silenced the line or the logger."""
     asked = os.environ.get(VARIABLE, "")
     if asked not in ("", "0", "1"):
         raise ValueError(f"{VARIABLE}: expected 0 or 1, got {asked!r}.")
-    if asked == "0" or logger.level > logging.INFO or sys.stderr is None:  # no console
-        return False
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if asked == "1" or getattr(shell, "kernel", None) is not None:
-        return True
-    # closed, or an object of the user's
-    with suppress(Exception):
-        return bool(sys.stderr.isatty())
-    return False
+    return asked != "0" and logger.level <= logging.INFO and sys.stderr is not None
 
 
 def _words(compiling: Compiling) -> str:
@@ -151,7 +142,7 @@ def reported(what: str, folder: Path | None, log: logging.Logger = logger) -> It
     Where it turns out that it cannot be kept, the block sets `folder` to None.
     """
     compiling = Compiling(what, folder)
-    line = _Line(_words(compiling)) if _somebody_waits() else None
+    line = _Line(_words(compiling)) if _line_is_wanted() else None
     start, took = time.perf_counter(), "stopped"
     try:
         yield compiling

@@ -13,9 +13,8 @@ import numpy as np
 from numba import from_dtype, types
 
 from numadam._jit import private
-from numadam._jit.calls import loader
-from numadam._jit.loops import refuse_without_jit
-from numadam._jit.pointers import array_at
+from numadam._jit.build import refuse_without_jit
+from numadam._jit.calls import array_at, loader
 from numadam._least_squares.factors import padded
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
@@ -80,21 +79,21 @@ def _make_evaluate(fun: Any, form: tuple[bool, bool], guard: Any, real: Any, arg
 
     Numba drops the calls of other forms: a function for the call takes 40 % of the compile time.
     """
-    load, (derives, numbered) = loader(args_type), form
+    load, (derives, numbered), one = loader(args_type), form, real(1)
 
     def evaluate(i, x_at, r_at, J_at, n, m, args_at):
-        x, args, checks = guard(array_at(x_at, n, real)), load(args_at), m < 0
+        x, args, checks = guard(array_at(x_at, n, one)), load(args_at), m < 0
         m = abs(m)
-        wide, r = padded(m), array_at(r_at, m, real)
-        J = array_at(J_at, (n if derives else 0, wide), real)
+        wide, r = padded(m), array_at(r_at, m, one)
+        J = array_at(J_at, (n if derives else 0, wide), one)
         if not checks:
             for k in range(m):
                 r[k] = 0.0
-            flat = array_at(J_at, J.size, real)
+            flat = array_at(J_at, J.size, one)
             for k in range(len(flat)):
                 flat[k] = 0.0
         if derives:
-            rows = array_at(J_at, (m, 2 * n), real)
+            rows = array_at(J_at, (m, 2 * n), one)
             if numbered and checks:
                 fun(x, r, rows[:, :n], i, *args)
             elif numbered:

@@ -1,4 +1,8 @@
-"""Functions of `nopython` and their docstrings, made from the rules; NAdam's by hand."""
+"""Texts of the functions of `nopython`, and their docstrings, made from the rules; NAdam's by hand.
+
+A text is in the rule's default form. What is compiled for the dtype and the arrays that the user
+has is chosen by their types, in `numadam.nopython.core`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.formatting import default_text, first_sentence, formula, parameters, section
+from numadam._core import options as op
+from numadam._core.element import parameters_of
 from numadam._core.rule import named
-from numadam._jit.functions import jit_once
 from numadam._optimizer.declared import OPTIONAL_STATE, STATE, T, example
-from numadam.nopython.core import Array, compiled, doubles, kit, present
+from numadam.nopython import core
+from numadam.nopython.core import Array, compiled, own
 from numadam.rules import CLASSES, classes, function_name
 from numadam.rules.nadam import NAdam
 
@@ -146,11 +152,129 @@ def documents(file: str, cls: Any, update: inspect.Signature) -> dict[str, str]:
     return {f"{file}_{kind}": text.format(**texts) for kind, text in kinds.items()}
 
 
-# --- NAdam's product of momenta ------------------------------------------------------------------
-# `numadam.nopython.functions` makes the other functions, and the docstrings.
+# --- texts ----------------------------------------------------------------------------------------
 
-_Hypers, _scalars, _, _walk = kit(NAdam).values()
-_advance, _Products = jit_once(NAdam.rule.compiled_advance("")), named("Products", ("mu_product",))
+#: The source of the parts of a rule. `{state}` are the names of all state arrays; those that the
+#: user does not have are None.
+_PARTS = """
+@own
+def scalars_at(t, lr, weight_decay, {hypers}):
+    if t < 1:
+        raise ValueError("t: expected the number of this step, 1 at the first.")
+    rate, step = np.float64(lr), np.float64(t)
+    c = Hypers({converted})
+    h = scalars(c, {products}, rate, step)
+    return ({numbers}, rate * np.float64(weight_decay))
+
+@own
+def scalars_as(h, p):
+    rounded = Scalars({rounded}, tiny_as(p), number_as(0.0, p))
+    return rounded, number_as(h[{lost}], p)
+
+@own
+def each(p, g, {state}, h, lost):
+    step, {state} = element({given}){decay}
+    return p - step, {state}
+
+@own
+def element_at(p, g, {state}, h):
+    h, lost = scalars_as(h, p)
+    new = each(p, number_as(g, p), {of_type} h, lost)
+    return present(new, (p, {state}))
+
+@own
+def change(i, p, g, {state}, h, lost):
+    p[i], {new} = each(p[i], g[i], {items} h, lost)
+    {puts}
+
+@inlined
+def walk(p, g, {state}, h, lost):
+    if p.ndim == 1:
+        for i in range(p.size):
+            change(i, p, g, {state}, h, lost)
+    else:
+        for i in np.ndindex(p.shape):
+            change(i, p, g, {state}, h, lost)
+
+@own
+def update_at(p, g, {state}, h):
+    views = flat((p, g, {state}))
+    {checks}
+    h, lost = scalars_as(h, p)
+    walk({views}, h, lost)
+"""
+_DECAY = """
+    if lost != h.zero:  # 0 times an infinite p is NaN
+        step = step + lost * p"""
+_CHECK_SHAPE = """if {0} is not None:
+        if {0}.shape != p.shape:
+            raise ValueError("{0}: expected the shape of p.")
+    """
+
+
+def _parts(cls: Any) -> dict[str, Any]:
+    """The compiled parts of a rule in its default form."""
+    rule = cls.rule
+    given = inspect.signature(cls.__init__).parameters.items()
+    defaults = {name: a.default for name, a in given if a.default is not a.empty}
+    options, states = {**op.DEFAULTS, **defaults}, rule.state
+    formula = rule.formula(**rule.variant(options))
+    fields, kind = rule.scalar_type._fields[:-2], rule.product_type
+    products, own_products = "None", rule.own_products(None)
+    if kind is not None:
+        powers = (f"c.{name.removesuffix('_product')} ** step" for name in kind._fields)
+        items = (
+            name if name in own_products else power
+            for name, power in zip(kind._fields, powers, strict=True)
+        )
+        products = f"Products({', '.join(items)})"
+    hypers = [hyper.name for hyper in rule.hypers]
+    switches = [repr(float(entry(options))) for entry in rule.control.values()]
+    numbers = ["p", "g", *states, "h"]
+    source = _PARTS.format(
+        hypers=", ".join([*hypers, *own_products]),
+        converted=", ".join([*(f"np.float64({name})" for name in hypers), *switches]),
+        products=products,
+        numbers=", ".join(f"h.{name}" for name in fields),
+        rounded=", ".join(f"number_as(h[{k}], p)" for k in range(len(fields))),
+        lost=len(fields),
+        state=", ".join(states),
+        given=", ".join("g * g" if n == "gg" else n for n in parameters_of(rule, formula)),
+        decay=_DECAY if rule.decoupled else "",
+        of_type="".join(f"number_as({name}, p), " for name in states),
+        new=", ".join(f"new_{name}" for name in states),
+        items="".join(f"item({name}, i), " for name in states),
+        puts="; ".join(f"put({name}, i, new_{name})" for name in states),
+        checks="".join(_CHECK_SHAPE.format(name) for name in ("g", *states)).rstrip(),
+        views=", ".join(f"views[{k}]" for k in range(len(numbers) - 1)),
+    )
+    rule_name = cls.__name__
+    made: dict[str, Any] = {
+        "__name__": __package__,
+        "np": np,
+        "own": lambda function: own(function, rule_name),
+        "inlined": lambda function: own(function, rule_name, forceinline=True),
+        "Hypers": rule.hyper_type,
+        "Products": kind,
+        "Scalars": rule.scalar_type,
+        "scalars": own(rule.compiled_scalars("", False), rule_name),
+        "element": own(formula, rule_name),
+        "flat": core.make_views(("p", "g", *states)),
+    }
+    made |= {
+        name: getattr(core, name) for name in ("item", "number_as", "present", "put", "tiny_as")
+    }
+    exec(compile(source, f"<parts of {rule_name}>", "exec"), made)
+    return made
+
+
+# --- NAdam's product of momenta ------------------------------------------------------------------
+# `of_rule` makes the other functions, and the docstrings.
+
+_NADAM = _parts(NAdam)
+_scalars_at, _update_at, _Hypers = (_NADAM[name] for name in ("scalars_at", "update_at", "Hypers"))
+_advance = own(NAdam.rule.compiled_advance(""), "NAdam")
+_Products = named("Products", ("mu_product",))
 
 
 @compiled
@@ -187,9 +311,8 @@ def nadam_product(
     >>> nadam_scalars(2, mu_product=nadam_product(1, 1.0)) == nadam_scalars(2)
     True
     """
-    own = _Hypers(beta1=beta1, beta2=0.0, eps=0.0, momentum_decay=momentum_decay)
-    before = _Products(mu_product=np.float64(mu_product))
-    return _advance(doubles(own), before, np.float64(t)).mu_product
+    c = _Hypers(np.float64(beta1), 0.0, 0.0, np.float64(momentum_decay))
+    return _advance(c, _Products(np.float64(mu_product)), np.float64(t)).mu_product
 
 
 @compiled
@@ -212,13 +335,12 @@ def nadam_scalars(
     mu_product: float | None = None,
 ) -> tuple[float, ...]:
     """Scalars of one step."""
-    own = _Hypers(beta1=beta1, beta2=beta2, eps=eps, momentum_decay=momentum_decay)
     if mu_product is None:
         before = _product_before(t, beta1, momentum_decay)
         product = nadam_product(t, before, beta1, momentum_decay)
     else:
         product = nadam_product(t, mu_product, beta1, momentum_decay)
-    return _scalars(own, (product,), t, lr, weight_decay)
+    return _scalars_at(t, lr, weight_decay, beta1, beta2, eps, momentum_decay, product)
 
 
 @compiled
@@ -239,28 +361,28 @@ def nadam_update(
     """One step in place."""
     own = (lr, beta1, beta2, eps, momentum_decay, weight_decay)
     if mu_product is None:
-        _walk(p, g, (m, v), nadam_scalars(t, *own))
+        _update_at(p, g, m, v, nadam_scalars(t, *own))
     else:
         if mu_product.size != 1 or mu_product.itemsize != 8:
             raise ValueError("mu_product: expected an array of one float64, np.ones(1).")
-        _walk(p, g, (m, v), nadam_scalars(t, *own, mu_product[0]))
+        _update_at(p, g, m, v, nadam_scalars(t, *own, mu_product[0]))
         mu_product[0] = nadam_product(t, mu_product[0], beta1, momentum_decay)
 
 
 # --- three functions for each rule ---------------------------------------------------------------
 
-#: The source is written, since Numba needs a signature. Names that begin with ``_`` are of `kit`.
+#: The source is written, since Numba needs a signature.
 _SOURCE = """
 from __future__ import annotations
 
 def {rule}_scalars({scalars}) -> tuple[float, ...]:
-    return _scalars(_Hypers({hypers}), (), {t}, lr, {decay})
+    return scalars_at({t}, lr, {decay}, {hypers})
 
 def {rule}_element({element}) -> {numbers}:
-    return present(_element(p, g, ({state}), h), (p, {state}))
+    return element_at(p, g, {state}, h)
 
 def {rule}_update({update}) -> None:
-    {check}_walk(p, g, ({state}), {rule}_scalars({values}))
+    {check}update_at(p, g, {state}, {rule}_scalars({values}))
 """
 _CHECK = """if m is None and momentum != 0.0:
         raise ValueError("m: momentum needs a buffer, zeros of the shape of p.")
@@ -298,12 +420,12 @@ def _source(file: str, cls: Any) -> str:
     return _SOURCE.format(
         rule=file,
         scalars=declared([*t, *usual], ""),
-        hypers=", ".join(f"{name}={name if name in usual else 0.0}" for name in hypers),
+        hypers=", ".join(name if name in usual else "0.0" for name in hypers),
         t="t" if t else "1",
         decay="weight_decay" if "weight_decay" in usual else "0.0",
         element=declared(["p", "g", *needed, "h", *absent], "Number"),
         numbers="tuple[Any, ...]" if needed else "Any",
-        state="".join(f"{name}, " for name in rule.state),
+        state=", ".join(rule.state),
         update=declared(["p", "g", *needed, *t, *at_begin, *usual, *at_end], "Array"),
         check=_CHECK if "m" in absent else "",
         values=", ".join([*t, *usual]),
@@ -312,7 +434,7 @@ def _source(file: str, cls: Any) -> str:
 
 def of_rule(file: str, cls: Any) -> dict[str, Any]:
     """The compiled functions of a rule, by name."""
-    made = {"__name__": __package__, "present": present, **kit(cls)}
+    made = _NADAM if cls is NAdam else _parts(cls)
     exec(compile(_source(file, cls), f"<numadam.nopython of {file}>", "exec"), made)
     functions = {
         name: function for name, function in globals().items() if name.startswith(f"{file}_")

@@ -25,7 +25,7 @@ from numadam._core.hyper import Hyper, check_switch
 from numadam._core.plan import ROW_COUNTS, STATE_SLOTS
 from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
 from numadam._core.text import parameters_of
-from numadam._jit.loops import refuse_without_jit
+from numadam._jit.build import refuse_without_jit
 from numadam._jit.objectives import frozen
 from numadam._optimizer.base import OptimizerType
 from numadam._optimizer.declared import optimizer_class

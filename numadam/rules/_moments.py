@@ -52,8 +52,6 @@ def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Call
             v = h.beta2 * v if h.beta2 != h.zero else h.zero
             if h.alpha2 != h.zero:
                 v = v + h.alpha2 * gg
-        if abs(m) < h.tiny:  # a denormal m would slow the CPU down for ever; NaN stays
-            m = h.zero
         u = v / h.c2 if vhat else v
         if vmax is not None:
             if not vmax >= u:  # also where v is NaN

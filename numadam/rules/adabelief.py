@@ -18,8 +18,6 @@ def formula() -> Callable[..., Any]:
 
     def element(p, g, m, v, h):
         m = h.beta1 * m + h.alpha1 * g
-        if abs(m) < h.tiny:
-            m = h.zero
         error = g - m
         v = h.beta2 * v if h.beta2 != h.zero else h.zero
         v = v + h.alpha2 * (error * error) + h.root_e

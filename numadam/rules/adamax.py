@@ -17,8 +17,6 @@ def formula() -> Callable[..., Any]:
 
     def element(p, g, m, u, h):
         m = h.beta1 * m + h.alpha1 * g
-        if abs(m) < h.tiny:
-            m = h.zero
         u = h.beta2 * u if h.beta2 != h.zero else h.zero
         size = abs(g) + h.inner
         if size > u:  # not where u is NaN: it stays

@@ -18,8 +18,6 @@ def formula() -> Callable[..., Any]:
     def element(p, g, m, h):
         u = (h.beta1 * m if h.beta1 != h.zero else h.zero) + h.alpha1 * g
         m = (h.beta2 * m if h.beta2 != h.zero else h.zero) + h.alpha2 * g
-        if abs(m) < h.tiny:
-            m = h.zero
         step = u - u  # 0 where u is 0, and NaN where it is NaN
         if u > h.zero:
             step = h.lr

@@ -22,8 +22,6 @@ def formula() -> Callable[..., Any]:
     def element(p, g, gg, m, v, h):
         m = h.beta1 * m + h.alpha1 * g
         v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        if abs(m) < h.tiny:
-            m = h.zero
         d = math.sqrt(v) + h.e
         n = h.s * m + h.look * g
         step = n / d if d != h.zero else h.zero

@@ -19,8 +19,6 @@ def formula() -> Callable[..., Any]:
     def element(p, g, gg, m, v, h):
         m = h.beta1 * m + h.alpha1 * g
         v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        if abs(m) < h.tiny:
-            m = h.zero
         d = math.sqrt(v) + h.e
         if h.plain != h.zero:  # instead of the root, not times it: v may be inf
             d = h.plain

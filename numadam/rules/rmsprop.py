@@ -25,8 +25,6 @@ def formula() -> Callable[..., Any]:
         u = v
         if mean is not None:
             mean = h.beta2 * mean + h.alpha2 * g
-            if abs(mean) < h.tiny:
-                mean = h.zero
             u = v - mean * mean
             if u < h.zero:  # rounding alone makes it negative; NaN stays
                 u = h.zero
@@ -35,8 +33,6 @@ def formula() -> Callable[..., Any]:
         step = n / d if d != h.zero else h.zero
         if m is not None:
             m = (h.momentum * m if h.momentum != h.zero else h.zero) + step
-            if abs(m) < h.tiny:
-                m = h.zero
             step = h.lr * m
         return step, v, mean, m
 

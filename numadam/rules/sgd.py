@@ -21,8 +21,6 @@ def formula(nesterov: bool) -> Callable[..., Any]:
             direction = g
         else:
             m = (h.momentum * m if h.momentum != h.zero else h.zero) + h.share * g
-            if abs(m) < h.tiny:
-                m = h.zero
             direction = g + h.momentum * m if nesterov else m
         return h.lr * direction, m
 

@@ -6,6 +6,7 @@ Arrays of other libraries: gradients, read through views and never copied, or re
 from __future__ import annotations
 
 import gc
+import itertools
 import re
 import warnings
 from collections import OrderedDict
@@ -18,17 +19,19 @@ from hypothesis import strategies as st
 
 import numadam
 import numadam as na
-from tests.bad_arrays import assert_unchanged, snapshot
-from tests.bits import KERNELS, RULES
+from tests import extras
+from tests.bits import KERNELS, OTHERS, RULES
 from tests.trees import (
     LAYOUTS,
     Exported,
     Pair,
     assert_leaves,
     assert_same_containers,
+    assert_unchanged,
     lay,
     relaxed,
     shapes,
+    snapshot,
     tree_leaves,
     tree_map,
 )
@@ -66,10 +69,17 @@ trees = st.recursive(leaf.map(Spec), containers, max_leaves=8).filter(
 )
 
 
+#: Two plans, each with `out`; all of them in a sweep.
+FEW = [("adam paper amsgrad", "float32"), ("rmsprop", "float32")]
+ALL = list(itertools.product(KERNELS + OTHERS, ("float32", "float64")))
+
+
+@pytest.mark.parametrize("plans", [FEW, extras.sweep(ALL)], ids=["few", "all"])
 @relaxed
-@given(trees, st.sampled_from(["float32", "float64"]), st.sampled_from(KERNELS), st.integers(0, 99))
-def test_any_tree_of_any_arrays(tree, dtype, name, seed):
+@given(st.data(), trees, st.integers(0, 99))
+def test_any_tree_of_any_arrays(plans, data, tree, seed):
     """Every leaf takes exactly the reference's steps, in place; `out` is the direction."""
+    name, dtype = data.draw(st.sampled_from(plans))
     rng = np.random.default_rng(seed)
     make, bits = RULES[name]
 

@@ -17,9 +17,17 @@ from numpy.exceptions import TooHardError
 
 import numadam as na
 from numadam._arrays import checks
-from tests.bad_arrays import BAD, assert_unchanged, cases, matches, snapshot
 from tests.bits import assert_same_bits
-from tests.trees import Pair, assert_leaves, tree_map
+from tests.trees import (
+    BAD,
+    Pair,
+    assert_leaves,
+    assert_unchanged,
+    cases,
+    matches,
+    snapshot,
+    tree_map,
+)
 
 #: where the bad array sits: (container of two leaves, name of the second)
 SEATS = {

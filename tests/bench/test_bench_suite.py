@@ -19,10 +19,10 @@ common, step, start, options, minimize, gpu, cuda_code = (
 )
 run, machine = load("run"), load("machine")
 CASES = run.cases_of((*run.TARGETS, *run.OTHERS))
-#: Cases of processes that compile for seconds, one that builds for a minute, and those of a GPU.
+#: Cases that compile or compute for seconds, one that builds for a minute, and those of a GPU.
 #: Of the loops by hand one is compiled; test_bench.py compares all with numadam's steps.
 NOT_HERE = re.compile(
-    "first-step|workqueue|many-first|deepspeed|import|right|gpu|hand-(?!options-10$)"
+    "first-step|workqueue|many-first|deepspeed|import|fits-scipy|right|gpu|hand-(?!options-10$)"
 )
 #: Rules and options that differ by a row of a table: three are measured, the others are made.
 MADE = options.ByBytes.cases.keys() - {"clip-norm-10M"}

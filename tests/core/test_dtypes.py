@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests import extras
 from tests.bits import assert_same_bits
 
 
@@ -84,7 +85,7 @@ def by_modulus(rule, p, grads, lr):
     return p, {"m": m, "v": v}
 
 
-@pytest.mark.parametrize("rule", ["Adam", "RMSprop", "SGD"])
+@pytest.mark.parametrize("rule", ["Adam", *map(extras.sweep, ("RMSprop", "SGD"))])
 @LAYOUTS
 def test_modulus_has_a_real_second_moment(rule, lay):
     start, *grads = complexes(1, (12, 50))
@@ -102,7 +103,7 @@ def test_modulus_has_a_real_second_moment(rule, lay):
         np.testing.assert_allclose(opt.state[name], state[name], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("form", ["parts", "modulus"])
+@pytest.mark.parametrize("form", [extras.sweep("parts"), "modulus"])
 def test_options_of_complex_parameters(form):
     """Norm of both parts together, decay, average, step sizes by element."""
     start, *calls = complexes(2, (9, 3, 4))

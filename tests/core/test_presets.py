@@ -18,6 +18,7 @@ from numadam._core.synonyms import LIKE
 from numadam._optimizer.base import OptimizerBase
 from numadam._optimizer.functional import UpdateFunction
 from numadam._optimizer.optimizer import Optimizer
+from tests import extras
 from tests.bits import assert_same_bits
 from tests.reference import emulated
 from tests.variants import FUNCTIONS
@@ -199,20 +200,15 @@ def gradients(dtype, n=64):
 
 
 EXACT = [like for like, one in LIKE.items() if one.bit_exact]
-#: AMSGrad with every other library in the other dtype; the rest is a sweep
+#: AMSGrad with every library in one dtype, without it in the other; the rest is a sweep
 REAL = dict(zip(EXACT, itertools.cycle(("float32", "float64")), strict=False))
 # Keras rounds its scalars where the arrays are float32
 REAL["keras"] = "float64"
-FORMS = [(like, dtype, False) for like in EXACT for dtype in ("float32", "float64")]
-FORMS.remove(("keras", "float32", False))
+OTHER = {"float32": "float64", "float64": "float32"}
+FORMS = [(like, OTHER[dtype], False) for like, dtype in REAL.items() if like != "keras"]
 FORMS += [(like, dtype, True) for like, dtype in REAL.items()]
-FORMS += [
-    pytest.param(
-        like, "float64" if dtype == "float32" else "float32", True, marks=pytest.mark.sweep
-    )
-    for like, dtype in REAL.items()
-    if like != "keras"
-]
+FORMS += [extras.sweep(like, dtype, False) for like, dtype in REAL.items()]
+FORMS += [extras.sweep(like, OTHER[dtype], True) for like, dtype in REAL.items() if like != "keras"]
 
 
 @pytest.mark.parametrize(("like", "dtype", "amsgrad"), FORMS)

@@ -12,9 +12,11 @@ import pytest
 
 import numadam as na
 from numadam import Rows
+from numadam._cpu import loop
 from numadam._jit import loops
-from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits, gradients, starts
-from tests.runs import SINK, compiled_step, digest, serial, shorten_parts, uses_parallel
+from tests import extras
+from tests.bits import DTYPES, KERNELS, OTHERS, RULES, assert_same_bits, gradients, starts
+from tests.runs import SINK, compiled_step, digest, shorten_parts, uses_parallel
 from tests.trees import tree_map
 
 
@@ -50,17 +52,17 @@ def check(opt, p, state):
 PARALLEL = [
     ("adam paper", "float64"),
     ("adam paper amsgrad", "float32"),
-    ("sgd nesterov", "float32"),
+    ("sgd", "float32"),
 ]
 FORMS = pytest.mark.parametrize(
     ("name", "dtype", "form"),
     [
-        *((name, dtype, "serial") for name in KERNELS for dtype in DTYPES),
-        *((*case, "parallel") for case in PARALLEL),
+        *((*case, form) for case in PARALLEL for form in ("serial", "parallel")),
         *(
-            pytest.param(name, dtype, "parallel", marks=pytest.mark.sweep)
-            for name in KERNELS
+            extras.sweep(name, dtype, form)
+            for name in KERNELS + OTHERS
             for dtype in DTYPES
+            for form in ("serial", "parallel")
             if (name, dtype) not in PARALLEL
         ),
     ],
@@ -335,7 +337,10 @@ def test_all_together_has_the_same_bits_in_any_form_thread_and_part(case, way, t
         opt = na.Adam(tree_map(np.copy, start), **copy.deepcopy(options))
         assert uses_parallel(opt) == (way != "serial")
         if part == 0:  # what the others have to be: serial, in one piece
-            compiled_step(opt).kernel, part = serial(compiled_step(opt)), 1 << 20
+            compiled_step(opt).kernel().step = loop.compiled_step(
+                opt._backend.memory.plan, False, loop.SERIAL
+            )
+            part = 1 << 20
         if part is not None:
             shorten_parts(opt, part)
         for grads in calls:

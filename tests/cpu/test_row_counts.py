@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._cpu.step import classes_of
+from numadam._cpu.cuts import classes_of
+from tests import extras
 from tests.bits import assert_same_bits
 from tests.rules import yogi
 from tests.runs import shorten_parts
@@ -41,16 +42,16 @@ def alone(kind, start, calls, lr=0.1, **options):
 @pytest.mark.parametrize(
     ("kind", "options", "dtype"),
     [
-        (na.Adam, {}, "float32"),
+        extras.sweep(na.Adam, {}, "float32"),
         (na.Adam, {"weight_decay": 0.1, "bounds": (-1, 1), "clip_value": 0.5}, "float64"),
-        (na.Adam, {"like": "keras"}, "float32"),
-        (na.AdamW, {"amsgrad": "vhat", "decay_times_lr": False}, "float64"),
+        extras.sweep(na.Adam, {"like": "keras"}, "float32"),
+        extras.sweep(na.AdamW, {"amsgrad": "vhat", "decay_times_lr": False}, "float64"),
         (na.NAdam, {}, "float32"),
-        (na.NAdam, {"like": "torch"}, "float64"),
-        (na.RAdam, {}, "float32"),
-        (na.AdaMax, {}, "float64"),
-        (na.AdaBelief, {}, "float32"),
-        (na.SGD, {"momentum": 0.9}, "float64"),
+        extras.sweep(na.NAdam, {"like": "torch"}, "float64"),
+        extras.sweep(na.RAdam, {}, "float32"),
+        extras.sweep(na.AdaMax, {}, "float64"),
+        extras.sweep(na.AdaBelief, {}, "float32"),
+        extras.sweep(na.SGD, {"momentum": 0.9}, "float64"),
         (Yogi, {}, "float32"),
     ],
 )

@@ -151,7 +151,7 @@ def test_examples_fit_the_page(name, thing):
     things = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
     texts = [inspect.cleandoc(text) for one in things if isinstance(text := one.__doc__, str)]
     examples = [example for text in texts for example in doctest.DocTestParser().get_examples(text)]
-    # none where the example is a program for several ranks; test_docstrings.py asks for one
+    # none where the example is a program for several ranks; test_docstring_is_whole asks for one
     # a line of the source has a prompt of four characters before it
     shown = [f">>> {line}" for one in examples for line in one.source.splitlines()]
     shown += [line for one in examples for line in one.want.splitlines()]

@@ -19,23 +19,18 @@ from numadam._jit.reports import reported
 from tests import extras
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 @pytest.fixture
 def terminal(monkeypatch):
     """A terminal in the place of stderr, which is told after a hundredth of a second."""
     monkeypatch.setattr(reports, "PATIENCE", 0.01)
-    stream = Terminal()
+    stream = io.StringIO()
     monkeypatch.setattr(reports, "sys", stderr_is(stream))
     return stream
 
 
-def stderr_is(stream, **modules):
-    """`sys`, with another stderr and other modules."""
-    return SimpleNamespace(stderr=stream, modules=modules)
+def stderr_is(stream):
+    """`sys`, with another stderr."""
+    return SimpleNamespace(stderr=stream)
 
 
 def wait_for(condition):
@@ -88,13 +83,10 @@ def test_a_terminal_is_not_told_what_takes_less(terminal, monkeypatch):
 
 
 class Odd:
-    """A stderr that is closed, gone or half written, after it said that it is a terminal."""
+    """A stderr that is closed, gone or half written."""
 
     def __init__(self, error):
         self.error, self.asked = error, 0
-
-    def isatty(self):
-        return True
 
     def write(self, text):
         self.asked += 1
@@ -112,28 +104,13 @@ def test_an_odd_stderr_is_no_error(monkeypatch):
             wait_for(lambda stream=stream: stream not in odd or stream.asked)
 
 
-def python_in(kind):
-    """Modules of a program: IPython in a notebook or in a terminal."""
-    shell = SimpleNamespace(kernel=object()) if kind == "notebook" else SimpleNamespace()
-    return {"IPython": SimpleNamespace(get_ipython=lambda: shell)}
-
-
 @pytest.mark.parametrize(
-    ("stream", "modules", "asked", "told"),
-    [
-        (io.StringIO(), python_in("notebook"), "", True),
-        (io.StringIO(), python_in("notebook"), "0", False),
-        (io.StringIO(), python_in("terminal"), "", False),
-        (io.StringIO(), {}, "", False),
-        (io.StringIO(), {}, "1", True),
-        (Terminal(), {}, "0", False),
-        (None, {}, "", False),
-    ],
+    ("stream", "asked", "told"),
+    [(io.StringIO(), "", True), (io.StringIO(), "0", False), (None, "", False)],
 )
-def test_a_notebook_and_who_asks_get_the_line(monkeypatch, stream, modules, asked, told):
-    """A notebook's stderr is no terminal; a batch log gets the line only by the variable."""
+def test_a_batch_log_gets_the_line(monkeypatch, stream, asked, told):
     monkeypatch.setattr(reports, "PATIENCE", 0.0)
-    monkeypatch.setattr(reports, "sys", stderr_is(stream, **modules))
+    monkeypatch.setattr(reports, "sys", stderr_is(stream))
     monkeypatch.setenv(reports.VARIABLE, asked)
     with reported("a loop", None):
         wait_for_text(stream) if told else time.sleep(0.02)
@@ -232,7 +209,7 @@ def test_the_logger_silences_the_terminal(terminal):
 
 def test_what_is_interrupted_ends_its_line(terminal, caplog):
     with caplog.at_level(logging.INFO, "numadam"):
-        for what, work in (("a loop", wait_for_text), ("another", Terminal.isatty)):
+        for what, work in (("a loop", wait_for_text), ("another", io.StringIO.getvalue)):
             with pytest.raises(KeyboardInterrupt), reported(what, None):
                 raise KeyboardInterrupt(work(terminal))
     time.sleep(0.05)

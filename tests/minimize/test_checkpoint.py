@@ -89,7 +89,8 @@ def complex_run(call, **options):
 RUNS = [
     *((python_run, name) for name in OPTIONS),
     *((compiled_run, name) for name in ("decay", "stops", "plateau", "last")),
-    *((run, "decay") for run in (nested_run, apart_run, difference_run, complex_run)),
+    *((run, "decay") for run in (nested_run, apart_run, difference_run)),
+    (complex_run, "last"),
     (nested_run, "stops"),
     (apart_run, "seldom"),
 ]

@@ -102,8 +102,6 @@ def test_any_number_of_elements(n, widths):
 #: Options, whether they go in lanes, and the dtype of the default run.
 OPTIONS = [
     ({"ftol": 1e-6, "xtol": 1e-5, "gtol": 1e-3, "amsgrad": True, "like": "numpy"}, 64, "f4"),
-    ({"xtol": 1e-6, "bounds": Bounds([-0.5] * 4, [0.3, 0.2, 1.0, 0.9]), "gtol": 1e-3}, 64, "f8"),
-    ({"rule": "sgd", "lr": 1e-2, "momentum": 0.9, "gtol": 0.5, "ema": 0.5}, 64, "f8"),
     (
         {
             "rule": "adamw", "like": "keras", "ema": 0.9,
@@ -117,12 +115,18 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+#: In lanes of other tests, too: below, and of test_checkpoint.py.
+MORE = [
+    ({"xtol": 1e-6, "bounds": Bounds([-0.5] * 4, [0.3, 0.2, 1.0, 0.9]), "gtol": 1e-3}, 64, "f8"),
+    ({"rule": "sgd", "lr": 1e-2, "momentum": 0.9, "gtol": 0.5, "ema": 0.5}, 64, "f8"),
+]
+
 #: One packet of lanes, whose serial loop takes a third of the time to compile; then many.
-BATCHES = [pytest.param(*row, 60) for row in OPTIONS]
+BATCHES = [(*row, 60) for row in OPTIONS]
 BATCHES += [
-    pytest.param(options, lanes, dtype, 130, marks=pytest.mark.sweep)
-    for options, lanes, _ in OPTIONS
-    for dtype in ("f8", "f4")
+    extras.sweep(options, lanes, dtype, count)
+    for options, lanes, _ in OPTIONS + MORE
+    for dtype, count in (("f8", 130), ("f4", 60))
 ]
 
 
@@ -340,7 +344,7 @@ def test_each_problem_stops_at_its_own_gradient(options, relative, absolute, nor
         assert (sizes[:-1] > limit * (1 - 1e-14)).all()
 
 
-@pytest.mark.parametrize("x0", [STARTS, STARTS[:1], STARTS[:30] + 1j * STARTS[10:]])
+@pytest.mark.parametrize("x0", [STARTS, STARTS[:1], extras.sweep(STARTS[:30] + 1j * STARTS[10:])])
 def test_the_2_norm_has_the_bits_of_one_problem(x0):
     scale = np.geomspace(1e-150, 1e150, 40)
     options = {"lr": 0.02, "eps": 0.0, "norm": 2, "xtol": 1e-4, "gtol_rel": 1e-2}

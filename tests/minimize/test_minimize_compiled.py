@@ -12,6 +12,7 @@ import pytest
 
 import numadam as na
 from numadam._minimize.compiled import problem as prepared
+from tests import extras
 from tests.minimize.objectives import START, assert_same_run, loop, python_rosen, ramp, rosen
 
 
@@ -60,18 +61,25 @@ OPTIONS = [
     {},
     {"lr": 0.02, "gtol": 0, "ftol": 1e-12},
     {"lr": 0.02, "gtol": 0, "xtol": 1e-9},
-    {"lr": na.schedules.Cosine(0.05, steps=300), "beta1": lambda t: 0.9 if t < 99 else 0.8},
     {"lr": 0.02, "gtol_rel": 1e-2, "track_best": False},
     {"lr": na.schedules.Cosine(0.1, steps=100), "maxiter": 100, "history": 7},
-    {"rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)], "norm": 2, "xtol": 1e-4},
-    {"rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": 1.0, "weight_decay": 0.1},
-    {"rule": "adagrad", "lr": 0.1, "initial_accumulator": 0.5, "like": "keras", "ema": 0.9},
+    {
+        "rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)], "norm": 2, "xtol": 1e-4,
+        "beta1": lambda t: 0.9 if t < 99 else 0.8,
+    },
+    {
+        "rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": lambda t: 1.0 + t / 9,
+        "weight_decay": 0.1,
+    },
     {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "numpy"},
-    {"lr": 0.1, "maxiter": 30, "gtol": 0, "clip_norm": lambda t: 0.1 + t},
     {
         "rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "ema": 0.9,
         "bounds": (0, 2),
     },
+    extras.sweep(
+        {"rule": "adagrad", "lr": 0.1, "initial_accumulator": 0.5, "like": "keras", "ema": 0.9}
+    ),
+    extras.sweep({"lr": na.schedules.Cosine(0.05, steps=300), "beta1": lambda t: 0.9 - t / 999}),
 ]  # fmt: skip
 
 

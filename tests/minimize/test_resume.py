@@ -211,7 +211,7 @@ RUNS = {
     "compiled, large": (na.minimize, compiled, np.linspace(-2, 2, 5_000), {}),
     "many in Python": (na.minimize_many, all_rows, ROWS, {"jac": True}),
     "many in lanes": (na.minimize_many, of_many, ROWS, {}),
-    "few compiled": (na.minimize_many, of_many, ROWS[:3], {"bounds": (-1.9, 1.9)}),
+    "few compiled": (na.minimize_many, of_many, ROWS[:3], {}),
 }
 
 

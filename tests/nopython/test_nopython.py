@@ -22,6 +22,7 @@ from numba.core.errors import TypingError
 import numadam
 import numadam as na
 from numadam import nopython, rules
+from tests import extras
 from tests.processes import python
 
 
@@ -93,9 +94,9 @@ def arrays_of(opt, names):
     return state, {name: opt.state[name] for name in used}
 
 
-#: rules that are called as others of the table: compiled only in a sweep, while the bits of every
+#: cases that are called as others of the table: compiled only in a sweep, while the bits of every
 #: rule are compared without compilation in test_nopython.py
-ALIKE = ("adamw", "radam", "adabelief", "adagrad")
+ALIKE = ("adamw", "radam", "adabelief", "adagrad", "adamax", "rmsprop", "rmsprop momentum", "sgd")
 
 
 def check_solve(case, p, grads, write):
@@ -114,11 +115,8 @@ def check_solve(case, p, grads, write):
         np.testing.assert_array_equal(own[key], array, err_msg=key)
 
 
-ROWS = [
-    pytest.param(case, dtype, marks=[pytest.mark.sweep] if case in ALIKE else [])
-    for case in CASES
-    for dtype in (["float32", "float64"] if case in ("adam", "nadam", *ALIKE) else ["float32"])
-]
+ROWS = [extras.sweep(case, "float32") if case in ALIKE else (case, "float32") for case in CASES]
+ROWS += [extras.sweep(case, "float64") for case in CASES]
 
 
 @pytest.mark.rule
@@ -131,11 +129,8 @@ def test_an_update_has_the_bits_of_the_optimiser(case, dtype):
     check_solve(case, *problem(dtype), write)
 
 
-ELEMENTS = [
-    pytest.param(case, marks=[pytest.mark.sweep] if case in (*ALIKE, "adamw decay") else [])
-    for case in CASES
-    if case != "adam by place"
-]
+ELEMENTS = ["adam", "adam amsgrad", "nadam product", "rmsprop all", "sgd momentum", "lion"]
+ELEMENTS += [extras.sweep(case) for case in CASES if case not in (*ELEMENTS, "adam by place")]
 
 
 @pytest.mark.rule
@@ -326,7 +321,7 @@ def test_python_is_told_what_is_missing():
 
 ROOT = Path(numadam.__file__).parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "own-solver.md").read_text(encoding="utf-8")
-FIT, GPU, _, CACHED = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+FIT, GPU, CACHED = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 USER = """
 import sys
 import numpy as np
@@ -511,7 +506,7 @@ def python_run():
     rng = np.random.default_rng(0)
     p, grads = rng.standard_normal((2, 3)), rng.standard_normal((6, 2, 3))
     starts = {name: start(file, options, p) for name, (file, _, options, _) in HOST_CASES.items()}
-    texts = {"P": p.tolist(), "GRADS": grads.tolist(), "CASES": HOST_CASES, "STARTS": starts}
+    texts = {"P": p.tolist(), "GRADS": grads.tolist(), "HOST_CASES": HOST_CASES, "STARTS": starts}
     named = "".join(f"{name} = {json.dumps(json.dumps(one))}\n" for name, one in texts.items())
     return p, grads, json.loads(python(named + CODE, NUMBA_DISABLE_JIT="1"))
 

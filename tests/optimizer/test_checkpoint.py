@@ -18,8 +18,7 @@ from numadam._checkpoint.container import read, write
 from numadam._optimizer import checkpoint
 from tests.interrupts import strike_everywhere
 from tests.processes import python
-from tests.runs import SINK, digest, meanwhile, tree_of
-from tests.saved import load_into, loaded
+from tests.runs import SINK, digest, load_into, loaded, meanwhile, tree_of
 from tests.trees import relaxed
 
 Pair = namedtuple("Pair", "weight bias")

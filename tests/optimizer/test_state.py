@@ -15,10 +15,16 @@ import pytest
 
 import numadam as na
 from numadam import rules
-from tests.bad_arrays import assert_unchanged, snapshot
 from tests.bits import RULES, assert_same_bits
 from tests.runs import SINK, digest, meanwhile, tree_of
-from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
+from tests.trees import (
+    assert_leaves,
+    assert_same_containers,
+    assert_unchanged,
+    snapshot,
+    tree_leaves,
+    tree_map,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.bad_arrays import assert_unchanged, snapshot
-from tests.bits import DTYPES, KERNELS, RULES, assert_same_bits
+from tests import extras
+from tests.bits import DTYPES, KERNELS, OTHERS, RULES, assert_same_bits
 from tests.runs import tree_of
-from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
+from tests.trees import (
+    assert_leaves,
+    assert_same_containers,
+    assert_unchanged,
+    snapshot,
+    tree_leaves,
+    tree_map,
+)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [*KERNELS, *map(extras.sweep, OTHERS)])
 def test_params_of_one_call(name):
     """The state moves on, and the optimiser's own parameters stay until the next step."""
     make = RULES[name][0]
@@ -99,7 +106,12 @@ def test_replaced_parameter_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("adam paper", "float64"), *((name, "float32") for name in KERNELS)]
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in KERNELS),
+        *(extras.sweep(name, "float32") for name in OTHERS),
+        extras.sweep("adam paper", "float64"),
+    ],
 )
 def test_out_is_the_direction(name, dtype):
     """p + out is what the step would have made of p, bit for bit; p stays, m, v and t move."""
@@ -231,7 +243,7 @@ def test_grads_lie_in_one_flat_buffer(dtype):
     assert places[0][0] % 64 == 0  # so that each leaf begins on a cache line
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [*KERNELS, *map(extras.sweep, OTHERS)])
 def test_step_takes_grads_that_were_filled(name):
     make = RULES[name][0]
     params, expected = tree_of(0), tree_of(0)

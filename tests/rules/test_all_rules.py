@@ -18,8 +18,7 @@ from numadam._core.options import DEFAULTS
 from numadam.rules._define import problems
 from tests import generate, references, stubs
 from tests.bits import assert_same_bits
-from tests.runs import digest
-from tests.saved import load_into, loaded
+from tests.runs import digest, load_into, loaded
 from tests.variants import CASES, FUNCTIONS, VARIANTS, plan_of
 
 pytestmark = pytest.mark.rule

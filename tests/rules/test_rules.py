@@ -10,6 +10,7 @@ import pytest
 
 import numadam as na
 from numadam import nopython
+from tests import extras
 from tests.bits import DTYPES, RULES, STEPS, assert_same_bits, extremes, gradients, starts
 
 
@@ -139,7 +140,6 @@ def test_the_start_of_a_state_is_no_option_of_an_update_function():
 
 HUGE = {"float32": 1e30, "float64": 1e200, "complex64": 1e30 + 1e30j}
 KINDS = [
-    (na.Adam, {}),
     (na.Adam, {"eps_form": "hat", "nesterov": True}),
     (na.Adam, {"like": "numpy"}),
     (na.Adam, {"like": "sklearn"}),
@@ -148,7 +148,6 @@ KINDS = [
     (na.RAdam, {}),
     (na.AdaBelief, {}),
     (na.RMSprop, {}),
-    (na.RMSprop, {"momentum": 0.9, "centered": True}),
 ]
 NO_MEMORY = {"beta2": 0.0}
 
@@ -160,10 +159,12 @@ def falls_to_zero(taken):
 @pytest.mark.parametrize(
     ("kind", "options", "dtype"),
     [
-        *((kind, options, "float32") for kind, options in KINDS),
-        (na.Adam, {}, "float64"),
-        (na.Adam, {}, "complex64"),
-        (na.AdaBelief, {}, "float64"),
+        (na.Adam, {}, "float32"),
+        (na.RMSprop, {"momentum": 0.9, "centered": True}, "float32"),
+        *(extras.sweep(kind, options, "float32") for kind, options in KINDS),
+        extras.sweep(na.Adam, {}, "float64"),
+        extras.sweep(na.Adam, {}, "complex64"),
+        extras.sweep(na.AdaBelief, {}, "float64"),
     ],
 )
 @pytest.mark.parametrize("beta2", [0.0, falls_to_zero])

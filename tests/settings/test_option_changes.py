@@ -12,8 +12,7 @@ import pytest
 import numadam as na
 from tests.bits import assert_same_bits
 from tests.reference_options import Steps
-from tests.runs import SINK, assert_follows, digest, neutral, tree_of
-from tests.saved import load_into, loaded
+from tests.runs import SINK, assert_follows, digest, load_into, loaded, neutral, tree_of
 from tests.trees import assert_same_containers, tree_map
 
 # --- schedules -----------------------------------------------------------------------------------

@@ -139,8 +139,7 @@ options |= {"weight_decay": 0.1, "decoupled": True, "clip_norm": 3.0, "ema": 0.9
 opt = na.Adam(p, **options)
 for g in 2 * calls:
     opt.step(g)
-run = chosen(opt)
-kind = "serial" if run.kernel is serial(run) else "parallel"
+kind = "parallel" if form(opt) == "parallel" else "serial"
 total = sum(float(abs(a).sum(dtype=float)) for a in p)
 print(kind, numba.get_num_threads(), opt.grad_norm.hex(), total.hex())
 """

@@ -1,12 +1,12 @@
 r"""
-Train a network to read digits: losses, decay, bounds
-=====================================================
+Train a network to read digits: decay and bounds
+================================================
 
 The data are 1797 real digits, enlarged to 28 x 28 pixels. A network with
 one hidden layer learns to read 1397 of them; the other 400 show how well it
 does. The gradients are a few lines of NumPy, and every update is one
-``opt.step()``. Then come the usual questions: which loss, how to keep the
-weights small or in an interval, when to stop.
+``opt.step()``. Then come the usual questions: how to keep the weights small
+or in an interval, when to stop.
 
 Share of the 400 validation digits that are read correctly, in percent,
 after each epoch, for two sizes of the hidden layer.
@@ -32,7 +32,7 @@ def enlarged(x):
     return large.reshape(len(x), SIDE**2)
 
 
-small_digits = mlp.load(validation=400)
+small_digits = mlp.load()
 digits = mlp.Digits(
     enlarged(small_digits.x),
     small_digits.y,
@@ -74,7 +74,7 @@ BATCHES = 20  # of an epoch
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # the products are small
-def train(hidden, loss="cross-entropy", epochs=20, goal=1.0, **options):
+def train(hidden, epochs=20, goal=1.0, **options):
     """A trained network, and a row an epoch.
 
     A row holds training loss, validation loss and validation accuracy.
@@ -89,9 +89,9 @@ def train(hidden, loss="cross-entropy", epochs=20, goal=1.0, **options):
         order = rng.permutation(len(digits.y))
         for rows in np.array_split(order, BATCHES):
             x, y = digits.x[rows], digits.y[rows]
-            losses.append(mlp.backward(params, x, y, opt.grads, loss))
+            losses.append(mlp.backward(params, x, y, opt.grads))
             opt.step()
-        validation = mlp.validate(params, digits, loss)
+        validation = mlp.validate(params, digits)
         history.append([np.mean(losses), *validation])
         if history[-1][-1] >= goal:
             break
@@ -135,32 +135,6 @@ axes.set(
     xlabel="epoch",
     xticks=range(0, 21, 5),
     ylabel="cross-entropy (nats a digit)",
-)
-axes.legend(frameon=False)
-plt.show()
-
-# %%
-# Cross-entropy or mean squared error
-# -----------------------------------
-# The squared distance between the probabilities and (0, .., 1, .., 0) is
-# never large, so a digit that is read wrongly with confidence changes the
-# weights little. The two losses have different units and cannot be
-# compared; the accuracies can.
-runs = {"cross-entropy": large[1], "mse": train(128, "mse")[1]}
-
-fig, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
-for (loss, run), colour in zip(
-    runs.items(), ("#d94801", "#238b45"), strict=True
-):
-    accuracy = 100 * run[:, 2]
-    epochs = np.arange(1, len(run) + 1)
-    axes.plot(epochs, accuracy, "o-", color=colour, label=loss)
-    print(f"{loss}: {accuracy[-1]:.1f} % after {len(run)} epochs")
-axes.set(
-    title="Two losses, 784-128-10",
-    xlabel="epoch",
-    xticks=range(0, 21, 5),
-    ylabel="validation accuracy (%)",
 )
 axes.legend(frameon=False)
 plt.show()

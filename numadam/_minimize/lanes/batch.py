@@ -197,7 +197,11 @@ class LaneBatch(Batch):
         for first in range(0, self._blocks, blocks) or (0,):
             state.first_block, state.end_block = first, min(first + blocks, self._blocks)
             state.last = state.end_block == self._blocks
-            self._entry(self._task.args, kernel, self._arguments.meta_at, state_at)
+            try:
+                self._entry(self._task.args, kernel, self._arguments.meta_at, state_at)
+            except SystemError:  # of `numba.objmode`: its exception is pending, the loop returned
+                if not state.failed:
+                    raise
         calls = max(1, -(-self._blocks // blocks))
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
         if state.failed:

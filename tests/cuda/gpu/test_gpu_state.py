@@ -11,7 +11,7 @@ import pytest
 
 import numadam as na
 from tests.interrupts import strike_everywhere
-from tests.saved import load_into, loaded
+from tests.runs import load_into, loaded
 from tests.trees import tree_map
 
 

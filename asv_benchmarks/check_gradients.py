@@ -1,7 +1,7 @@
 """Count false alarms and misses of `check_grad` on random functions with wrong gradients.
 
     pip install -e ".[test,peers]"
-    python tests/campaigns/check_gradients.py
+    python asv_benchmarks/check_gradients.py
 
 Each function is a random formula, evaluated in float64 for the check, and with 60 digits for the
 truth: its slopes there are differences with a step of 1e-20. The gradient that is checked is the
@@ -25,7 +25,7 @@ import numpy as np
 
 import numadam as na
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 DELTAS = (0.0, 1e-8, 1e-6, 1e-3, 1e-2, 0.1, 0.5, 1.0)
 DIGITS = 60

@@ -1,7 +1,7 @@
 """Run ``lr="auto"`` on the test problems in other units, with other rules, and with noise.
 
     pip install -e ".[problems]"
-    python tests/campaigns/learning_rate.py
+    python asv_benchmarks/learning_rate.py
 
 The problems are those of `problems.py`, solved where at most tau of ``f0 - f_opt`` is left. In
 units of s `minimize` gets ``f(x / s)`` and starts at ``s x0``. With noise each evaluation takes a
@@ -11,18 +11,13 @@ iterate.
 
 import argparse
 import multiprocessing
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from problems import COLLECTIONS, load, sum_of_squares
 
 import numadam as na
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from tests.campaigns.problems import COLLECTIONS, load, sum_of_squares
 
 TAUS = (1e-1, 1e-3, 1e-5, 1e-7)
 #: (rule, unit of x, part of the residuals in an evaluation, rates)

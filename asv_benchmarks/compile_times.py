@@ -1,7 +1,7 @@
 """CPU seconds of first calls: with an empty cache, and with a full one.
 
-    python tests/campaigns/compile_times.py                     # the table of the cold start
-    python tests/campaigns/compile_times.py --only minimize
+    python asv_benchmarks/compile_times.py                     # the table of the cold start
+    python asv_benchmarks/compile_times.py --only minimize
 
 A combination has a process and an empty cache of its own.
 """

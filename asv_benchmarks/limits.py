@@ -1,6 +1,6 @@
 """Calls of f and gradient until the way down is done but for a millionth: Adam and L-BFGS-B.
 
-python tests/campaigns/limits.py: the table of docs/explanation/limits.md, a minute. Needs
+python asv_benchmarks/limits.py: the table of docs/explanation/limits.md, a minute. Needs
 scikit-learn.
 """
 

@@ -1,7 +1,7 @@
 """Count the problems of optimagic's 114 that `numadam.minimize` solves, at fixed settings.
 
     pip install -e ".[problems]"
-    python tests/campaigns/problems.py
+    python asv_benchmarks/problems.py
 
 The problems are sums of squares: `more_wild` (54) and `cartis_roberts` (60). Gradients are forward
 differences. A problem is solved where ``f0 - f >= (1 - tau) (f0 - f_opt)`` at the best point

@@ -1,8 +1,8 @@
 """The table of docs/how-to/drop-ins.md: packages on numadam, difference of results, ratio of times.
 
     pip install -e ".[test,dropins]"
-    python tests/campaigns/dropins.py
-    python tests/campaigns/dropins.py ODL quimb
+    python asv_benchmarks/dropins.py
+    python asv_benchmarks/dropins.py ODL quimb
 
 Each cell of time is that of the optimiser's part of a step alone: ours, and ours / theirs, both
 timed in turns in this process, at 10 numbers and at 1,000,000. Two minutes.
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from numadam._bench.measure import Side, rounds
 from tests.pages import run_drop_in
 
