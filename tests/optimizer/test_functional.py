@@ -30,7 +30,12 @@ from tests.trees import BAD, LAYOUTS, cases, lay, matches, relaxed, shapes
 CASES = {name: OPTIONS[name] for name in KERNELS + OTHERS} | {
     "nadam": ("nadam", {}),
     "adam tf1": ("adam", {"like": "tf1"}),
-    "adam bounds": ("adam", {"bounds": (-0.5, 0.5), "weight_decay": 0.1, "decoupled": True}),
+    "adam bounds": (
+        "adam",
+        {"bounds": (-0.5, 0.5), "weight_decay": 0.1, "decoupled": True, "decay_times_lr": False},
+    ),
+    "adam l2": ("adam", {"weight_decay": 0.3, "maximize": True}),
+    "adam clips": ("adam", {"clip_norm": 1.0, "clip_value": 0.5}),
 }
 
 

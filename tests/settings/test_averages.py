@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from tests import extras
 from tests.bits import assert_same_bits
 from tests.golden import load
 from tests.runs import neutral, tree_of
@@ -152,7 +153,7 @@ def test_only_steps_move_it():
 RECORDED = {(case.name, case.dtype.name): case for case in load() if case.average is not None}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [extras.sweep("float32"), "float64"])
 @pytest.mark.parametrize(("name", "ema"), [("", 0.99), (" ema_momentum=0.9", 0.9)])
 def test_recorded_average_of_keras(name, ema, dtype):
     """It begins as the parameters after the first step; a warm-up that is asked for overrides it.

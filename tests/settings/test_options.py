@@ -16,7 +16,6 @@ import numadam as na
 from numadam import rules
 from numadam._optimizer.base import make_optimizer
 from tests import references
-from tests.bits import assert_same_bits
 from tests.processes import python
 from tests.runs import (
     SINK,
@@ -377,33 +376,6 @@ def test_out_is_refused_where_it_would_hold_something_else(option):
 
 
 # --- the functional API --------------------------------------------------------------------------
-
-
-BARE_OPTIONS = {
-    "l2": {"weight_decay": 0.3, "maximize": True},
-    "decoupled": {"weight_decay": 0.3, "decoupled": True, "decay_times_lr": False},
-    "clips": {"clip_norm": 1.0, "clip_value": 0.5},
-}
-
-
-@pytest.mark.parametrize("name", BARE_OPTIONS)
-def test_functional_api_has_the_bits_of_the_class(name):
-    options = BARE_OPTIONS[name]
-    start, *calls = np.random.default_rng(0).standard_normal((7, 9))
-    start = np.clip(start, -0.5, 0.5)
-    opt = na.Adam(start.copy(), lr=0.1, **options)
-    p, m, v = start.copy(), np.zeros(9), np.zeros(9)
-    for t, g in enumerate(calls, 1):
-        opt.step(g)
-        na.adam_update(p, g, m, v, t, lr=0.1, **options)
-    for one, other in ((p, opt.params), (m, opt.state["m"]), (v, opt.state["v"])):
-        assert_same_bits(one, other)
-    out = np.empty(9)
-    na.adam_update(p, calls[0], m, v, 7, lr=0.1, out=out, **options)
-    kept = p.copy()
-    opt.step(calls[0])
-    np.testing.assert_allclose(p + out, opt.params, rtol=1e-14)
-    assert_same_bits(p, kept)
 
 
 def test_functional_api_takes_presets_with_a_complex_form():
