@@ -14,7 +14,7 @@ _ADDRESSES, _NUMBERS = ("data", "jacobian"), ("size", "first", "rows", "columns"
 _FIELD = {name: place for place, name in enumerate(_ADDRESSES + _NUMBERS)}
 
 
-class _Wrapped(types.Type):
+class _Wrapped(types.Type):  # type: ignore[misc]  # Numba has no types
     """Type of an array of numbers with derivatives by `width` unknowns, from the first one on.
 
     It holds addresses of arrays that somebody else keeps: counting references takes 30 ns a call.
@@ -44,7 +44,7 @@ class Residuals(_Wrapped):
 
 @register_model(Unknowns)
 @register_model(Residuals)
-class _WrappedModel(models.StructModel):
+class _WrappedModel(models.StructModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: _Wrapped) -> None:
         members = [(name, types.CPointer(kind.dtype)) for name in _ADDRESSES]
         super().__init__(manager, kind, [*members, *((name, types.intp) for name in _NUMBERS)])
@@ -142,7 +142,7 @@ def _unknown(typingctx: Any, x: Any, i: Any) -> Any:
     """Element i of the unknowns, as a dual number."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        at, number = _place(context, builder, signature.args[0], *values, i)
+        at, number = _place(context, builder, x, values[0], values[1], i)
         if not x.whole:
             at = builder.sub(at, _field(builder, values[0], "first"))
         one, zero = (context.get_constant(types.float64, real) for real in (1.0, 0.0))
@@ -158,7 +158,7 @@ def _residual(typingctx: Any, r: Any, i: Any) -> Any:
     """Residual i with the derivatives that its row of J has."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        k, number = _place(context, builder, signature.args[0], *values, i)
+        k, number = _place(context, builder, r, values[0], values[1], i)
         places = (
             _derivative(context, builder, r, values[0], k, column) for column in range(r.dual.width)
         )
@@ -184,7 +184,7 @@ def _write(typingctx: Any, r: Any, i: Any, x: Any) -> Any:
     """Write a number into r, and its derivatives into J."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        k, number = _place(context, builder, r, *values[:2], i)
+        k, number = _place(context, builder, r, values[0], values[1], i)
         value, tangents = parts(context, builder, x, values[2], r.dtype)
         builder.store(value, number)
         _store(context, builder, r, values[0], k, tangents)

@@ -18,7 +18,7 @@ REAL = (types.Float, types.Integer, types.Boolean)
 _FLAGS = ("nnan", "nsz")
 
 
-class Dual(types.Type):
+class Dual(types.Type):  # type: ignore[misc]  # Numba has no types
     """Type of a number of some type with derivatives by `width` unknowns."""
 
     def __init__(self, dtype: Any, width: int) -> None:
@@ -48,7 +48,7 @@ class Dual(types.Type):
 
 
 @register_model(Dual)
-class _DualModel(models.StructModel):
+class _DualModel(models.StructModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Dual) -> None:
         tangents = types.UniTuple(types.float64, kind.width)
         super().__init__(manager, kind, [("value", kind.dtype), ("tangents", tangents)])

@@ -11,8 +11,8 @@ from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import Hyper, check_switch, count
 from numadam._least_squares.batch import FitTask, run_fits
 from numadam._least_squares.objective import DIFFERENCES, adapter_for, form_of
-from numadam._minimize.compiled.objective import check_derives
 from numadam._minimize.arguments import Run, own_copy, read_args
+from numadam._minimize.compiled.objective import check_derives
 from numadam._minimize.result import ManyResult
 from numadam._settings.bounds import OPEN, Box, check_ends, inward, standard_bounds
 
@@ -79,7 +79,8 @@ def least_squares_many(
     fun : function
         Compiled by Numba: ``fun(x, r, i, *args)`` writes the m residuals of problem i into r, or
         ``fun(x, r, *args)``. r is 0 before the call: a problem of fewer points leaves the rest 0.
-        It is called once more for each run, which checks what it writes.
+        It is called once more for each run, which checks what it writes. Its derivatives are
+        exact, see the page on `minimize`.
     x0 : array of shape (problems, n)
         Starts, float64 or float32; not modified. One problem is ``x0[None]``. An iteration takes
         about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster.
@@ -89,10 +90,11 @@ def least_squares_many(
         Residuals of a problem, the same number for all. That `fun` writes them all, and nothing
         beyond r and J, is checked as far as they are long; further off only
         ``@numba.njit(boundscheck=True)`` can tell.
-    jac : True, optional
-        ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J is
-        0 before the call, too. Without it: forward differences, which take some n evaluations.
-        They need an r that is smooth in x, over steps that change it by more than its rounding.
+    jac : True or "differences", optional
+        With True ``fun(x, r, J, i, *args)`` writes the derivatives, ``J[k, j]`` of r[k] by x[j]; J
+        is 0 before the call, too. "differences": forward ones, for n above 32 and functions that
+        have no exact derivatives. They take some n evaluations, and need an r that is smooth in x,
+        over steps that change it by more than its rounding.
     bounds : (low, high), array of shape (n, 2), or scipy.optimize.Bounds, optional
         As in SciPy's `least_squares`: two numbers or arrays, low first; None is open. Pairs for
         each unknown are an array. A start outside is moved to the bound.
@@ -141,14 +143,11 @@ def least_squares_many(
     >>> t = np.linspace(0, 3, 30)
     >>> y = np.array([[2.0], [3.0]]) * np.exp(-t * np.array([[1.0], [0.5]]))
     >>> @numba.njit
-    ... def fun(x, r, J, i, t, y):  # problem i has its own data
+    ... def fun(x, r, i, t, y):  # problem i has its own data
     ...     for k in range(t.size):
-    ...         e = np.exp(-x[1] * t[k])
-    ...         r[k] = x[0] * e - y[i, k]
-    ...         J[k, 0] = e
-    ...         J[k, 1] = -x[0] * t[k] * e
+    ...         r[k] = x[0] * np.exp(-x[1] * t[k]) - y[i, k]
     >>> x0 = np.ones((2, 2))
-    >>> res = na.least_squares_many(fun, x0, (t, y), m=30, jac=True)
+    >>> res = na.least_squares_many(fun, x0, (t, y), m=30)
     >>> res.x.round(6), res.stderr.shape, bool(res.success.all())
     (array([[2. , 1. ],
            [3. , 0.5]]), (2, 2), True)
