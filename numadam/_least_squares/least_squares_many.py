@@ -155,7 +155,7 @@ def least_squares_many(
     x = read_starts(x0)
     problems, n = x.shape
     args = read_args(args, compiled=True)
-    form, exact = form_of(fun, args, jac), n if jac is None else 0
+    form, exact = form_of(fun, args, jac), 0 if jac else n
     if exact:
         check_derives((n,), x.dtype, f"write J, with jac=True, or pass jac={DIFFERENCES!r}")
     low, high = read_bounds(bounds, x)

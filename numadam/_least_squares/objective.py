@@ -48,7 +48,11 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any) -> tuple[bool, bool]:
             f"fun: expected a function compiled by Numba, got {type(fun).__name__}. Decorate it "
             "with @numba.njit; residuals in Python are for scipy.optimize.least_squares."
         )
-    if jac is not None and type(jac) is not bool and jac != DIFFERENCES:
+    if (
+        jac is not None
+        and type(jac) is not bool
+        and not (isinstance(jac, str) and jac == DIFFERENCES)
+    ):
         raise TypeError(
             f"jac: expected None, True or {DIFFERENCES!r}, got {jac!r:.80}. None: exact "
             "derivatives of fun; with True it writes them into J, as fun(x, r, J, i, *args)."
