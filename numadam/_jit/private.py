@@ -68,11 +68,6 @@ def uncounted(context: Any, builder: Any, kind: Any, result: Any, array: Any) ->
     return new._getvalue()
 
 
-def address(result: Any) -> int:
-    """The address of a compiled function, for `numadam._jit.calls`."""
-    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
-
-
 #: Numbers in one turn of a sum.
 POINTS = 16
 
