@@ -97,6 +97,8 @@ def reason(error: BaseException) -> str:
         return f"it has to return the number f, got {what.partition('residuals, ')[2][:-1]}."
     if " unknown" not in what and " residuals" not in what:
         return ""
+    if what.startswith("setitem(the array of unknowns"):
+        what = f"a write into x: x is read-only ({what})"
     places = [place for place in _PLACE.findall(text) if not place[0].startswith(_PACKAGES)]
     if places:
         file, line = places[0]
