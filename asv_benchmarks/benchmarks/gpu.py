@@ -4,6 +4,7 @@
 """
 
 import functools
+import itertools
 import time
 from statistics import median
 
@@ -90,13 +91,26 @@ def copy(n):
     return waited(launch)
 
 
-def arrays_step(sizes):
-    """A step over many arrays or one, the same gradient arrays at each; it does not wait."""
+def arrays_step(sizes, others=False, **options):
+    """A step over many arrays or one; it does not wait.
+
+    The gradient arrays are the same at each, or with `others` those of the step before the last.
+    """
     need_gpu()
-    params, grads = ([numbers(n, seed) for n in sizes] for seed in (0, 1))
+    params, *grads = ([numbers(n, seed) for n in sizes] for seed in range(3))
     single = len(sizes) == 1
-    optimizer = numadam.Adam(params[0] if single else params, lr=STEP_LR)
-    return functools.partial(optimizer.step, grads[0] if single else grads)
+    optimizer = numadam.Adam(params[0] if single else params, lr=STEP_LR, **options)
+    one, other = (each[0] if single else each for each in grads)
+    turns = itertools.cycle((one, other if others else one))
+    return lambda: optimizer.step(next(turns))
+
+
+def updates():
+    """A functional step over one array; it does not wait."""
+    need_gpu()
+    p, g, m, v = (numbers(_ELEMENTS, seed) for seed in range(4))
+    v *= v
+    return lambda: numadam.adam_update(p, g, m, v, 1, lr=STEP_LR)
 
 
 def _tensors(sizes):
@@ -146,11 +160,11 @@ def _repeated(call, count, synchronize, wait_inside):
     return figure
 
 
-def host_time(sizes):
-    """Seconds until `step` returns, while the GPU works: the host's share."""
+def host_time(step):
+    """Seconds until a step returns, while the GPU works: the host's share."""
     cupy = need_gpu()
     stream = cupy.cuda.get_current_stream()
-    return _repeated(arrays_step(sizes), _QUEUE // 4, stream.synchronize, False)
+    return _repeated(step, _QUEUE // 4, stream.synchronize, False)
 
 
 @numba.njit
@@ -283,13 +297,29 @@ class Speed(Cases):
 class Seconds(Cases):
     unit = "s"
     cases = {
-        "gpu-host-1": Case(
-            "time of the host in a step over one array", 15e-6, lambda: host_time([_ELEMENTS])
-        ),
-        "gpu-host-1000": Case(
-            "time of the host in a step over 1000 arrays that stay",
-            40e-6,
-            lambda: host_time(_SMALL),
-        ),
+        f"gpu-host-{name}": Case(f"time of the host in {what}", seconds, make)
+        for name, (what, seconds, make) in {
+            "1": (
+                "a step over one array, its gradient in the same array",
+                10e-6,
+                lambda: host_time(arrays_step([_ELEMENTS])),
+            ),
+            "other": (
+                "a step over one array, its gradient in another array each time",
+                15e-6,
+                lambda: host_time(arrays_step([_ELEMENTS], others=True)),
+            ),
+            "norm": (
+                "the same with clip_norm",
+                25e-6,
+                lambda: host_time(arrays_step([_ELEMENTS], others=True, clip_norm=1.0)),
+            ),
+            "update": ("adam_update", 40e-6, lambda: host_time(updates())),
+            "1000": (
+                "a step over 1000 arrays that stay",
+                40e-6,
+                lambda: host_time(arrays_step(_SMALL)),
+            ),
+        }.items()
     }
     track_seconds = Cases.value

@@ -9,7 +9,7 @@ import numadam
 from numadam import nopython
 from numadam._bench import peers
 from numadam._core.parts import parts_of
-from numadam._cpu.kernel import compiled_step
+from numadam._cpu.loop import SERIAL, compiled_step
 
 from . import sides as own
 from .common import Case, Cases, pair, size, step, under_layer, values
@@ -126,8 +126,8 @@ def matmuls(n_in, n_out, serial):
     y, g = np.empty((128, n_out), np.float32), np.empty_like(w)
     optimizer = numadam.Adam(w, lr=0.0)  # the weights stay, so that every round is alike
     if serial:
-        run = parts_of(optimizer).backend.compiled
-        run.kernel = compiled_step(run.arguments.plan).direct(parallel=False)
+        backend = parts_of(optimizer).backend
+        backend.compiled.kernel().step = compiled_step(backend.memory.plan, False, SERIAL)
 
     def layer():
         np.matmul(x, w, out=y)

@@ -94,33 +94,32 @@ def _array(axes: plt.Axes, x: float, y: float, text: str, colour: str) -> None:
 
 
 def draw_memory() -> None:
-    """Records of the compiled step on the CPU: the address of the first leads to all others."""
-    from numadam._cpu.records import CPU_LEAF, META
+    """Arrays of the compiled step on the CPU: the frame has the addresses of all others."""
+    from numadam._cpu.loop import Frame
 
-    pointers = ["leaves", "control", "scalars", "factors", "products"]
-    counters = ["steps", "skipped"]
-    per_leaf = ["start", "group", "address"]
-    assert {*pointers, *counters} <= {*META.names}
-    assert {*per_leaf} <= {*CPU_LEAF.names}
+    pointers = ["table", "control", "rows", "norms", "products"]
+    others = ["counters", "parts"]
+    assert {*pointers, *others} <= {*Frame._fields}
+    per_leaf = ["p", "g", "m", "v"]
     _, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    meta = _record(axes, 0, 6.2, "META, of an optimiser", [*pointers, "...", *counters])
-    leaf = _record(axes, 3.4, 6.2, "CPU_LEAF, of each array", [*per_leaf, "..."])
+    frame = _record(axes, 0, 6.2, "Frame, of a step", [*pointers, "...", *others])
+    leaf = _record(axes, 3.4, 6.2, "a row of the table", per_leaf)
     users, ours = "#d6efd0", "#fbe3c4"
     slots = (("parameter p", users), ("gradient g", users), ("m", ours), ("v", ours))
     for k, (text, colour) in enumerate(slots):
         _array(axes, 6.9, 6.0 - 0.55 * k, text, colour)
-        _arrow(axes, (5.7, leaf["address"]), (6.9, 6.0 - 0.55 * k))
-    _arrow(axes, (2.3, meta["leaves"]), (3.4, 5.9))
+        _arrow(axes, (5.7, leaf[per_leaf[k]]), (6.9, 6.0 - 0.55 * k))
+    _arrow(axes, (2.3, frame["table"]), (3.4, 5.9))
     tables = {
         "control": "control block: float64, a row a group",
-        "scalars": "scalars of this step, a row a group",
-        "factors": "clip factors and norms, one a leaf",
+        "rows": "scalars of this step, a row a group",
+        "norms": "norms of the gradients, one a leaf",
         "products": "running products, a row a group",
     }
     for k, (name, text) in enumerate(tables.items()):
         _box(axes, 3.4, 3.62 - 0.55 * k, 3.6, 0.44, "#cfe5f7")
         axes.text(3.5, 3.84 - 0.55 * k, text, va="center", fontsize=7)
-        _arrow(axes, (2.3, meta[name]), (3.4, 3.84 - 0.55 * k))
+        _arrow(axes, (2.3, frame[name]), (3.4, 3.84 - 0.55 * k))
     block = (("counters", 1.7), ("running products", 2.2), ("m", 2.6), ("v", 2.6))
     x = 0.2
     for text, width in block:

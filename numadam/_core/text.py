@@ -31,6 +31,7 @@ p g gg h average rate low high out step element zero one inf row i n t lr c q k 
 clip pre factor decay lost per_element weight np math prange carray pointer Scalars Hypers Products
 Carried scalars advance ema_at tiny table leaf start begin item fill part square after parts blocks
 most least settle settle_inside total sums whole scale x j
+cuda arrays leaves leaf at block r factors end e which width index
 """
 _TAKEN = frozenset(_WORDS.split())
 
@@ -59,7 +60,7 @@ def _called(head: str, items: list[str]) -> list[str]:
 
 
 class Text:
-    """The source of the loop of one plan.
+    """The source of the loop of one plan; `of_gradient` is the variable that g is read at.
 
     Attributes
     ----------
@@ -77,8 +78,8 @@ class Text:
         The latter: those that the options in use need.
     """
 
-    def __init__(self, plan: Plan, out: bool = False) -> None:
-        self.plan, self.out = plan, out
+    def __init__(self, plan: Plan, out: bool = False, of_gradient: str = "i") -> None:
+        self.plan, self.out, self._of_gradient = plan, out, of_gradient
         self.states = [name for name in plan.rule.state if name in plan.present]
         boxed, decay = plan.bounds, plan.decay
         used = {"average": plan.average and not out, "rate": plan.elementwise}
@@ -120,7 +121,9 @@ class Text:
 
     def _place(self, name: str, part: str) -> str:
         """Element i of an array, or a part of it."""
-        i = "i" if not part or self._whole(name) else {"re": "2 * i", "im": "2 * i + 1"}[part]
+        i = self._of_gradient if name == "g" else "i"
+        if part and not self._whole(name):
+            i = {"re": f"2 * {i}", "im": f"2 * {i} + 1"}[part]
         return f"{self.views[name]}[{i}]"
 
     def _end(self, name: str, part: str) -> str:
@@ -251,13 +254,16 @@ class Text:
 
     # --- scalars of a step -----------------------------------------------------------------------
 
-    def head(self) -> list[str]:
-        """Scalars from their row: in registers, so that no store can change them."""
+    def head(self, begin: str = "") -> list[str]:
+        """Scalars from their row: in registers, so that no store can change them.
+
+        `begin` says where the row begins in an array of many: ``"r + "``.
+        """
         size = len(self.scalars) - len(self.loop)
-        lines = _called("h = Scalars", [f"row[{k}]" for k in range(size)])
+        lines = _called("h = Scalars", [f"row[{begin}{k}]" for k in range(size)])
         if self.plan.bounds:
             lines += ["zero = h.zero"]
-        return lines + [f"{name} = row[{k}]" for k, name in enumerate(self.loop, size)]
+        return lines + [f"{name} = row[{begin}{k}]" for k, name in enumerate(self.loop, size)]
 
     def fill(self) -> list[str]:
         """Body of ``fill(row, control, products, t, lr)``: the scalars of a group at step t.

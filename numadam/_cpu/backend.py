@@ -140,7 +140,7 @@ class CpuBackend(CpuState):
             counts=state.get(pl.ROW_COUNTS, ()),
         )
         self.compiled.check()
-        self.compiled.kernel()  # compiled now, and not in the first step
+        self.compiled.compile()
         settings.agree(self.home)
         self.begin()
         #: ``step_one(grad, lr, params=None, out=None)``: as `step`, for the only array

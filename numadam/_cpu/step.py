@@ -224,6 +224,12 @@ class CpuStep:
             self._kernels[has_out] = Kernel(self.memory, has_out, self._exchange)
         return self._kernels[has_out]
 
+    def compile(self) -> None:
+        """Compile or load now what steps of usual arrays need, and not in the first of them."""
+        self.kernel()
+        if len(self._leaves) > 1:
+            _ = self._note, overlap.meets()
+
     @property
     def work_bytes(self) -> int:
         """Bytes of all work arrays."""

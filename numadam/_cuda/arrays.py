@@ -117,12 +117,6 @@ def is_flat(array: Any, order: tuple[int, ...]) -> bool:
     return bool(ordered.flags.c_contiguous) and aligned
 
 
-def flat_view(array: Any, order: tuple[int, ...]) -> Any:
-    """The array's own memory as one axis, or None where it is not contiguous in this order."""
-    ordered = _ordered(array, order)
-    return ordered.reshape(-1) if ordered.flags.c_contiguous else None
-
-
 def copy_flat(flat: Any, array: Any, order: tuple[int, ...], into_flat: bool) -> None:
     """Copy an array of any strides into a flat one, in the given order of axes, or back."""
     ordered = _ordered(array, order)

@@ -30,9 +30,12 @@ class CudaBackend:
     is_host = False
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
+        import cupy
+
         from numadam._cuda.state import CudaState
         from numadam._cuda.step import CudaStep
 
+        self._current = cupy.cuda.runtime.getDevice
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
         self._counted = dict.fromkeys(("t", "skipped", "skipped_in_a_row"), 0)
@@ -96,6 +99,10 @@ class CudaBackend:
     # --- the step -----------------------------------------------------------------------------
 
     def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
+        own = params is None and out is None and self.settings.exchange is None
+        if own and self._current() == self._device and self._step.accept((grad,)):
+            refuse_capture("step")
+            return self._take(lr)
         others = [None if one is None else (one,) for one in (params, out)]
         return self.step((grad,), lr, *others)
 
@@ -106,31 +113,23 @@ class CudaBackend:
 
         Returns False where the guard stopped the step: then nothing is written.
         """
-        import cupy
-
         used: dict[int, Leaves] = {pl.P: self.params if params is None else list(params)}
         used[pl.G] = grads
         if out is not None:
             used[pl.OUT] = out
-        if cupy.cuda.runtime.getDevice() == self._device:  # `on_gpu` would take 0.5 us to say so
-            return self._step_on_gpu(used, lr)
         with on_gpu(self._device):
-            return self._step_on_gpu(used, lr)
-
-    def _step_on_gpu(self, used: dict[int, Leaves], lr: float) -> bool:
-        """The step over these arrays, on the current GPU."""
-        refuse_capture("step")
-        try:
-            self._bind(used)
-            exchange = self.settings.exchange
-            if exchange is not None:
-                exchange.begin(lr)
-            taken = self._take(lr)
-            if exchange is not None:
-                exchange.done()
-            return taken
-        finally:
-            self._step.sparse.finish()
+            refuse_capture("step")
+            try:
+                self._bind(used)
+                exchange = self.settings.exchange
+                if exchange is not None:
+                    exchange.begin(lr)
+                taken = self._take(lr)
+                if exchange is not None:
+                    exchange.done()
+                return taken
+            finally:
+                self._step.sparse.finish()
 
     def _bind(self, used: dict[int, Leaves]) -> None:
         """Validate the arrays of a step, and bind the launches to them where they are new."""
@@ -138,6 +137,9 @@ class CudaBackend:
         validated = step.validator.validate(used)
         if validated is not step.bound:
             step.bind(validated)
+            kept = step.validator.kept_spans(validated)
+            if kept is not None and pl.OUT not in used:
+                step.know({pl.G: used[pl.G]}, kept)
         for copy in step.copies_in:
             copy()
 
@@ -259,5 +261,4 @@ class CudaBackend:
         """Take one step on the caller's own arrays; the first call for an option compiles."""
         from numadam._cuda.step import update
 
-        update(call)
-        return None
+        return update(call)

@@ -1,84 +1,95 @@
-"""Kernels compiled from Python to a cubin and cached on disk, without a GPU.
+"""Kernels compiled from texts to a cubin and kept on the disk, without a GPU.
 
 numba-cuda compiles to PTX, and nvJitLink of the same CUDA version to a cubin, so that the driver
-may be an older one of that generation. numba-cuda's own way asks for a GPU, and does not cache
-closures.
+may be an older one of that generation. numba-cuda's own way asks for a GPU.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
+import secrets
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda, types
 
 from numadam._arrays.interop import install_for_gpu
 from numadam._core.plan import Plan
 from numadam._cuda import launch as policy
-from numadam._jit import build, cache
+from numadam._cuda import private
+from numadam._cuda.kernel import Kernel
+from numadam._jit import build
 from numadam._jit.reports import reported
 from numadam._version import install_command
 
-#: Constructs a kernel's source: a plain function, and the types of its arguments.
-Maker = Callable[..., tuple[Callable[..., None], Any]]
-
 #: A kernel that is loaded for one GPU, and the letters of its arguments.
-Kernel = tuple[Any, str]
+Loaded = tuple[Any, str]
 
-#: Registers of a thread up to which 1024 of them fit on a multiprocessor.
-MOST_REGISTERS = 64
 _LETTERS = {"int64": "q", "float64": "d", "float32": "f"}
+_ARGUMENT = re.compile(r"(\w+?)(\**)(?:\[(\d+)\])?")
 
 _lock = threading.RLock()
-_kernels: dict[tuple[Any, ...], Kernel] = {}
+_kernels: dict[tuple[Any, ...], Loaded] = {}
 
 
-def ptx_of(make: Maker, capability: tuple[int, int], *arguments: Any) -> tuple[str, str, Any]:
-    """PTX of a kernel for a compute capability, the kernel's name, and its arguments' types."""
-    function, types = make(*arguments)
-    code, _ = cuda.compile(function, types, device=False, abi="numba", cc=capability, output="ptx")
+def _type_of(kind: str, types: Any) -> Any:
+    """The type of an argument, among the `types` of a compiler."""
+    match = _ARGUMENT.fullmatch(kind)
+    assert match is not None  # `Kernel` says how kinds are written
+    found = getattr(types, match[1])
+    for _ in match[2]:
+        found = types.CPointer(found)
+    return types.UniTuple(found, int(match[3])) if match[3] else found
+
+
+def ptx_of(
+    kernel: Kernel, capability: tuple[int, int], compiler: Any = cuda, types: Any = types
+) -> tuple[str, str]:
+    """PTX of a kernel for a compute capability, and its name there.
+
+    `compiler` is `numba.cuda` or another module like it, `types` the module of its types.
+    """
+    known: dict[Any, Any] = {}
+
+    def wrap(function: Any) -> Any:
+        return known.setdefault(function, compiler.jit(device=True)(function))
+
+    scope = {
+        "__name__": "numadam",
+        "cuda": compiler,
+        "np": np,
+        "float64": np.float64,
+        "float32": np.float32,
+    }
+    scope |= kernel.scope(wrap)
+    exec(compile(kernel.text, f"<numadam: {kernel.name}>", "exec"), scope)
+    signature = types.void(*(_type_of(kind, types) for kind in kernel.kinds))
+    given = {"device": False, "abi": "numba", "cc": capability, "output": "ptx"}
+    code, _ = compiler.compile(scope[kernel.name], signature, **given)
+    code = code if isinstance(code, str) else code.decode()
     found = re.search(r"\.visible \.entry (\w+)\(", code)
     assert found is not None  # a kernel is an entry
-    return code, found[1], types.args
+    return code, found[1]
 
 
-def kinds_of(types: Any) -> str:
-    """The letters of `struct` for the arguments of a launch; those of a tuple one by one."""
-    return "".join(kinds_of(t) if hasattr(t, "types") else _LETTERS[str(t)] for t in types)
-
-
-def registers_of(log: str) -> int | None:
-    """Registers of a thread, from the assembler's log; None where it does not say."""
-    found = re.search(r"Used (\d+) registers", log)
-    return None if found is None else int(found[1])
-
-
-def spilled(log: str) -> int | None:
-    """Bytes of a thread's registers that go to memory, as `registers_of`."""
-    found = re.search(r"(\d+) bytes spill stores", log)
-    return None if found is None else int(found[1])
+def letters_of(kernel: Kernel) -> str:
+    """The letters of `struct` for the arguments of a launch, those of a tuple one by one."""
+    matches = [_ARGUMENT.fullmatch(kind) for kind in kernel.kinds]
+    return "".join(
+        "q" if match[2] else _LETTERS[match[1]] * int(match[3] or 1) for match in matches if match
+    )
 
 
 def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
-    """Machine code of a kernel, and the assembler's log of its registers and spills.
-
-    With at most 64 registers 1024 threads fit. Where the assembler takes more, it is asked for 64,
-    and its answer is used if nothing is spilled. The log decides about speed alone: where its
-    words are others, the first answer is used.
-    """
+    """Machine code of a kernel, and the assembler's log of its registers and spills."""
     from cuda.bindings import nvjitlink
 
-    arch = f"-arch=sm_{capability[0]}{capability[1]}"
     try:
-        image, log = _linked(ptx, arch)
-        if (registers_of(log) or 0) > MOST_REGISTERS:
-            dense, dense_log = _linked(ptx, arch, f"-maxrregcount={MOST_REGISTERS}")
-            return (dense, dense_log) if spilled(dense_log) == 0 else (image, log)
-        return image, log
+        return _linked(ptx, f"-arch=sm_{capability[0]}{capability[1]}")
     except nvjitlink.nvJitLinkError as error:
         (major, minor), written = nvjitlink.version(), re.search(r"\.version ([\d.]+)", ptx)
         package = "nvidia-nvjitlink" + (f"-cu{major}" if major < 13 else "")
@@ -90,10 +101,10 @@ def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, str]:
         ) from error
 
 
-def _linked(ptx: str, *options: str) -> tuple[bytes, str]:
+def _linked(ptx: str, arch: str) -> tuple[bytes, str]:
     from cuda.bindings import nvjitlink
 
-    options = (*options, "-verbose")
+    options = arch, "-verbose"
     handle, code = nvjitlink.create(len(options), options), ptx.encode()
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "numadam")
@@ -107,63 +118,74 @@ def _linked(ptx: str, *options: str) -> tuple[bytes, str]:
     return bytes(image), log.decode()
 
 
-def _versions() -> tuple[str, ...]:
-    import numba_cuda
-    from cuda.bindings import nvjitlink
-    from numba.cuda.cudadrv import nvvm
+def _kept(name: str) -> bytes | None:
+    """The content of a whole file of that name, or None."""
+    for folder in build.folders():
+        with contextlib.suppress(OSError):
+            stored = (folder / name).read_bytes()
+            if hashlib.sha256(stored[32:]).digest() == stored[:32]:
+                return stored[32:]
+    return None
 
-    return numba_cuda.__version__, str(nvvm.NVVM().get_ir_version()), str(nvjitlink.version())
+
+def _keep(name: str, content: bytes) -> None:
+    """Write a file under a temporary name, then move it into place, where that can be done."""
+    folder = build.directory()
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            temporary = folder / f"{name}.tmp.{secrets.token_hex(8)}"
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            temporary.replace(folder / name)
 
 
-def _image(
-    make: Maker, capability: tuple[int, int], plan: Plan, more: tuple[Any, ...]
-) -> tuple[bytes, str, str]:
-    """The cubin, the kernel's name and the kinds of its arguments, from the disk if it is there."""
-    key = (make.__qualname__, plan.name, str(more), capability, policy.THREADS, _versions())
-    entry = cache.entry("cuda", key)
-    cached = cache.read(entry)
+def _image(kernel: Kernel, plan: Plan, capability: tuple[int, int]) -> tuple[bytes, str]:
+    """The cubin, and the kernel's name there; from the disk, but for rules of the user's own."""
+    key = build.hashed(kernel.text, kernel.kinds, plan.name, capability, private.versions())
+    entry, own = f"{build.PREFIX}{key}.cubin", plan.rule.digest
+    cached = None if own else _kept(entry)
     if cached is not None:
-        name, letters, image = cached.split(b"\n", 2)
-        return image, name.decode(), letters.decode()
-    what = f"{plan.name} for the GPU ({make.__qualname__})"
-    with reported(what, build.directory()):
-        ptx, title, types = ptx_of(make, capability, plan, *more)
-        kinds, (image, _) = kinds_of(types), cubin_of(ptx, capability)
-    cache.write(entry, f"{title}\n{kinds}\n".encode() + image)
-    return image, title, kinds
+        name, image = cached.split(b"\n", 1)
+        return image, name.decode()
+    where = None if own else build.directory()
+    with reported(f"{plan.name} for the GPU ({kernel.name})", where):
+        ptx, title = ptx_of(kernel, capability)
+        image, _ = cubin_of(ptx, capability)
+    if not own:
+        _keep(entry, f"{title}\n".encode() + image)
+    return image, title
 
 
-def compiled(make: Maker, device: int, plan: Plan, *more: Any) -> Kernel:
+def compiled(make: Any, device: int, plan: Plan, *more: Any) -> Loaded:
     """The kernel of ``make(plan, *more)``, compiled for a GPU and loaded there, once a process."""
-    key = (make, plan, *map(str, more), device, policy.THREADS)
+    key = (make, plan, *more, device)
     with _lock:
         if key not in _kernels:
+            kernel = make(plan, *more)
             with _explained(device), policy.compiling_for(device):
                 capability = cuda.get_current_device().compute_capability
-                image, name, kinds = _image(make, capability, plan, more)
-                _kernels[key] = policy.load(image, name), kinds
+                image, name = _image(kernel, plan, capability)
+                _kernels[key] = policy.load(image, name), letters_of(kernel)
         return _kernels[key]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(device: int) -> Iterator[None]:
     """Raise, in one sentence, what keeps numba-cuda from compiling, and what to do."""
     from cuda.pathfinder import DynamicLibNotFoundError
-    from numba.cuda.cudadrv.error import CCSupportError, CudaSupportError, NvvmSupportError
 
     try:
         yield
-    except (DynamicLibNotFoundError, NvvmSupportError) as error:
+    except (DynamicLibNotFoundError, private.NvvmSupportError) as error:
         what = str(error).partition("\n")[0]
         raise ImportError(
             f"numba-cuda lacks a part of its compiler ({what}): {install_for_gpu()}."
         ) from error
-    except CCSupportError as error:
+    except private.CCSupportError as error:
         raise RuntimeError(
             f"numba-cuda does not compile for GPU {device} ({error}). CUDA 12 knows GPUs from "
             f"compute capability 5.0 on: in a fresh environment, {install_command('cuda12')}."
         ) from error
-    except CudaSupportError as error:
+    except private.CudaSupportError as error:
         raise RuntimeError(
             f"numba-cuda cannot use GPU {device}, and CuPy can ({' '.join(str(error).split())}): "
             "check the driver with `nvidia-smi`."

@@ -10,20 +10,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import float64, int64
+from numba import njit, types
 
 from numadam._core.plan import Plan
-from numadam._core.scalars import (
-    make_fill_row,
-    make_products,
-    product_width,
-    start_products,
-    width_of,
-)
+from numadam._core.text import Text, indented, scope_of
 from numadam._cuda.arrays import address_of
-from numadam._cuda.kernel import control_width
-from numadam._jit.loops import compiled_loop
-from numadam._jit.pointers import array_at
+from numadam._jit.build import compiled
 
 # --- copies to the GPU ---------------------------------------------------------------------------
 
@@ -116,14 +108,14 @@ class Scalars:
     def __init__(self, plan: Plan, control: np.ndarray, groups: Sequence[int]) -> None:
         one = len(set(groups)) == 1 and not plan.by_row
         first, count = (groups[0], 1) if one else (0, len(control))
-        rows = np.zeros((count, width_of(plan)), plan.real)
-        self._products = start_products(plan, len(control))
-        self._carried, self.saved = len(plan.products), [self._products]
-        self._control = control  # alive, as it is read by address
+        rows = np.zeros((count, len(Text(plan).scalars)), plan.real)
+        self._carried = len(plan.products)
+        self._products = np.ones((len(control), 2 * self._carried))
+        self.saved = [self._products]
         self.values = rows[0] if one else None
         self.lr = math.nan  # of the step that was prepared, where there is a table
-        addresses = [int(array.ctypes.data) for array in (rows, control, self._products)]
-        given = *addresses, len(control), first, count
+        here = slice(first, first + count)
+        given = rows, control[here], self._products[here]
         # straight into compiled code: a method around it would take 0.3 us of each step
         self.prepare: Callable[[float, int], Any] = partial(_fill(plan), *given)
         if not one:
@@ -133,9 +125,9 @@ class Scalars:
         """Make `prepare` bring the rows to a table on the GPU, too."""
         import cupy
 
-        self._table, fill = cupy.zeros(rows.shape, rows.dtype), self.prepare
-        self._first, self._row_bytes = address_of(self._table), rows[0].nbytes
-        upload = Upload(self._table)
+        table, fill = cupy.zeros(rows.shape, rows.dtype), self.prepare
+        self._first, self._row_bytes = address_of(table), rows[0].nbytes
+        upload = Upload(table)
 
         def prepare(lr: float, t: int) -> None:
             fill(lr, t)
@@ -151,7 +143,7 @@ class Scalars:
     def advance(self) -> None:
         """Move on the running products, where there are any, after a step."""
         if self._carried:
-            self.load_products(self._products[:, self._carried : 2 * self._carried])
+            self.load_products(self._products[:, self._carried :])
 
     def read_products(self) -> np.ndarray:
         """Running products of the rule, for each row of the control block."""
@@ -162,32 +154,30 @@ class Scalars:
         self._products[:, : self._carried] = products
 
 
+_ROW = """\
+@njit(error_model="numpy")
+def fill_row(row, control, products, t, lr):
+{body}
+
+
+"""
+_ROWS = """\
+def fill(rows, control, products, lr, t):
+    for k in range(len(rows)):
+        fill_row(rows[k], control[k], products[k], t, lr)
+"""
+
+
+def compiled_fill(plan: Plan, name: str, text: str, *kinds: Any) -> Any:
+    """``fill`` of a text on the host: it calls ``fill_row(row, control, products, t, lr)``."""
+    text = _ROW.format(body="\n".join(indented(Text(plan).fill()))) + text
+    real = types.float64 if plan.real == np.float64 else types.float32
+    scope = {"njit": njit, **scope_of(plan, lambda function: function)}
+    signature, keep = types.void(real[:, ::1], *kinds), not plan.rule.digest
+    return compiled(f"{plan.name}-{name}", text, scope, signature, entry="fill", keep=keep)
+
+
 def _fill(plan: Plan) -> Any:
-    """``fill(rows, control, products, groups, first, count, lr, t)``.
-
-    It fills `count` rows of scalars from row `first` of the control block on.
-    """
-    name = f"{plan.name}-row"
-
-    def make() -> Any:
-        fill_row, find_products = make_fill_row(plan), make_products(plan)
-        size = product_width(plan)
-        width, wide, real = width_of(plan), control_width(plan), plan.real.type
-
-        def fill(  # type: ignore[no-untyped-def]  # Numba types it
-            rows_at, control, products, groups, first, count, lr, t
-        ):
-            rows = array_at(control, (groups, wide), np.float64)
-            q = array_at(products, (groups, size), np.float64)
-            out = array_at(rows_at, (count, width), real)
-            for r in range(groups):
-                find_products(q[r], rows[r], float(t))
-            for r in range(count):
-                fill_row(out[r], rows[first + r], q[first + r], lr, float(t))
-            return 0
-
-        fill.__qualname__ = f"{name}.fill"
-        return (fill,)
-
-    i8 = int64
-    return compiled_loop(name, make, int64(i8, i8, i8, i8, i8, i8, float64, i8)).serial
+    """``fill(rows, control, products, lr, t)``: the scalars of step t, a row for each group."""
+    f8 = types.float64
+    return compiled_fill(plan, "scalars", _ROWS, f8[:, ::1], f8[:, ::1], f8, f8)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numadam._arrays import checks as ar
-from numadam._arrays.interop import Layout, require_gpu
-from numadam._backend import FunctionalStep, Leaves, Title
+from numadam._arrays.interop import Layout
+from numadam._backend import Again, FunctionalStep, Leaves, Title
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._core.scalars import product_width, width_of
+from numadam._core.text import Text
 from numadam._cuda import arrays as ca
-from numadam._cuda import kernel as spec
+from numadam._cuda import kernel
 from numadam._cuda import launch as policy
 from numadam._cuda.arrays import CudaSparseGradients
 from numadam._cuda.compiler import compiled
@@ -25,7 +25,7 @@ from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
 from numadam._cuda.scalars import Scalars, Upload
 from numadam._cuda.state import KernelArguments
-from numadam._cuda.validate import CheckedArrays, Validated, Validator
+from numadam._cuda.validate import Alike, CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
 
 if TYPE_CHECKING:
@@ -68,21 +68,22 @@ class CudaStep:
         self.norms = GradientNorms(*reduced) if plan.norm else None
         self.sparse = CudaSparseGradients(layout, device, sparse, title, counts)
         self.validator = Validator(plan, layout, device, title, self.sparse, fixed)
-        many = self.arguments.many
-        self._slots = {out: spec.step_slots(plan, out) for out in (False, True)}
-        self._steps = {out: self._ready(spec.make_step, many, out) for out in outs}
-        self._lazy = self._ready(spec.make_lazy) if sparse == "lazy" else None
+        self._slots = {out: Text(plan, out).slots for out in (False, True)}
+        self._steps = {out: self._ready(kernel.make_step, self.arguments.many, out) for out in outs}
+        self._lazy = self._ready(kernel.make_lazy) if sparse == "lazy" else None
         self._counts, self._tables = counts, list[Any]()
         self._rows: policy.Launch | None = None
         if plan.by_row:
             import cupy
 
-            self._rows = policy.Launch(*compiled(spec.make_prepare_rows, device, plan))
+            self._rows = policy.Launch(*compiled(kernel.make_rows, device, plan))
             self._control, self._control_there = control, cupy.zeros(control.shape, np.float64)
             self._upload = Upload(self._control_there)
         self._work: dict[tuple[int, int], Any] = {}
         self._noted: dict[int, CheckedArrays] = {}
         self.bound: Validated | None = None
+        #: recognises the next gradient of the only leaf, or all arrays of a functional step
+        self.alike: Alike | None = None
         self.copies_in: list[Callable[[], None]] = []
         self.launches: list[Callable[[], None]] = []
         self.copies_back: list[Callable[[], None]] = []
@@ -90,18 +91,21 @@ class CudaStep:
     def _ready(self, make: Any, *more: bool) -> policy.Launch:
         """A launch of a kernel of the plan, which is compiled."""
         values = self.scalars.values
-        kernel = compiled(make, self._device, self._plan, values is not None, *more)
-        return policy.Launch(*kernel, values)
+        loaded = compiled(make, self._device, self._plan, values is not None, *more)
+        return policy.Launch(*loaded, values)
 
     def bind(self, validated: Validated) -> None:
         """Note where these arrays begin, and prepare the launches on them."""
         noted, slots, rows = self._noted, validated.slots, validated.rows
-        self._noted, self.bound = {}, None  # until everything has been noted
+        self._noted, self.bound, self.alike = {}, None, None  # until everything has been noted
         for slot, checked in slots.items():
             if noted.get(slot) is not checked:
                 self.arguments.note(slot, self._addresses(slot, checked))
         has_out = pl.OUT in slots
-        self.arguments.finish(self._slots[has_out], {k: rows[k][1].size for k in rows})
+        self.arguments.set_sparse({k: rows[k][1].size for k in rows})
+        self.arguments.upload()
+        if self.norms is not None:
+            self.norms.bind()
         self._prepare_copies(validated, has_out)
         self.launches = self._launch(self._steps[has_out], self._slots[has_out])
         if rows:
@@ -109,11 +113,33 @@ class CudaStep:
         self._noted = slots
         self.bound = validated
 
+    def know(self, used: Mapping[int, Leaves], fixed: Sequence[ca.Span]) -> None:
+        """Recognise arrays like these at the next step, where kernels read them in place.
+
+        `used` are the arrays of the only leaf by slot, `fixed` the memory of those that stay.
+        """
+        rows = self.bound is not None and self.bound.rows
+        if self.arguments.many or self.copies_in or not self.launches or rows:
+            return
+        out = pl.OUT in used
+        reads = [(self._steps[out].words, self._slots[out])]
+        if self.norms is not None:
+            reads.append((self.norms.sums.words, self.norms.slots))
+        places = [[(words, of.index(slot)) for words, of in reads if slot in of] for slot in used]
+        self.alike = Alike([leaves[0] for leaves in used.values()], places, fixed)
+
+    def accept(self, arrays: Leaves) -> bool:
+        """Whether these arrays are bound: they equal those of `know` but for their addresses."""
+        if self.alike is None or not self.alike.accept(arrays):
+            return False
+        self.bound = None  # what has been validated is another array
+        return True
+
     def release(self) -> None:
         """Refer to no array any more."""
         self.validator.forget()
         self._noted, self.bound = {}, None
-        self.copies_in, self.launches, self.copies_back = [], [], []
+        self.copies_in, self.copies_back = [], []
 
     def _addresses(self, slot: int, checked: CheckedArrays) -> list[int]:
         """Addresses at which kernels find the arrays of a slot: strided ones in work arrays."""
@@ -138,23 +164,20 @@ class CudaStep:
                 if slot != pl.G and not (slot == pl.P and has_out):
                     self.copies_back.append(partial(ca.copy_flat, *pair, into_flat=False))
 
-    def _factors(self, leaf: int) -> int:
-        """Address of a leaf's clip factors; 0 where nothing is clipped by norm."""
-        return 0 if self.norms is None else self.norms.factors(leaf)
+    def _factors(self, leaf: int) -> tuple[int, ...]:
+        """Address of a leaf's clip factors, where gradients are clipped by norm."""
+        if self.norms is None or not self._plan.clip_norm:
+            return ()
+        return (self.norms.factors(leaf),)
 
-    def _launch(self, kernel: Any, slots: Sequence[int]) -> list[Callable[[], None]]:
+    def _launch(self, step: policy.Launch, slots: Sequence[int]) -> list[Callable[[], None]]:
         """The launch over all leaves; none where they have no elements."""
-        arguments, scalars = self.arguments, self.scalars
-        if arguments.many and arguments.blocks:
-            end = self._factors(0), *scalars.launch_arguments(0)  # a block finds its leaf's own
-            numbers = arguments.table_address, arguments.leaves_address, *end
-            return [kernel.bind(arguments.blocks, policy.THREADS, numbers)]
-        if arguments.work and arguments.work[2]:
-            head, tiles, items, group = arguments.work
-            numbers = head, tiles, items, self._factors(0), *scalars.launch_arguments(group)
-            addresses = arguments.addresses(slots, 0)
-            return [kernel.bind(policy.blocks_for(items), policy.THREADS, numbers, addresses)]
-        return []
+        arguments = self.arguments
+        begin, group = arguments.begin("step", slots)
+        if not (arguments.blocks and begin[-1]):
+            return []
+        numbers = *begin, *self._factors(0), *self.scalars.launch_arguments(group)
+        return [step.bind(arguments.blocks, numbers)]
 
     def _launch_rows(self, validated: Validated, slots: Sequence[int]) -> list[Callable[[], None]]:
         """A launch for each sparse gradient that has rows."""
@@ -166,37 +189,36 @@ class CudaStep:
                 scalars = self._prepare_rows(launches, self._rows, k, rows)
             if values.size:
                 assert lazy is not None  # only then is a sparse gradient left as it is
-                width = values.size // len(rows)
-                begin = ca.address_of(rows), width, values.size, self._factors(k)
-                numbers = *begin, *scalars
-                addresses = self.arguments.addresses(slots, k)
-                blocks = policy.blocks_for(values.size)
-                # not bound: they share the memory of their arguments
-                launches.append(partial(lazy, blocks, policy.THREADS, numbers, addresses))
+                arrays = self.arguments.of_leaf(slots, k)
+                of_rows = values.size, ca.address_of(rows), values.size // len(rows)
+                numbers = *arrays, *of_rows, *self._factors(k), *scalars
+                # bound when it is launched: they share the memory of their arguments
+                launches.append(partial(_launch_now, lazy, policy.blocks_for(values.size), numbers))
         return launches
 
     def _prepare_rows(
-        self, launches: list[Callable[[], None]], kernel: policy.Launch, leaf: int, rows: Any
+        self, launches: list[Callable[[], None]], prepare: policy.Launch, leaf: int, rows: Any
     ) -> tuple[int, ...]:
         """Add the launch that counts these rows and computes their scalars; where these lie."""
         import cupy
 
         plan, n, scalars = self._plan, len(rows), self.scalars
-        table = cupy.empty((n, width_of(plan)), plan.real)
-        products = cupy.zeros((n, max(product_width(plan), 1)))
-        self._tables += table, products
+        table = cupy.empty((n, len(Text(plan).scalars)), plan.real)
+        self._tables.append(table)
         group = self.arguments.groups[leaf]
-        first = ca.address_of(self._control_there) + 8 * group * spec.control_width(plan)
-        arrays = products, self._counts[leaf], rows
-        at = ca.address_of(table), first, *map(ca.address_of, arrays)
+        first = ca.address_of(self._control_there[group])
+        at = ca.address_of(table), first, *map(ca.address_of, (self._counts[leaf], rows))
 
         def launch() -> None:
             self._upload(self._control)
-            numbers = *at, n, scalars.lr
-            kernel(policy.blocks_for(n), policy.THREADS, numbers)
+            _launch_now(prepare, policy.blocks_for(n), (*at, n, scalars.lr))
 
         launches.append(launch)
         return at[:1]
+
+
+def _launch_now(launch: policy.Launch, blocks: int, numbers: Sequence[Any]) -> None:
+    launch.bind(blocks, numbers)()
 
 
 # --- steps on arrays that the caller owns --------------------------------------------------------
@@ -230,31 +252,51 @@ def _made(
     return control, CudaStep(*given, outs=[has_out])
 
 
-def update(call: FunctionalStep) -> None:
+def update(call: FunctionalStep) -> Again | None:
     """Take a step on the caller's arrays; the first call for an option compiles."""
     import cupy
 
     settings, products, arrays, _, t, lr = call
     p, device = arrays[pl.P], int(arrays[pl.P].device.id)
-    require_gpu()
     with on_gpu(device), _lock:
         refuse_capture("update")
         stream = cupy.cuda.get_current_stream()
         # all threads call their own default stream by the same number
         thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
         like = p.shape, ar.memory_order(p), arrays[pl.OUT] is not None, call.names
-        width = settings.control.shape[1]
+        width, used = settings.control.shape[1], call.used
         control, step = _made(settings.plan, width, device, *like, stream, thread)
-        step.bind(step.validator.validate(call.used))
+        step.bind(step.validator.validate(used))
+        step.know(used, ())
         for copy in step.copies_in:
             copy()
-        control[...] = settings.control
         if products:
             step.scalars.load_products(np.array([products], np.float64))
-        with defer_interrupts():
-            step.scalars.prepare(lr, t)
-            if step.norms is not None:
-                step.norms.compute(t - 1)
-            for launch in (*step.launches, *step.copies_back):
-                launch()
+        _take(step, control, settings.control, t, lr)
         step.release()
+    if products or thread or step.alike is None:
+        return None
+    slots, current, current_stream = list(used), cupy.cuda.runtime.getDevice, stream.ptr
+
+    def again(arrays: tuple[Any, ...], t: int, lr: float) -> bool:
+        if current() != device or cupy.cuda.get_current_stream().ptr != current_stream:
+            return False
+        with _lock:
+            if not step.accept([arrays[slot] for slot in slots]):
+                return False
+            refuse_capture("update")
+            _take(step, control, settings.control, t, lr)
+        return True
+
+    return again
+
+
+def _take(step: CudaStep, control: np.ndarray, numbers: np.ndarray, t: int, lr: float) -> None:
+    """Launch a functional step."""
+    control[...] = numbers
+    with defer_interrupts():
+        step.scalars.prepare(lr, t)
+        if step.norms is not None:
+            step.norms.compute(t - 1)
+        for launch in (*step.launches, *step.copies_back):
+            launch()

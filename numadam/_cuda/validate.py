@@ -6,6 +6,7 @@ again whose arrays have changed. A refused step empties the cache.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from numadam._cuda.arrays import CudaSparseGradients
 
 #: Arrays of a slot from which on those of the last two steps are trusted without a check.
 _TRUSTED_FROM = 16
+#: Memory of arguments, and a place in it.
+Places = Sequence[tuple[Any, int]]
 #: Pointer, device, shape, strides and dtype of an array.
 _Header = tuple[Any, ...]
 
@@ -45,6 +48,11 @@ class _Identity:
         self._type = type(arrays[0]) if arrays else None
         self._seen = () if fixed or headers is not None else tuple(map(ref, arrays))
         self._trusted: Leaves = ()
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether they are the optimiser's own parameters."""
+        return self._fixed is not None
 
     def matches(self, arrays: Leaves) -> bool:
         """Whether these are the arrays that were checked, or equal them in what was checked."""
@@ -123,6 +131,13 @@ class Validator:
         """Let no array of a step overlap these, which every step writes."""
         self._owned = named
         self._owned_spans = [ca.span(array) for _, array in named]
+
+    def kept_spans(self, validated: Validated) -> list[ca.Span] | None:
+        """The memory of the optimiser's own arrays, where the parameters are these."""
+        params = validated.slots[pl.P]
+        if not params.identity.is_fixed:
+            return None
+        return [*self._owned_spans, *params.spans]
 
     def forget(self) -> None:
         """Empty the cache, which refers to the caller's arrays."""
@@ -234,6 +249,43 @@ class Validator:
             else:
                 named.append((name, array))
         return named
+
+
+class Alike:
+    """Recognises arrays that equal those of the last step in all but where they begin.
+
+    They go straight into the arguments of the launches: `places` are by array the memory of
+    arguments and where in it the array's address stands. `fixed` is the memory of the arrays that
+    stay. Holds no reference to an array.
+    """
+
+    def __init__(self, arrays: Leaves, places: Sequence[Places], fixed: Sequence[ca.Span]) -> None:
+        self._type, self._headers = type(arrays[0]), [_header(array)[1:] for array in arrays]
+        self._nbytes = [array.nbytes for array in arrays]
+        self._sizes = [array.dtype.itemsize for array in arrays]
+        self._addresses = [array.data.ptr for array in arrays]
+        self._places, self._fixed = places, fixed
+
+    def accept(self, arrays: Leaves) -> bool:
+        """Whether the arrays of this step are such; nothing has changed where they are not."""
+        addresses = []
+        for array, header in zip(arrays, self._headers, strict=True):
+            if type(array) is not self._type:
+                return False
+            address, *rest = _header(array)
+            if tuple(rest) != header:
+                return False
+            addresses.append(address)
+        if addresses != self._addresses:
+            spans = [(low, low + n) for low, n in zip(addresses, self._nbytes, strict=True)]
+            aligned = not any(map(operator.mod, addresses, self._sizes))
+            if not aligned or not ar.are_disjoint([*self._fixed, *spans]):
+                return False
+            for address, places in zip(addresses, self._places, strict=True):
+                for words, k in places:
+                    words[k] = address
+            self._addresses = addresses
+        return True
 
 
 def _flat_header(

@@ -43,8 +43,8 @@ _PACKAGE = Path(__file__).parents[1]
 #: Packages whose source may be compiled.
 _COMPILED = ("_core", "_cpu", "_cuda", "_jit", "_least_squares", "_minimize", "nopython", "rules")
 _VERSIONS = sys.version, numba.__version__, private.LLVMLITE, np.__version__, private.PROCESSOR
-#: Module names of texts begin so.
-_PREFIX = "numadam_text_"
+#: Names of what is kept begin so.
+PREFIX = "numadam_text_"
 
 
 def setting_values() -> list[str]:
@@ -139,7 +139,7 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _files(folder: Path, module: str = f"{_PREFIX}*") -> list[Path]:
+def _files(folder: Path, module: str = f"{PREFIX}*") -> list[Path]:
     """Numba's files for modules of a folder: below it or, with `NUMBA_CACHE_DIR`, beside it."""
     beside = folder.parent.glob(f"{folder.name}_*/{module}.*")
     return [*folder.glob(f"__pycache__/{module}.*"), *beside]
@@ -185,11 +185,12 @@ def _remove_old(folder: Path) -> None:
         return then if then < now + LEFT_OVER else 0.0
 
     with contextlib.suppress(OSError):  # another process removes them, too
-        files = [*folder.glob(f"{_PREFIX}*"), *_files(folder)]
+        files = [*folder.glob(f"{PREFIX}*"), *_files(folder)]
         for path in [path for path in files if ".tmp." in path.name]:
             if written(path) < now - LEFT_OVER:
                 path.unlink(missing_ok=True)
-        modules = sorted(folder.glob(f"{_PREFIX}*.py"), key=written)
+        kernels = folder.glob(f"{PREFIX}*.cubin")  # of a GPU: one file each
+        modules = sorted([*folder.glob(f"{PREFIX}*.py"), *kernels], key=written)
         for path in modules[: max(0, len(modules) - MOST_MODULES)]:
             for file in [path, *_files(folder, path.stem)]:
                 file.unlink(missing_ok=True)
@@ -294,7 +295,7 @@ class _Text:
         how = self.parallel, self.nogil
         key = hashed(self.text, told, str(self.signature), self.entry, how)
         words = re.sub("[^a-z0-9]+", "_", self.name.lower())
-        self.module, self.shown = f"{_PREFIX}{words}_{key}", self.shown or self.name
+        self.module, self.shown = f"{PREFIX}{words}_{key}", self.shown or self.name
         if self.module not in _made:
             unkept = in_thread(self._make)
             if unkept:

@@ -17,32 +17,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import cuda, float64, int64, types
-from numba.core import cgutils
-from numba.core.errors import NumbaError
-from numba.extending import intrinsic
-from numba.np.numpy_support import from_dtype
+from numba import cuda, errors, types
 
 from numadam._core import options as op
 from numadam._core import plan as pl
-from numadam._core.element import make_element_update
 from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
-from numadam._core.scalars import (
-    LoopScalars,
-    loop_start,
-    reader,
-    start_products,
-    width_of,
-)
-from numadam._cuda.kernel import device_jit, step_slots
-from numadam._jit.loops import compiled_loop
+from numadam._core.text import Text, indented, scope_of
+from numadam._cuda.kernel import THREADS
+from numadam._cuda.scalars import compiled_fill
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES, form_of
 from numadam._minimize.compiled.problem import StepTables
-from numadam._minimize.lanes.kernel import make_fill_steps
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
 from numadam._minimize.stopping import (
@@ -64,21 +52,24 @@ def _itself(a):
     return a
 
 
-def _make_by_slot(used: Sequence[int]) -> Any:
-    """``by_slot(arrays)``: the arrays of the slots in use as one for every slot, else None."""
-    places = [used.index(slot) if slot in used else None for slot in range(pl.SLOTS)]
+def _make_step(plan: Plan, wrap: Any) -> Any:
+    """``step(b, problems, size, arrays, row)``: a step of problem b, whose scalars are in a row."""
+    text = Text(plan)
+    views = ", ".join(text.views[name] for name in text.arrays)
+    each = ["while i < size:", *indented([*text.element(), "i += problems"])]
+    body = [f"{views} = arrays", *text.head(), "i = b", *each]
+    lines = ["def step(b, problems, size, arrays, row):", *indented(body)]
+    scope = {"__name__": __name__, **scope_of(plan, wrap)}
+    exec(compile("\n".join(lines), "<numadam: step of a problem>", "exec"), scope)
+    return wrap(scope["step"])
 
-    def by_slot(typingctx, arrays):
-        kinds = [types.none if place is None else arrays[place] for place in places]
 
-        def codegen(context, builder, signature, args):
-            given, none = cgutils.unpack_tuple(builder, args[0]), context.get_dummy_value()
-            items = [none if place is None else given[place] for place in places]
-            return context.make_tuple(builder, signature.return_type, items)
-
-        return types.Tuple(kinds)(arrays), codegen
-
-    return intrinsic(by_slot)
+def _make_bounds_of(plan: Plan) -> Any:
+    """``bounds_of(arrays)``: the arrays of the bounds, or None for each."""
+    if plan.bounds != "array":
+        return lambda arrays: (None, None)
+    low, high = map(Text(plan).arrays.index, ("low", "high"))
+    return lambda arrays: (arrays[low], arrays[high])
 
 
 def _calling(fun: Any, form: str) -> Any:
@@ -219,20 +210,19 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     compared in float64, which fun may return. More is calculated in float64 where `ftol`, `xtol` or
     ``norm=2`` ask for it. The function has more than 60 lines, as all of it is one kernel.
     """
-    wrap = device_jit()
-    update, by_slot = make_element_update(plan, wrap), _make_by_slot(step_slots(plan, False))
+    wrap = functools.cache(cuda.jit(device=True))
+    take, bounds_of = _make_step(plan, wrap), wrap(_make_bounds_of(plan))
     call = wrap(_calling(wrap(fun.py_func), form))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
     learn, remains = _make_own(plan, wrap)
     as_norm = np.float64 if norm != math.inf else plan.real.type
-    read_h, read_k = reader(plan.rule.scalar_type, 0), reader(LoopScalars, loop_start(plan))
 
     def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
         problems, steps, done = numbers
         gtol, ftol, xtol, gtol_rel, share = tolerances
         before, best, best_g, firsts = moves
-        own = by_slot(arrays)
-        p, g, low, high = own[pl.P], own[pl.G], own[pl.LOW], own[pl.HIGH]
+        p, g = arrays[0], arrays[1]
+        low, high = bounds_of(arrays)
         later = done >= 0
         for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
             it, code = 0, counts[0, b]
@@ -243,13 +233,11 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
             limit = limit_of(first, gtol, gtol_rel)
             while code == RUNNING and it < steps:
                 if later:
-                    h, k = read_h(rows[it]), read_k(rows[it])
                     i = b
-                    while i < p.size:
-                        if xtol > 0.0:
-                            before[i] = p[i]
-                        update(i, *own, h, k)
+                    while xtol > 0.0 and i < p.size:
+                        before[i] = p[i]
                         i += problems
+                    take(b, problems, p.size, arrays, rows[it])
                 it += 1
                 i = b
                 while i < p.size:
@@ -280,6 +268,57 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     return solve
 
 
+# --- launches by numba-cuda, of kernels over its arrays ------------------------------------------
+
+
+#: Least blocks of a kernel that numba-cuda launches: with fewer it warns. Idle ones end at once.
+MIN_BLOCKS = 128
+#: Most of them: with more items of work each thread takes several.
+MAX_BLOCKS = 65_536
+#: Threads that a GPU schedules together.
+WARP = 32
+
+
+@functools.lru_cache(maxsize=64)
+def _numba_stream(pointer: int) -> Any:
+    return cuda.external_stream(pointer)
+
+
+def numba_view(flat: Any) -> Any:
+    """A CuPy array as numba-cuda takes it, without the default wait for CuPy's stream.
+
+    The launch is on that stream, and so after all that CuPy has put there.
+    """
+    return cuda.as_cuda_array(flat, sync=False)
+
+
+def threads_for(items: int, multiprocessors: int) -> int:
+    """Threads of a block for a loop over so many items: few where there are few items.
+
+    A block runs on one multiprocessor. With 32 threads a block, 4,000 items keep all of an H100
+    busy; with 256 they would keep an eighth.
+    """
+    return min(THREADS, WARP * max(1, -(-items // (WARP * multiprocessors))))
+
+
+def launch(kernel: Any, items: int, arguments: Sequence[Any]) -> None:
+    """Run a loop over so many items on CuPy's current stream."""
+    import cupy
+
+    if items:
+        threads = threads_for(items, _multiprocessors(cupy.cuda.runtime.getDevice()))
+        blocks = max(min(-(-items // threads), MAX_BLOCKS), MIN_BLOCKS)
+        stream = _numba_stream(cupy.cuda.get_current_stream().ptr)
+        kernel[blocks, threads, stream](*arguments)
+
+
+@functools.cache
+def _multiprocessors(device: int) -> int:
+    import cupy
+
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+
+
 # --- problems on a GPU ---------------------------------------------------------------------------
 
 
@@ -292,23 +331,26 @@ _OF_RESULT = (
 )
 
 
-def _tabulate(plan: Plan) -> Any:
-    """`make_fill_steps` on the host."""
-    name = f"{plan.name}-rows"
+_FILL_STEPS = """\
+def fill(rows, control, products, rates, columns, changes, t):
+    for it in range(len(rows)):
+        for c in range(len(columns)):
+            control[columns[c]] = changes[it, c]
+        fill_row(rows[it], control, products, t + 1.0 + it, rates[it])
+        for k in range({carried}):
+            products[k] = products[{carried} + k]
+"""
 
-    def make() -> Any:
-        fill_steps = make_fill_steps(plan)
 
-        def fill(rows, products, control, rates, columns, changes, t):
-            fill_steps(rows, products, control, rates, columns, changes, t)
-            return 0
+def fill_steps(plan: Plan) -> Any:
+    """``fill(rows, control, products, rates, columns, changes, t)``: those of the steps after t.
 
-        fill.__qualname__ = f"{name}.fill"
-        return (fill,)
-
-    rows, table, row = from_dtype(plan.real)[:, ::1], float64[:, ::1], float64[::1]
-    signature = int64(rows, table, row, row, int64[::1], table, int64)
-    return compiled_loop(name, make, signature).serial
+    As many as there are rows, of one group, with lr and what `columns` of the control row hold at
+    each. The products are moved on.
+    """
+    f8, text = types.float64, _FILL_STEPS.format(carried=len(plan.products))
+    kinds = f8[::1], f8[::1], f8[::1], types.int64[::1], f8[:, ::1], f8
+    return compiled_fill(plan, "steps", text, *kinds)
 
 
 def _side_by_side(value: Any, x: Any) -> Any:
@@ -324,8 +366,6 @@ def _side_by_side(value: Any, x: Any) -> Any:
 def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
     import cupy
-
-    from numadam._cuda.launch import numba_view
 
     def one(arg: Any) -> Any:
         if isinstance(arg, np.ndarray):
@@ -350,9 +390,6 @@ class DeviceBatch(Batch):
     def __init__(self, task: Task, form: str, x: Any, optimizer: Any) -> None:
         import cupy
 
-        from numadam._cuda.arrays import flat_view
-        from numadam._cuda.launch import numba_view
-
         super().__init__(task)
         self.optimizer, self._x, self._form = optimizer, x, form
         self._args, tolerances = _on_device(task.args), task.tolerances
@@ -363,16 +400,15 @@ class DeviceBatch(Batch):
         self.gradient = cupy.zeros(x.shape, x.dtype)
         used = {pl.P: x, pl.G: self.gradient}
         used |= {slot: arrays[0] for slot, arrays in backend.own.items()}
-        order = tuple(range(x.ndim))
-        own = {slot: numba_view(flat_view(array, order)) for slot, array in used.items()}
-        self._arrays = tuple(own[slot] for slot in sorted(own))
+        own = {slot: numba_view(array.reshape(-1)) for slot, array in used.items()}
+        self._arrays = tuple(own[slot] for slot in Text(plan).slots)
         self._shaped = numba_view(x), numba_view(self.gradient)
         moves = tolerances.xtol > 0.0
         self._best, self._best_g = x.copy(), cupy.zeros(x.shape, x.dtype)
         before = cupy.zeros(x.size if moves else 0, x.dtype)
         self._firsts = cupy.zeros(x.shape, x.dtype)
         arrays = self._best, self._best_g, self._firsts
-        kept = (numba_view(flat_view(one, order)) for one in arrays)
+        kept = (numba_view(one.reshape(-1)) for one in arrays)
         self._moves = numba_view(before), *kept
         self.table, self.counts = (
             cupy.full((5, self.problems), np.nan),
@@ -382,10 +418,9 @@ class DeviceBatch(Batch):
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
         gtol_rel = tolerances.gtol_rel
         self._tolerances = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
-        self._width = width_of(plan)
         self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm)
-        self._fill = _tabulate(plan)
-        self._products = start_products(plan, 1)[0]
+        self._fill = fill_steps(plan)
+        self._products = np.ones(2 * len(plan.products))
         self._tables = StepTables(self._settings, _STEPS)
         lr = optimizer.lr
         self._tables.rates[:] = lr if isinstance(lr, float) else 0.0
@@ -400,14 +435,11 @@ class DeviceBatch(Batch):
 
     def _rows(self, steps: int) -> np.ndarray:
         """The scalars of the coming steps, which are in the tables, in the dtype of arithmetic."""
-        tables, rows = self._tables, np.zeros((max(steps, 1), self._width + 2), self._plan.real)
-        rows[:, -2:] = 1.0, 0.0  # no clip by norm: it is not offered
-        products = np.empty((steps + 1, len(self._products)))
-        products[0] = self._products
+        tables, width = self._tables, len(Text(self._plan).scalars)
+        rows = np.zeros((max(steps, 1), width), self._plan.real)
         control, t = self._settings.control[self._row()], self._backend.t
-        tabled = tables.rates, tables.columns, tables.changes
-        self._fill(rows[:steps], products, control, *tabled, t)
-        self._products[...] = products[steps]
+        given = tables.rates, tables.columns, tables.changes
+        self._fill(rows[:steps], control, self._products, *given, t)
         return rows
 
     def _by_name(self) -> dict[str, Any]:
@@ -439,8 +471,6 @@ class DeviceBatch(Batch):
         """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
         import cupy
 
-        from numadam._cuda.launch import launch, numba_view
-
         self.whole, steps = False, 0 if self.first else min(most, gap, _STEPS)
         if steps:
             steps = self._tables.tabulate(self.optimizer.lr, self._backend.t, steps)
@@ -454,7 +484,7 @@ class DeviceBatch(Batch):
             asks = self.first and self.asks and self._form != RETURNS
             first_call = FirstCall(self._task.args) if asks else None
             launch(self._kernel, self.problems, arguments)
-        except NumbaError as error:  # the first launch compiles
+        except errors.NumbaError as error:  # the first launch compiles
             raise TypeError(
                 "fun: does not compile for a GPU, where no array can be made: write the gradient "
                 "into g, or with jac=True return it as a tuple. Numba says: "

@@ -16,8 +16,8 @@ import numpy as np
 
 from numadam._arrays.formatting import default_text, first_sentence, formula, parameters, section
 from numadam._core import options as op
-from numadam._core.element import parameters_of
 from numadam._core.rule import named
+from numadam._core.text import parameters_of
 from numadam._optimizer.declared import OPTIONAL_STATE, STATE, T, example
 from numadam.nopython import core
 from numadam.nopython.core import Array, compiled, own

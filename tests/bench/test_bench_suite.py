@@ -13,9 +13,8 @@ from tests import extras
 from tests.bench import LIMIT, load
 from tests.variants import compile_nothing
 
-common, step, start, options, minimize, gpu, cuda_code = (
-    load(f"benchmarks.{name}")
-    for name in ("common", "step", "start", "options", "minimize", "gpu", "cuda_code")
+common, step, start, options, minimize, gpu = (
+    load(f"benchmarks.{name}") for name in ("common", "step", "start", "options", "minimize", "gpu")
 )
 run, machine = load("run"), load("machine")
 CASES = run.cases_of((*run.TARGETS, *run.OTHERS))
@@ -100,13 +99,6 @@ def test_a_case_without_a_gpu_says_so(monkeypatch):
         assert f"skipped: {row['skipped']}" in run.line(run.cells(row))
     with pytest.raises(NotImplementedError):  # asv skips it
         gpu.Right().setup("right-rule-adam")
-
-
-@pytest.mark.cuda
-def test_the_code_of_a_step_is_counted():
-    instructions, registers = cuda_code.step_code(cuda_code.plan_of("SGD", {}))
-    assert 5 < instructions < 200
-    assert 16 <= registers <= 64
 
 
 def test_asv_tracks_the_value_of_a_case(monkeypatch):

@@ -48,6 +48,9 @@ class Case:
 
 CASES = [Case(name, options) for name in classes() for options in VARIANTS.get(name, [{}])]
 
+#: Each rule with the most arrays that it takes.
+RULES = [Case("Adam"), *{case.name: case for case in CASES}.values()]
+
 #: Bound between GPU and float64 reference after some steps: a few roundings a step.
 RTOL = {"float32": 2e-5, "float64": 1e-13}
 
@@ -148,6 +151,14 @@ OPTIONS = {
         "Adam",
     ),
 }
+
+
+def plan_of(option, dtype="f4"):
+    """The plan of a `Case`, or of an `Option` of its own dtype."""
+    if isinstance(option, Case):
+        return option.make(np.zeros(3, dtype))._settings.plan
+    params = {"w": np.zeros((3, 4), option.dtype), "b": np.zeros(5, option.dtype)}
+    return getattr(na, option.name)(params, **option.options)._settings.plan
 
 
 def draw(shape, dtype, random):

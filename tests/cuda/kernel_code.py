@@ -13,19 +13,15 @@ from pathlib import Path
 from numadam._version import install_command
 from tests import extras
 
-#: How a parameter is declared: what CuPy makes of an int, and of a float.
-WIDTHS = {"int64": "u64", "float64": "f64", "float32": "f32"}
-#: How `struct` writes it.
-STRUCT = {"int64": "q", "float64": "d", "float32": "f"}
+#: How a parameter is declared: what CuPy makes of a number of 8 bytes, and of others.
+WIDTHS = {"q": "u64", "d": "f64", "f": "f32"}
 
 
-def numbers(types):
-    """The types of what is passed at a launch: a tuple's one by one, in their order."""
-    for kind in types:
-        if hasattr(kind, "types"):
-            yield from numbers(kind.types)
-        else:
-            yield str(kind)
+def step_of(plan, by_value=True, many=False, has_out=False):
+    """The kernel of a step."""
+    from numadam._cuda.kernel import make_step
+
+    return make_step(plan, by_value, many, has_out)
 
 
 def parameters(ptx, name):
@@ -35,18 +31,23 @@ def parameters(ptx, name):
 
 
 class Code:
-    """What the compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
+    """What a compiler makes of a kernel: PTX without the mangled names, and the assembler's."""
 
-    def __init__(self, make, *arguments, capability=(9, 0), by_cupy=True):
-        from numadam._cuda.compiler import kinds_of, ptx_of
+    def __init__(self, ptx, capability=(9, 0)):
+        self._ptx, self._capability = ptx, capability
+        assert f".target sm_{capability[0]}{capability[1]}" in ptx
+        self.text = re.sub(r"\b_Z\w+", "name", ptx)  # which may spell anything
 
-        self._ptx, name, types = ptx_of(make, capability, *arguments)
-        self._capability = capability
-        if by_cupy:  # test_table asks for the same types of what is passed
-            kinds_passed = list(numbers(types))
-            assert parameters(self._ptx, name) == [WIDTHS[kind] for kind in kinds_passed]
-            assert [STRUCT[kind] for kind in kinds_passed] == list(kinds_of(types))
-        self.text = re.sub(r"\b_Z\w+", "name", self._ptx)  # which may spell anything
+    @classmethod
+    def of(cls, kernel, capability=(9, 0), ptx_of=None):
+        """What numba-cuda makes of a kernel, or ``ptx_of(kernel, capability)``."""
+        from numadam._cuda import compiler, private
+
+        with private.without_gpu(capability):
+            ptx, name = (ptx_of or compiler.ptx_of)(kernel, capability)
+        letters = compiler.letters_of(kernel)
+        assert parameters(ptx, name) == [WIDTHS[letter] for letter in letters]
+        return cls(ptx, capability)
 
     def machine_code(self):
         """What a GPU runs, disassembled: one instruction a line."""
@@ -57,11 +58,11 @@ class Code:
 
     def assembled(self):
         """Registers of a thread, and bytes of its stack and its spills."""
-        from numadam._cuda.compiler import cubin_of, registers_of, spilled
+        from numadam._cuda.compiler import cubin_of
 
         _, log = cubin_of(self._ptx, self._capability)
-        stack = re.search(r"(\d+) bytes stack frame", log)
-        return registers_of(log), int(stack[1]), spilled(log)
+        said = r"Used (\d+) registers", r"(\d+) bytes stack frame", r"(\d+) bytes spill stores"
+        return tuple(int(re.search(one, log)[1]) for one in said)
 
     def check_registers(self, most=64):
         """At most 64 registers, so that 1024 threads fit; nothing is spilled."""
@@ -87,7 +88,9 @@ def disassembled(image):
         shown = subprocess.run(
             [found, "-c", file.name], check=True, capture_output=True, text=True
         ).stdout
-    return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(.*?);", shown, re.MULTILINE)
+    # functions that it calls, where a root or a quotient is denormal, have sections of their own
+    (own,) = (part for part in shown.split("\t.section\t") if part.startswith(".text._Z"))
+    return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?!\s|NOP)(.*?);", own, re.MULTILINE)
 
 
 def operations(code, name):
@@ -111,16 +114,20 @@ def check_common(ptx):
     assert not re.search(r"\b(ld|st)\.(?!global|param|shared)", ptx)
 
 
-def widths(ptx, word):
-    """Bytes of each read ("ld") or write ("st") of the GPU's memory."""
-    found = re.findall(rf"\b{word}\.global(?:\.v(\d))?\.[a-z](\d+)", ptx)
-    return [int(n or 1) * int(bits) // 8 for n, bits in found]
+def accesses(ptx, word):
+    """Reads ("ld") or writes ("st") of the GPU's memory."""
+    return re.findall(rf"\b{word}\.global\.\w+", ptx)
 
 
-def check_tiles(ptx, reads, writes, nbytes=16):
-    """So many arrays are read and written, each with one instruction a tile."""
-    # the compiler may unroll the loop: several tiles, each with all its reads and writes
-    tiles, rest = divmod(widths(ptx, "ld").count(nbytes), reads)
-    assert tiles >= 1
-    assert rest == 0
-    assert widths(ptx, "st").count(nbytes) == tiles * writes
+def in_flight(code):
+    """Most numbers of memory that a thread has asked for before it uses the first of them."""
+    most, asked = 0, {}
+    for line in code:
+        name, *rest = re.findall(r"[\w.]+", line.replace("@P0", "").replace("@!P0", ""))
+        read = set(re.findall(r"\bR\d+\b", line.partition(",")[2]))
+        if name.startswith("LDG"):
+            asked[rest[0]] = line
+        elif asked.keys() & read:
+            asked = {}
+        most = max(most, len(asked))
+    return most

@@ -73,6 +73,7 @@ def test_a_tensor_where_there_is_no_driver(monkeypatch):
 
 class NoPlan:
     name = "nothing"
+    rule = SimpleNamespace(digest="")
 
 
 NO_PLAN = NoPlan()
@@ -80,19 +81,15 @@ NO_PLAN = NoPlan()
 
 def make_nothing(plan):
     """A kernel that compiles quickly."""
-    from numba import int64, void
+    from numadam._cuda.kernel import Kernel
 
-    def nothing(count):
-        return
-
-    return nothing, void(int64)
+    return Kernel("nothing", "def nothing(count):\n    return\n", ("int64",), lambda wrap: {})
 
 
 @pytest.fixture
 def compile_for(monkeypatch):
     """Compiles a kernel as for a GPU of some compute capability, and loads it nowhere."""
     from numadam._cuda import compiler as cuda_compile
-    from numadam._jit import cache
 
     def compile_for(*capability):
         device = SimpleNamespace(compute_capability=capability)
@@ -100,8 +97,8 @@ def compile_for(monkeypatch):
         monkeypatch.setattr(cuda_compile.policy, "load", lambda image, name: name)
         monkeypatch.setattr(cuda_compile.cuda, "get_current_device", lambda: device)
         monkeypatch.setattr(cuda_compile, "_kernels", {})
-        monkeypatch.setattr(cache, "read", lambda name: None)
-        monkeypatch.setattr(cache, "write", lambda name, content: None)
+        monkeypatch.setattr(cuda_compile, "_kept", lambda name: None)
+        monkeypatch.setattr(cuda_compile, "_keep", lambda name, content: None)
         return cuda_compile.compiled(make_nothing, 0, NO_PLAN)[0]
 
     return compile_for
@@ -118,7 +115,8 @@ def raiser(error):
 def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, compile_for):
     from cuda.bindings import nvjitlink
     from cuda.pathfinder import DynamicLibNotFoundError
-    from numba.cuda.cudadrv import error, nvvm
+
+    from numadam._cuda import private
 
     assert "nothing" in compile_for(9, 0)
     lacks = DynamicLibNotFoundError('Failure finding "libnvJitLink.so.13": No such file\n  listdir')
@@ -127,7 +125,9 @@ def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, com
         with pytest.raises(ImportError, match=f"libnvJitLink.so.13.*{INSTALL}") as caught:
             compile_for(9, 0)
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr(nvvm, "NVVM", raiser(error.NvvmSupportError("libNVVM is not available")))
+    monkeypatch.setattr(
+        private, "NVVM", raiser(private.NvvmSupportError("libNVVM is not available"))
+    )
     with pytest.raises(ImportError, match=f"libNVVM is not available.*{INSTALL}"):
         compile_for(9, 0)
 
@@ -148,13 +148,14 @@ def test_a_numpy_that_is_too_new_for_numba_cuda_is_named_with_what_installs_both
 
 @pytest.mark.cuda
 def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
-    from numba.cuda.cudadrv.error import CudaSupportError
-
     from numadam._cuda import compiler as cuda_compile
+    from numadam._cuda import private
 
     compile_for(9, 0)
     text = "Error at driver init: \n\nCUDA driver library cannot be found.\n"
-    monkeypatch.setattr(cuda_compile.policy, "compiling_for", raiser(CudaSupportError(text)))
+    monkeypatch.setattr(
+        cuda_compile.policy, "compiling_for", raiser(private.CudaSupportError(text))
+    )
     cuda_compile._kernels.clear()
     with pytest.raises(RuntimeError, match=r"numba-cuda cannot use GPU 0.*nvidia-smi") as caught:
         cuda_compile.compiled(make_nothing, 0, NO_PLAN)
@@ -175,7 +176,7 @@ def test_a_linker_that_is_older_than_the_compiler():
 
     from numadam._cuda.compiler import cubin_of, ptx_of
 
-    ptx, *_ = ptx_of(make_nothing, (9, 0), NO_PLAN)
+    ptx, _ = ptx_of(make_nothing(NO_PLAN), (9, 0))
     version = ptx.partition(".version ")[2].split()[0]
     major, minor = nvjitlink.version()
     newer = ptx.replace(f".version {version}", ".version 99.1")

@@ -34,6 +34,7 @@ sync()
 STEP = """
 import numadam as na
 na.SGD(x, lr=1.0, clip_norm=1.0).step(cp.ones(100, "f4"))
+na.SGD(cp.ones(100), lr=1.0, clip_norm=1.0).step(cp.zeros(100))  # whose sum is formed twice
 sync()
 """
 #: By name the program, and a text of the fault; "" where there must be none.
@@ -75,24 +76,26 @@ assert float(y[0]) == 7 and emulator.faults() == []
 
 #: A mistake planted in a kernel of numadam's, and a text of the fault.
 PLANTED = {
-    "no barrier": (
-        "from numadam._cuda import norms\n"
-        "def fold(sums, lane):\n"
-        "    half = 128\n"
-        "    while half > 0:\n"
-        "        if lane < half: sums[lane] += sums[lane + half]\n"
-        "        half //= 2\n"
-        "norms._make_fold = lambda count, wrap: wrap(fold)\n",
+    "no barrier": ("norms", "make_sums", "cuda.syncthreads()", "pass", "RACE"),
+    "no barrier before the next sums": (
+        *("norms", "make_sums", "cuda.syncthreads()  # before", "pass  # before"),
         "RACE",
     ),
-    "a write beyond the array": (
-        "from numadam._cuda import kernel\n"
-        "make = kernel.make_write_tiles\n"
-        "kernel.make_write_tiles = lambda tiles: make(\n"
-        "    [tile and tile._replace(step=tile.step + 4) for tile in tiles])\n",
-        "OUT OF BOUNDS write",
-    ),
+    "no barrier in the total": ("norms", "make_norms", "cuda.syncthreads()", "pass", "RACE"),
+    "a write beyond the array": ("kernel", "make_step", "ps[i] =", "ps[i + 1] =", "OUT OF BOUNDS"),
+    "one element too many": ("kernel", "make_step", "if i < n", "if i <= n", "OUT OF BOUNDS"),
 }
+PLANT = """
+from numadam._cuda import {module}
+make = {module}.{make}
+def planted(*given):
+    kernel = make(*given)
+    return kernel._replace(text=kernel.text.replace({right!r}, {wrong!r}))
+{module}.{make} = planted
+if "{module}" == "norms":
+    from numadam._cuda import reductions
+    reductions.{make} = planted
+"""
 
 
 def program(code, **environment):
@@ -119,7 +122,8 @@ def test_faults_are_found(name):
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_mistakes_in_kernels_of_numadam_are_found(name, tmp_path):
-    mistake, fault = PLANTED[name]
+    module, make, right, wrong, fault = PLANTED[name]
+    mistake = PLANT.format(module=module, make=make, right=right, wrong=wrong)
     kept = {"NUMBA_CACHE_DIR": str(tmp_path)}  # of no other process
     assert fault in program(mistake + STEP, **kept).stderr
 

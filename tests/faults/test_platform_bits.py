@@ -8,19 +8,14 @@ from __future__ import annotations
 import ast
 import itertools
 import json
-import re
 from pathlib import Path
 
 import pytest
-from numba.core.registry import cpu_target
 
 import numadam as na
-from numadam._core.plan import Plan
-from numadam._cpu.kernel import STEP, compiled_step
-from numadam._jit import cache
 from tests.faults import platform_bits as runs
 from tests.processes import PREAMBLE, python
-from tests.variants import VARIANTS, plan_of
+from tests.variants import VARIANTS
 
 RECORDED: dict[str, str] = json.loads(runs.RECORDED.read_text())
 IMPORT = "\nfrom tests.faults.platform_bits import *\nimport numba.core.registry as registry"
@@ -93,22 +88,3 @@ def test_without_libgomp_and_tbb_the_bits_are_the_same() -> None:
     scope: dict = {}
     exec(PREAMBLE, scope)
     assert python(code).split() == [scope["digest"](), "workqueue"]
-
-
-def from_libm(plan: Plan) -> set[str]:
-    """Functions of the system's mathematical library that a compiled step calls."""
-    step = compiled_step(plan).serial
-    code = cache.read(step._cache._entry(STEP, cpu_target.target_context.codegen()))
-    assert code, "no folder for the cache"
-    return {name.decode() for name in re.findall(LIBM, code)}
-
-
-@pytest.mark.rule
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_step_calls_nothing_of_libm(name: str) -> None:
-    """But for the momentum of NAdam, 0.96**(t * momentum_decay)."""
-    assert from_libm(plan_of(name, {}, DTYPES[name])) == ({"pow"} if name == "NAdam" else set())
-
-
-def test_presets_that_repeat_a_library_take_its_power() -> None:
-    assert from_libm(plan_of("Adam", {"like": "numpy"}, "float64")) == {"pow"}

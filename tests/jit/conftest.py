@@ -11,13 +11,14 @@ from tests.processes import python
 def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     """A cache folder that two processes have filled at once, and what each of them printed.
 
-    It has the serial and the parallel form of Adam. They print `digest`, of a run without threads.
+    It has all forms of Adam. They print `digest`, of a run without threads.
     """
     folder = str(tmp_path_factory.mktemp("warm"))
     code = """
-    from numadam._cpu.kernel import compiled_step
-    steps = compiled_step(na.Adam(np.ones(3, "f4"))._settings.plan)
-    steps.choose(parallel=True), steps.serial
+    from numadam._cpu import loop
+    plan = na.Adam(np.ones(3, "f4"))._settings.plan
+    for kind in (loop.HELD, loop.SERIAL, loop.PARALLEL):
+        loop.compiled_step(plan, False, kind)
     print(digest())
     """
     with ThreadPoolExecutor(2) as pool:

@@ -45,31 +45,6 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_in_the_middle_of_llvmlite_does_not_crash(tmp_path):
-    """Right after LLVM has taken a module over, when llvmlite has not noted it yet."""
-    code = """
-    import signal, sys
-    from llvmlite.binding import linker
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    def watch(frame, event, arg):
-        if event == "return" and frame.f_back.f_code is linker.link_modules.__code__:
-            sys.setprofile(None)
-            signal.raise_signal(signal.SIGINT)
-            print("sent")
-    sys.setprofile(watch)
-    try:
-        na.SGD(np.zeros(3)).step(np.ones(3))
-    except KeyboardInterrupt:
-        print("interrupted")
-    sys.setprofile(None)
-    x = np.zeros(3)
-    na.SGD(x, lr=0.5).step(np.ones(3))
-    print(x, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
-    """
-    out = python(code, NUMBA_CACHE_DIR=str(tmp_path))
-    assert out == "sent\ninterrupted\n[-0.5 -0.5 -0.5] True"
-
-
 # --- whole steps ----------------------------------------------------------------------------------
 
 

@@ -14,15 +14,27 @@ from tests.cuda.cuda_cases import OPTIONS, draw
 from tests.trees import Exported
 
 
-def test_more_elements_than_threads(cp, monkeypatch):
-    from numadam._cuda import launch as policy
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("f4", 1.0), ("f8", 1.0), ("f8", 1e200), ("f8", 1e-200), ("c16", 1e200)]
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_more_numbers_than_a_part_of_a_norm_has(cp, count, dtype, size):
+    """Whole parts and a rest, of numbers whose squares leave the range of float64 too."""
+    from numadam._cuda.norms import PART
 
-    monkeypatch.setattr(policy, "MAX_BLOCKS", 2)
-    n = 4 * policy.THREADS * policy.MAX_BLOCKS + 12_345
-    p = cp.zeros(n, np.float32)
-    opt = na.SGD(p, lr=1.0)
-    opt.step(cp.arange(n, dtype=np.float32))
-    assert bool((p == -cp.arange(n, dtype=np.float32)).all())
+    random, sizes = np.random.default_rng(3), [2 * PART + 77, 5][:count]
+    grads = [draw((n,), dtype, random) * np.dtype(dtype).type(size) for n in sizes]
+    params = [cp.zeros(n, dtype) for n in sizes]
+    opt = na.SGD(params, lr=1.0, clip_norm=3.0)
+    opt.step(list(map(cp.asarray, grads)))
+    parts = [g.view(g.real.dtype).astype("f8") / size for g in grads]
+    norm = np.linalg.norm(np.concatenate(parts))
+    assert opt.grad_norm / size == pytest.approx(norm, rel=1e-14)
+    factor = min(1.0, 3.0 / (norm * size))
+    for p, g in zip(params, grads, strict=True):
+        wanted = -g * factor
+        bound = 1e-6 if dtype == "f4" else 1e-13
+        np.testing.assert_allclose(cp.asnumpy(p), wanted, rtol=bound, atol=0)
 
 
 @pytest.mark.parametrize("by_stream", [False, True])

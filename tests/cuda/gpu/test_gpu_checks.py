@@ -194,7 +194,7 @@ def test_launches_that_could_not_be_prepared_are_prepared_at_the_next_step(cp, m
     opt.step(grads)
     others = [cp.full(4, 5.0), cp.full(3, 5.0)]
     with monkeypatch.context() as patch:
-        patch.setattr(type(opt._backend._step.arguments), "finish", lambda *given: 1 / 0)
+        patch.setattr(type(opt._backend._step.arguments), "upload", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             opt.step(others)
     opt.step(others)
@@ -212,3 +212,48 @@ def test_a_dense_gradient_that_an_interrupt_left_unclean_is_not_used_again(cp, m
     opt.step(Rows(cp.asarray(np.array([2])), cp.ones((1, 2))))
     cp.testing.assert_array_equal(p, [[0, 0], [-1, -1], [-1, -1], [0, 0]])
     assert not any(array.any() for array in sparse._zeros.values())
+
+
+def test_a_gradient_at_another_address_is_checked_as_any(cp):
+    """The short way takes what equals the last gradient but for its address; all else is told."""
+    room = cp.zeros(40, np.float32)
+    p, own = room[:8], room[8:16]
+    opt = na.SGD(p, lr=1.0)
+    for k, g in enumerate([own, cp.ones(8, "f4"), cp.full(8, 2, "f4"), own, cp.ones(8, "f4")]):
+        opt.step(g)
+        assert opt.t == k + 1
+    assert (p == -4).all()
+    for wrong, said in (
+        (room[4:12], "shares memory"),
+        (room[1:9], "shares memory"),
+        (cp.ones(8), "expected float32"),
+        (cp.ones(9, "f4"), "shape"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=said):
+            opt.step(wrong)
+        assert opt.t == 5
+    opt.step(cp.full((8, 2), 3, "f4")[:, 1])  # strided: by way of a work array
+    other = cp.zeros(8, "f4")
+    opt.step(cp.ones(8, "f4"), params=other)
+    opt.step(own)
+    assert (other == -1).all()
+    assert (p == -7).all()
+
+
+def test_updates_of_other_arrays_are_checked_as_any(cp):
+    def arrays(dtype="f4"):
+        return [cp.zeros(6, dtype), cp.ones(6, dtype), cp.zeros(6, dtype), cp.zeros(6, dtype)]
+
+    seen = [arrays(), arrays(), arrays("f8"), arrays()]
+    for p, g, m, v in seen:
+        na.adam_update(p, g, m, v, 1, lr=0.5)
+        np.testing.assert_allclose(cp.asnumpy(p), -0.5, rtol=1e-6)
+    p, g, m, v = arrays()
+    with pytest.raises(ValueError, match="shares memory"):
+        na.adam_update(p, g, m, m, 1, lr=0.5)
+    with pytest.raises(ValueError, match="shares memory"):
+        na.adam_update(p, p, m, v, 1, lr=0.5)
+    assert not any(array.any() for array in (p, m, v))
+    with cp.cuda.Stream(non_blocking=True):
+        na.adam_update(p, g, m, v, 1, lr=0.5)
+        np.testing.assert_allclose(cp.asnumpy(p), -0.5, rtol=1e-6)

@@ -336,6 +336,7 @@ DRIVER(cuLaunchKernel,
         unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void **params,
         void **extra),
        {
+           if (!settings().launch) return CUDA_SUCCESS;
            CUlaunchConfig config = {grid_x,  grid_y, grid_z, block_x, block_y,
                                     block_z, shared, stream, nullptr, 0};
            return launch_kernel(function, config, params, extra);

@@ -20,6 +20,7 @@ static std::string variable(const char *name, const char *otherwise) {
 static Settings read_settings() {
     Settings result;
     result.lazy = variable("EMU_LAZY", "1") != "0";
+    result.launch = variable("EMU_LAUNCH", "1") != "0";
     result.protect = variable("EMU_PROTECT", "1") != "0";
     result.races = variable("EMU_RACE", "0") != "0";
     result.device_count = std::stoi(variable("EMU_DEVICES", "1"));

@@ -10,6 +10,7 @@
 // that Python alone reads (EMU, EMU_CACHE, EMU_EXACT) are in ../__init__.py.
 struct Settings {
     bool lazy;                   // EMU_LAZY=0: run work at once, not as late as CUDA allows
+    bool launch;                 // EMU_LAUNCH=0: forget launches, for the time of the host
     bool protect;                // EMU_PROTECT=0: the host may touch the memory of a device
     bool races;                  // EMU_RACE=1: look for races between threads
     int device_count;            // EMU_DEVICES
