@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # --- loops that a run compiles: tests/budget.py has their number ----------------------------------
 
-LOOPS: set[str] = set()
+#: Their plans, each with the times that it was compiled: serial, parallel, in several processes.
+LOOPS: Counter[str] = Counter()
 
 
 class _Loops(logging.Handler):
@@ -51,13 +53,13 @@ class _Loops(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "numadam" and str(record.msg).startswith("compiled ") and record.args:
-            LOOPS.add(str(record.args[0]))
+            LOOPS[str(record.args[0])] += 1
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take the loops of a worker that is done."""
-    LOOPS.update(getattr(node, "workeroutput", {}).get("loops", ()))
+    LOOPS.update(getattr(node, "workeroutput", {}).get("loops", {}))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,17 +67,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that has compiled too many; workers hand theirs on."""
     config = session.config
     if hasattr(config, "workeroutput"):
-        config.workeroutput["loops"] = sorted(LOOPS)
+        config.workeroutput["loops"] = dict(LOOPS)
     elif config.getoption("markexpr") == "not sweep" and len(LOOPS) > budget.MOST_LOOPS:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Tell how many loops were compiled."""
-    most = budget.MOST_LOOPS
-    terminalreporter.write_line(f"different loops compiled: {len(LOOPS)}, of at most {most}")
+    most, text = budget.MOST_LOOPS, f"{LOOPS.total()} loops compiled, of {len(LOOPS)} plans"
     if len(LOOPS) > most:
-        terminalreporter.write_line("share plans among tests, or mark some as sweeps")
+        text += f", and at most {most} are allowed: share plans among tests, or mark some as sweeps"
+    terminalreporter.write_line(text)
 
 
 @pytest.hookimpl(wrapper=True)

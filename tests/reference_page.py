@@ -6,14 +6,16 @@ The site shows whole docstrings; this page can be read in the repository, too.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numadam
-from numadam import nopython, schedules
+from numadam import schedules
 from numadam._arrays.formatting import default_text, first_sentence, parameters
 from numadam._core.options import DEFAULTS
 from numadam._optimizer.declared import PURPOSES, members
+from numadam.nopython.functions import of_rule
 from numadam.rules import function_name
 
 _TOP = """\
@@ -99,8 +101,9 @@ def page(kinds: Mapping[str, Any]) -> str:
     rows = ([_call(n, m) if callable(m) else f"`{n}`", _summary(m)] for n, m in members().items())
     parts.append(_table("name | meaning", rows))
     parts.append("## One step on your own arrays\n")
-    updates = [function_name(file) for file in kinds]
-    parts.append("".join(f"- {_call(name, getattr(numadam, name))}\n" for name in updates))
+    # not from numadam itself, whose list of rules lacks one that this program is to write into it
+    homes = {function_name(file): sys.modules[kind.__module__] for file, kind in kinds.items()}
+    parts.append("".join(f"- {_call(n, getattr(home, n))}\n" for n, home in homes.items()))
     parts.append("## Other functions and classes\n")
     others = {name: getattr(numadam, name) for name in _OTHERS}
     calls = (
@@ -118,7 +121,6 @@ def page(kinds: Mapping[str, Any]) -> str:
         )
     )
     parts.append("## Functions for your own compiled code\n")
-    names = [name for name in nopython.__all__ if name != "VERSION"]
-    functions = {n: getattr(nopython, n) for n in names}
-    parts.append("".join(f"- {_call(n, getattr(f, 'py_func', f))}\n" for n, f in functions.items()))
+    functions = [one for rule in kinds.items() for one in of_rule(*rule).items()]
+    parts.append("".join(f"- {_call(n, getattr(f, 'py_func', f))}\n" for n, f in functions))
     return "\n".join(parts)

@@ -137,9 +137,9 @@ PARTS = re.findall(
 def checkout(tmp_path: Path) -> Path:
     """A copy of what an example changes or runs."""
     ignored = shutil.ignore_patterns("__pycache__", "*.loop", "_build", "auto_gallery")
-    for folder in ("numadam", "tests", "docs", ".github"):
+    for folder in ("numadam", "tests", "docs", ".ci", ".github"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -172,8 +172,8 @@ def test_three_files_make_a_rule(checkout: Path) -> None:
     assert "from numadam.rules.signum import Signum as Signum" in stub
 
 
-def test_five_files_make_an_option(checkout: Path) -> None:
-    assert len(PARTS) == 5
+def test_six_files_make_an_option(checkout: Path) -> None:
+    assert len(PARTS) == 6
     for path, part in PARTS:
         text = (checkout / path).read_text(encoding="utf-8")
         for change in re.findall(r"^```diff\n(.*?)^```$", part, re.MULTILINE | re.DOTALL):
