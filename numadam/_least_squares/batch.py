@@ -115,7 +115,7 @@ class Fits:
         )
         self._numbers[...] = *task.tolerances, float(np.finfo(task.x.dtype).eps)
         self._in_threads = workers > 1 and loops.layer() != "workqueue"
-        self._work_at = kn.work_address(task.x.dtype.type)
+        self._work_at = kn.work_address(task.x.dtype)
         kn.share_address(self._in_threads)
         self._entry = entry_for(task.args)
 

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import namedtuple
 from typing import Any
 
 import numpy as np
 from numba import int64, prange
 
+from numadam._core.rule import named
 from numadam._jit import build
 from numadam._jit.calls import array_at, call3, call7, inner
+from numadam._jit.private import dot
 from numadam._least_squares.differences import differentiate
 from numadam._least_squares.factors import (
     bend,
     covariance,
     damped_step,
-    dot,
     factorize,
     gradient,
     length,
@@ -47,7 +47,7 @@ _ADDRESSES = (
 )
 #: Whole numbers, then those of float64, as they lie in memory.
 WHOLE, FLOATS = (*_INTEGERS, *_ADDRESSES), ("ftol", "xtol", "gtol", "eps")
-Fits: Any = namedtuple("Fits", (*WHOLE, *FLOATS))
+Fits: Any = named("Fits", (*WHOLE, *FLOATS))
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
 _VECTORS, _MATRICES = 13, 2
@@ -357,15 +357,15 @@ _CALLED = int64(int64, int64, int64)
 
 
 @functools.cache
-def work_address(real: Any) -> int:
+def work_address(dtype: np.dtype[Any]) -> int:
     """The address of ``work(worker, state_at, args_at)``: fit the problems of a worker."""
     fields = [f"words[{k}]" for k in range(len(WHOLE))]
     fields += [f"numbers[{k}]" for k in range(len(FLOATS))]
     text = _WORK.format(words=len(WHOLE), floats=len(FLOATS), fields=", ".join(fields))
     scope: dict[str, Any] = {"array_at": array_at, "Fits": Fits, "places": places, "fit": fit}
     scope |= {"check": check, "set_guards": set_guards, "find_past": find_past}
-    scope |= {"mark": real(MARKS[real]), "item": np.dtype(real).itemsize}
-    return build.address(f"least-squares-{np.dtype(real)}", text, scope, _CALLED, entry="work")
+    scope |= {"mark": dtype.type(MARKS[dtype.type]), "item": dtype.itemsize}
+    return build.address(f"least-squares-{dtype}", text, scope, _CALLED, entry="work")
 
 
 @functools.cache

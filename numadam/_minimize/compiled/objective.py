@@ -312,7 +312,8 @@ def prepared(fun: Any, form: str, n: int) -> Any:
 def text_of_error(fun: Any, form: str, x_type: Any, args_type: Any, error: Any) -> str:
     """Text on an objective that does not compile."""
     if form == PLAIN and (reason := derivatives().reason(error)):
-        return f"fun: {reason} Or write the gradient into g, as {WRITES}, or pass jac='2-point'."
+        advice = f"{about_args(args_type)}Or write the gradient into g, as {WRITES}"
+        return f"fun: {reason} {advice}, or pass jac='2-point'."
     returned = _last_returned(fun)
     if form != RETURNS and isinstance(returned, _NO_NUMBER):
         return f"fun: has to return the number f, got {returned}; is there a `return`?"

@@ -219,7 +219,8 @@ class Problem:
             settings.set_lr(LR.check_or_schedule(lr))
         self.backend.restart(task.x)
         self._objective, self._seconds, self._before = objective, 0.0, 0
-        self._started, self._lines = False, []
+        self._started = False
+        self._lines: list[np.ndarray] = []
         self.history = task.every
         self.firsts[...] = 0
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan

@@ -82,7 +82,7 @@ class _Tested:
         self._table_at = address_of(self._table)
         self.bind(NUMBERS=self.numbers, TOPS=self._tops)
         #: norms of the projected gradient, of the move, of x
-        self.sizes = memoryview(self.numbers)[tt.AT.SIZE : tt.AT.LENGTH + 1]
+        self.sizes = self.numbers.data[tt.AT.SIZE : tt.AT.LENGTH + 1]
 
     def bind(self, count: int = 0, **arrays: np.ndarray) -> None:
         """Note addresses, and where given how many real numbers there are."""
