@@ -8,7 +8,7 @@ from typing import Any
 from numba import errors, types
 from numba.extending import intrinsic, models, overload, overload_attribute, register_model
 
-from numadam._derivatives.dual import Dual, is_scalar, make_dual, parts, plain
+from numadam._derivatives.dual import Dual, is_scalar, make_dual, parts, plain, value
 
 _ADDRESSES, _NUMBERS = ("data", "jacobian"), ("size", "first", "rows", "columns")
 _FIELD = {name: place for place, name in enumerate(_ADDRESSES + _NUMBERS)}
@@ -185,8 +185,8 @@ def _write(typingctx: Any, r: Any, i: Any, x: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         k, number = _place(context, builder, r, values[0], values[1], i)
-        value, tangents = parts(context, builder, x, values[2], r.dtype)
-        builder.store(value, number)
+        real, tangents = parts(context, builder, x, values[2], r.dtype)
+        builder.store(real, number)
         _store(context, builder, r, values[0], k, tangents)
         return context.get_dummy_value()
 
@@ -240,3 +240,60 @@ for _kind in (Unknowns, Residuals):
     overload_attribute(_kind, "size")(lambda x: lambda x: _size(x))
     overload_attribute(_kind, "shape")(lambda x: lambda x: (_size(x),))
     overload_attribute(_kind, "ndim")(lambda x: lambda x: 1)
+
+
+# --- derivatives by hand, beside exact ones ------------------------------------------------------
+
+
+class Values(types.Type):  # type: ignore[misc]
+    """Type of an array into which the values of dual numbers go."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        super().__init__(name=f"values({array})")
+
+
+@register_model(Values)
+class _ValuesModel(models.StructModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Values) -> None:
+        super().__init__(manager, kind, [("array", kind.array)])
+
+
+@intrinsic
+def values_of(typingctx: Any, array: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        struct = context.get_constant_null(signature.return_type)
+        context.nrt.incref(builder, array, values[0])
+        return builder.insert_value(struct, values[0], 0)
+
+    return Values(array)(array), codegen
+
+
+@intrinsic
+def _array(typingctx: Any, wrapped: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array = builder.extract_value(values[0], 0)
+        context.nrt.incref(builder, wrapped.array, array)
+        return array
+
+    return wrapped.array(wrapped), codegen
+
+
+@overload(operator.getitem)
+def _get_value(x, i):
+    return (lambda x, i: _array(x)[i]) if isinstance(x, Values) else None
+
+
+@overload(operator.setitem)
+def _set_value(g, i, x):
+    if not isinstance(g, Values):
+        return None
+
+    def write(g, i, x):
+        _array(g)[i] = value(x)
+
+    return write
+
+
+overload_attribute(Values, "size")(lambda x: lambda x: _array(x).size)
+overload_attribute(Values, "shape")(lambda x: lambda x: _array(x).shape)

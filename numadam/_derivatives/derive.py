@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from numadam._derivatives import operations as operations  # defines them
-from numadam._derivatives.arrays import make_wraps, write_gradient
+from numadam._derivatives.arrays import make_wraps, values_of, write_gradient
 from numadam._derivatives.dual import value
 
 #: Unknowns by which derivatives are taken at once: more do not fit the registers of a processor.
@@ -69,6 +69,29 @@ def with_gradient(fun: Any, n: int) -> Any:
         return value(f)
 
     return njit(error_model="numpy", forceinline=True)(gradient)
+
+
+def exact_gradient(fun: Any, x: Any, args: tuple[Any, ...]) -> Any:
+    """Exact gradient of ``fun(x, g, *args) -> f``, which writes one by hand; None if it has none."""
+    derived = with_gradient(fun, x.size)
+    beside = njit(lambda x, exact, g, *args: derived(x, exact, values_of(g), *args))
+    return _exact(beside, np.empty_like(x), x, np.zeros_like(x), *args)
+
+
+def exact_jacobian(fun: Any, x: Any, m: int, args: tuple[Any, ...]) -> Any:
+    """Exact J of ``fun(x, r, J, *args)``, which writes one by hand; None if it has none."""
+    derived = with_jacobian(fun, x.size)
+    beside = njit(lambda x, exact, J, r, *args: derived(x, r, exact, values_of(J), *args))
+    J = np.zeros((m, x.size), x.dtype)
+    return _exact(beside, J, x, J.copy(), np.zeros(m, x.dtype), *args)
+
+
+def _exact(beside: Any, exact: Any, x: Any, *others: Any) -> Any:
+    try:
+        beside(x, exact, *others)
+    except (numba.errors.NumbaError, NotImplementedError):  # what it does has no exact derivative
+        return None
+    return exact if np.isfinite(exact).all() else None
 
 
 # --- what stands in the way ----------------------------------------------------------------------

@@ -137,7 +137,8 @@ class ResidualAdapter:
 
         def explain(error: Any) -> str:
             if exact and (reason := derivatives().reason(error)):
-                return f"fun: {reason} {about_args(args_type)}Or pass jac={DIFFERENCES!r}, or write J, with jac=True."
+                advice = f"{about_args(args_type)}Or pass jac={DIFFERENCES!r}, or write J"
+                return f"fun: {reason} {advice}, with jac=True."
             kinds = types.Array(from_dtype(np.dtype(real)), 1, "C")
             return (
                 f"fun: {fun.__name__}{inspect.signature(fun.py_func)} does not compile as "

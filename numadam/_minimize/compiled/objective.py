@@ -216,23 +216,23 @@ def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
         )
 
 
-# --- exact derivatives -----------------------------------------------------------------------------
+# --- exact derivatives ---------------------------------------------------------------------------
 
 #: Unknowns by which exact derivatives are taken at most: above, forward derivatives are slow.
 MOST_UNKNOWNS = 32
 
 
+def derives(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether exact derivatives can be taken by such an x."""
+    return len(shape) == 1 and dtype.kind == "f" and shape[0] <= MOST_UNKNOWNS
+
+
 def check_derives(shape: tuple[int, ...], dtype: np.dtype[Any], instead: str) -> None:
     """Refuse an x by which exact derivatives are not taken."""
-    if len(shape) != 1 or dtype.kind == "c":
+    if not derives(shape, dtype):
         raise ValueError(
-            f"x0: exact derivatives are by real numbers in one axis, got {dtype} of shape {shape}: "
-            f"{instead}."
-        )
-    if shape[0] > MOST_UNKNOWNS:
-        raise ValueError(
-            f"x0: exact derivatives are by at most {MOST_UNKNOWNS} unknowns, got {shape[0]}: "
-            f"{instead}."
+            f"x0: exact derivatives are by at most {MOST_UNKNOWNS} real numbers in one axis, got "
+            f"{dtype} of shape {shape}: {instead}."
         )
 
 
