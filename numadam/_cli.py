@@ -11,37 +11,35 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from importlib import import_module
 from signal import SIGINT, default_int_handler, getsignal, signal
 from typing import Any, NoReturn
 
 from numadam import _bench, _info
-from numadam._demos import DEMOS, MissingExtra
+from numadam._demos import mlp
 from numadam._version import __version__
 
 PROGRAM = "python -m numadam"
 FAILED, USAGE_ERROR = 1, 2
 #: As a shell counts processes that SIGINT and SIGPIPE have ended.
 INTERRUPTED, PIPE_CLOSED = 130, 141
-_NOT_OF_A_DEMO = ("command", "which", "version", "list")
 
 _TOP = """\
 examples:
   python -m numadam demo            learn handwritten digits, with a picture
-  python -m numadam demo --list     one more: decays
   python -m numadam bench --help    the speed of a step on this machine
   python -m numadam info            what to put into a bug report
 """
 _DEMO = """\
 examples:
-  python -m numadam demo                      learn handwritten digits
-  python -m numadam demo --list               the names of all demos
-  python -m numadam demo --output curves.png  where the picture goes
-  python -m numadam demo decays               another one
-  python -m numadam demo mlp --help           options of one demo
+  python -m numadam demo                    20 epochs, a second or two
+  python -m numadam demo --hidden 128       128 hidden neurons
+  python -m numadam demo --l2 1e-4          weights are pulled towards 0
+  python -m numadam demo --bounds -0.2 0.2  parameters held in a box
+  python -m numadam demo --epochs 50 --stop-accuracy 0.96
+      stop when good enough
 
-Each draws a picture and prints figures. Loops are compiled before
-training is timed. All data come with numadam and its extra "demo".
+It draws a picture and prints figures. Loops are compiled before training
+is timed. The data come with numadam.
 """
 _BENCH = """\
 Arrays of 1 to 50 million elements. A step is timed beside six lines of
@@ -105,8 +103,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def parser(demo: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the command line; only the `demo` of this name is imported, for its options."""
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     top = _Parser(
         prog=PROGRAM,
         description="Adam for plain arrays: try it, measure it, see what it runs on.",
@@ -114,13 +112,13 @@ def parser(demo: str | None = None) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", title="commands", metavar="demo|bench|info")
-    demos = commands.add_parser(
+    demo = commands.add_parser(
         "demo",
-        help="learn handwritten digits, fit 65,536 decays",
-        description="See numadam at work. Without a name: mlp.",
+        help="learn handwritten digits, with a picture",
+        description=mlp.__doc__,
         epilog=_DEMO,
     )
-    _add_demos(demos, demo)
+    mlp.add_arguments(demo)
     measured = commands.add_parser(
         "bench",
         help="measure the speed of a step on this machine",
@@ -131,29 +129,6 @@ def parser(demo: str | None = None) -> argparse.ArgumentParser:
     text = "versions, threads, cache folder, CPU, GPU"
     commands.add_parser("info", help=text, description=_INFO)
     return top
-
-
-def _add_demos(demo: argparse.ArgumentParser, chosen: str | None) -> None:
-    """Add the names of the demos to their command; only the chosen one is imported."""
-    demo.add_argument("--list", action="store_true", help="print the names of all demos and exit")
-    names = demo.add_subparsers(dest="which", title="demos", metavar="NAME")
-    for name, line in DEMOS.items():
-        if name != chosen:
-            names.add_parser(name, help=line)
-            continue
-        module = import_module(f"numadam._demos.{name}")
-        module.add_arguments(
-            names.add_parser(name, help=line, description=module.__doc__, epilog=module.EXAMPLES)
-        )
-
-
-def _chosen_demo(words: list[str]) -> str | None:
-    """The demo that the words ask for; options without a name are those of mlp."""
-    if words[:1] != ["demo"] or words[1:2] in (["-h"], ["--help"], ["--list"]):
-        return None
-    if len(words) == 1 or words[1].startswith("-"):
-        words.insert(1, "mlp")
-    return words[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    top = parser(_chosen_demo(words))
+    top = parser()
     args = top.parse_args(words)
     if args.version:
         print(f"numadam {__version__}")
@@ -194,17 +169,11 @@ def _fail(command: str, message: object, code: int) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    """Run a demo, or print a line for each."""
-    if args.list and args.which is not None:
-        return _fail("demo", f"--list: leave out {args.which}", USAGE_ERROR)
-    if args.list:
-        print(*(f"{name:14} {line}" for name, line in DEMOS.items()), sep="\n")
-        return 0
-    given = {k: v for k, v in vars(args).items() if k not in _NOT_OF_A_DEMO}
+    given = {k: v for k, v in vars(args).items() if k not in ("command", "version")}
     try:
-        import_module(f"numadam._demos.{args.which}").main(**given)
-    except (MissingExtra, ValueError) as error:
-        return _fail(f"demo {args.which}", error, USAGE_ERROR)
+        mlp.main(**given)
+    except (mlp.MissingExtra, ValueError) as error:
+        return _fail("demo", error, USAGE_ERROR)
     return 0
 
 

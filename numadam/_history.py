@@ -33,7 +33,7 @@ def gradient_norm(opt: Any, grads: Any) -> float:
         if not hasattr(leaf, "dtype") or not hasattr(leaf, "ravel"):
             raise TypeError(
                 f"{name}: expected a dense array, got {type(leaf).__name__}. Leave grads out and "
-                "make the optimiser with clip_norm=numpy.inf: its step then forms the norm."
+                "set opt.clip_norm = numpy.inf: its step then forms the norm."
             )
     return norm_of(leaves)
 

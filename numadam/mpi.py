@@ -3,6 +3,6 @@
 The option `comm` of every optimiser needs nothing from here. mpi4py itself is never imported.
 """
 
-from numadam._mpi.ranks import RankError
+from numadam._mpi import RankError
 
 __all__ = ["RankError"]

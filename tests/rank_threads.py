@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from numadam._mpi.ranks import Ranks
+from numadam._mpi import Ranks
 from numadam.mpi import RankError
 
 #: Seconds after which ranks that wait for each other are a failure.

@@ -110,6 +110,11 @@ OF_UPDATES = (
     *("weight_decay", "decoupled", "decay_times_lr", "maximize"),
     *("clip_value", "clip_norm", "bounds", "complex_form", "like"),
 )
+#: Options besides hyperparameters that may be set at any time; the others decide the state.
+SETTABLE = (
+    *("maximize", "nonfinite", "max_skips", "bounds"),
+    *("decoupled", "decay_times_lr", "groups"),
+)
 _SWITCHES = ("decoupled", *(name for name, value in DEFAULTS.items() if isinstance(value, bool)))
 #: Each with the values that it may have besides its texts.
 _CHOICES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -154,6 +159,12 @@ def change(
     _check_hypers(HYPERS[1:], changed, changes)
     _check_rule(rule, changed, changes)
     return changed
+
+
+def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that all rules share, and those of one rule."""
+    shared = {name: value for name, value in options.items() if name in DEFAULTS}
+    return shared, {name: value for name, value in options.items() if name not in DEFAULTS}
 
 
 def _check_hypers(hypers: Sequence[Hyper], options: dict[str, Any], names: Container[str]) -> None:
@@ -311,6 +322,20 @@ def own_copy(option: Any) -> Any:
         return copy.deepcopy(option)
     is_array = isinstance(getattr(option, "size", None), int) and hasattr(option, "copy")
     return option.copy() if is_array else option
+
+
+def read_only(value: Any) -> Any:
+    """A copy of an option that cannot be written to: no step would see the change."""
+    if isinstance(value, dict):
+        clone = copy.copy(value)  # of its class
+        clone.update({key: read_only(entry) for key, entry in value.items()})
+        return MappingProxyType(clone)
+    if type(value) in (list, tuple):
+        return tuple([read_only(entry) for entry in value])
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 def read(

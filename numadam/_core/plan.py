@@ -167,6 +167,12 @@ class Plan:
         return named | ({"average": AVERAGE} if self.average else {})
 
     @property
+    def state(self) -> tuple[Any, ...]:
+        """What tells one form of state from another: arrays, their dtypes, products."""
+        arrays = [(name, self.array_dtype(slot)) for name, slot in self.state_slots.items()]
+        return arrays, self.products, self.by_row, self.dtype
+
+    @property
     def state_nbytes(self) -> int:
         """Bytes of the state of one element of the parameters."""
         return sum(self.array_dtype(slot).itemsize for slot in self.state_slots.values())

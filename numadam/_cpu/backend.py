@@ -15,7 +15,7 @@ from numadam._core import plan as pl
 from numadam._cpu.memory import StepMemory
 from numadam._cpu.state import CpuState
 from numadam._cpu.step import CpuStep
-from numadam._jit.process import at_once
+from numadam._jit.process import Writes, at_once
 from numadam._settings.settings import Settings
 
 # --- functional API for NumPy arrays -------------------------------------------------------------
@@ -123,8 +123,14 @@ class CpuBackend(CpuState):
 
     update = staticmethod(update)
 
-    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        super().__init__(settings, params, names)
+    def __init__(
+        self,
+        settings: Settings,
+        params: Leaves,
+        names: Sequence[str],
+        like: CpuBackend | None = None,
+    ) -> None:
+        super().__init__(settings, params, names, like)
         state = self.state  # the step must not refer to the back end: see `titles`
 
         def named() -> list[tuple[str, Any]]:
@@ -142,7 +148,8 @@ class CpuBackend(CpuState):
         self.compiled.check()
         self.compiled.compile()
         settings.agree(self.home)
-        self.begin()
+        if like is None:
+            self.begin()
         #: ``step_one(grad, lr, params=None, out=None)``: as `step`, for the only array
         self.step_one = self.compiled.make_one()
 
@@ -158,6 +165,14 @@ class CpuBackend(CpuState):
         if out is not None:
             used[pl.OUT] = out
         return self.compiled.run(used, lr)
+
+    def with_settings(self, settings: Settings) -> tuple[CpuBackend, Writes]:
+        """Other options over the same state, and writes that bring parameters into their bounds.
+
+        Before these writes nothing has changed.
+        """
+        other = CpuBackend(settings, self.params, self.names, self)
+        return other, other.projections()
 
     def reset(self) -> None:
         self.check()

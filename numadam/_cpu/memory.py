@@ -44,12 +44,13 @@ class StepMemory:
         groups: Sequence[int] = (0,),
         guard: int = pl.PROPAGATE,
         state: tuple[int, int] = (0, 0),
+        norms: np.ndarray | None = None,
     ) -> None:
         self.plan, self.layout, self.groups = plan, layout, tuple(groups)
         self.control, self.counters, self.products = control, counters, products
         self.guard, self.state = guard, state
         leaves = len(layout.shapes)
-        self.norms = np.full(leaves + 1, np.nan)
+        self.norms = np.full(leaves + 1, np.nan) if norms is None else norms
         self.totals = np.zeros((leaves if plan.norm == "array" else 1, 2))
         # the direction is the last array of a step that has one
         self.columns = {slot: k for k, slot in enumerate((*text_of(plan).slots, pl.OUT))}

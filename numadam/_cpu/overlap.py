@@ -17,7 +17,7 @@ APART, MEET, UNSORTED = range(3)
 _TABLE, _WORDS = types.Array(types.int64, 2, "C"), types.Array(types.int64, 1, "C")
 
 
-def _note(x, table, spans, leaf, column, place, size):
+def _note(x, table, spans, leaf, column, place, size):  # type: ignore[no-untyped-def]  # Numba types it
     first, item = x.ctypes.data, x.itemsize
     if x.size != size or (size > 1 and x.strides[0] != item) or first % min(item, 8) != 0:
         return False
@@ -27,7 +27,7 @@ def _note(x, table, spans, leaf, column, place, size):
     return True
 
 
-def _meets(spans, order, written):
+def _meets(spans, order, written):  # type: ignore[no-untyped-def]  # Numba types it
     for k in range(1, written):
         if spans[order[k - 1], 0] > spans[order[k], 0]:
             return UNSORTED
@@ -67,7 +67,7 @@ def note(p, g, table, spans, leaf, place, far, size):
     return compiled(f"note-{dtype.name}", text, scope, signature, entry="note", nogil=False)
 
 
-def _apart(spans, written):
+def _apart(spans, written):  # type: ignore[no-untyped-def]  # Numba types it
     for i in range(len(spans)):
         for j in range(i):
             meet = spans[i, 0] < spans[j, 1] and spans[j, 0] < spans[i, 1]

@@ -65,20 +65,29 @@ class CpuState:
     """State arrays and counters of NumPy parameters, and the memory of their step.
 
     One block holds the counters, the running products and each state array flat, so that a load is
-    one copy.
+    one copy. It is that of `like`, where there is one.
     """
 
     home = "NumPy"
     is_host = True
     check_params = staticmethod(ar.check_params)
+    state: dict[str, list[np.ndarray]]
+    memory: StepMemory
+    _block: np.ndarray
 
-    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        params: Leaves,
+        names: Sequence[str],
+        like: CpuState | None = None,
+    ) -> None:
         self.params, self.names, self.settings = list(params), list(names), settings
         plan = settings.plan
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self.layout = layout_of(shapes, orders, plan.dtype)
         self._places = places = few(_places, self.layout)(plan, self.layout, len(settings.control))
-        self._block = aligned_zeros(places.end, places.unit)
+        self._block = like._block if like else aligned_zeros(places.end, places.unit)  # noqa: SLF001
         self._counters, self.products = self._head_of(self._block)
         first = address_of(self._block)
         self.memory = StepMemory(
@@ -90,11 +99,12 @@ class CpuState:
             settings.group_of_leaf,
             settings.guard,
             (first, first + places.end),
+            like.memory.norms if like else None,
         )
         # the counts of rows have no slot
         for slot, offset, layout in zip(places.slots, places.firsts, places.layouts, strict=False):
             self.memory.bind(slot, layout.addresses(first + offset))
-        self.state = self._views(self._block)
+        self.state = like.state if like else self._views(self._block)
         self.per_element = self._bind_per_element()
 
     @_ROUNDS
@@ -133,7 +143,8 @@ class CpuState:
             self.memory.bind(slot, list(map(address_of, kept[slot])))
         return kept
 
-    def _projections(self) -> Writes:
+    @_ROUNDS
+    def projections(self) -> Writes:
         """Writes that bring parameters from outside of their bounds to the nearest bound."""
         settings, plan = self.settings, self.settings.plan
         boxes = settings.leaf_boxes() if plan.bounds else None
@@ -146,7 +157,7 @@ class CpuState:
 
     def _starts(self) -> Writes:
         """All writes that follow those of zeros when an optimiser begins."""
-        settings, writes = self.settings, self._projections()
+        settings, writes = self.settings, self.projections()
         if carried := len(settings.plan.products):
             writes.append(partial(assign, self.products, (..., slice(carried)), 1.0))
         if settings.plan.average and not settings.options["ema_debias"]:
@@ -164,7 +175,9 @@ class CpuState:
     def counters(self) -> dict[str, np.ndarray]:
         """By name read-only int64 arrays that show the counters themselves; and the products."""
         shown = COUNTERS if self.settings.guard == pl.SKIP else COUNTERS[:1]
-        found = {name: self._counters[k : k + 1].reshape(()) for k, name in enumerate(shown)}
+        found: dict[str, np.ndarray] = {
+            name: self._counters[k : k + 1].reshape(()) for k, name in enumerate(shown)
+        }
         for k, name in enumerate(self.settings.plan.products):
             found[name] = self.products[:, k].reshape(-1)
         for view in found.values():
@@ -190,7 +203,8 @@ class CpuState:
 
     def _layout_of(self, name: str) -> Layout:
         """The layout of a state array."""
-        return self._places.layouts[self._places.names.index(name)]
+        layout: Layout = self._places.layouts[self._places.names.index(name)]
+        return layout
 
     def load(
         self,

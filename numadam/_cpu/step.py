@@ -34,7 +34,7 @@ from numadam._jit.process import Writes, at_once, cached_property, defer_interru
 from numadam._settings.settings import same_numbers
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import StepExchange
+    from numadam._mpi import StepExchange
 
 # --- headers of arrays ---------------------------------------------------------------------------
 # Bits of ``flags.num`` of an array, as the C API of NumPy names them.

@@ -17,9 +17,11 @@ from numadam._backend import Again, FunctionalStep, Leaves, SnapshotBuffer, titl
 from numadam._core import plan as pl
 from numadam._cuda import arrays as ca
 from numadam._cuda.launch import is_capturing, on_gpu, refuse_capture
-from numadam._jit.process import at_once, defer_interrupts
+from numadam._jit.process import Writes, at_once, defer_interrupts
 
 if TYPE_CHECKING:
+    from numadam._cuda.state import CudaState
+    from numadam._cuda.step import CudaStep
     from numadam._settings.settings import Settings
 
 
@@ -28,8 +30,16 @@ class CudaBackend:
 
     home = "CuPy"
     is_host = False
+    _memory: CudaState
+    _step: CudaStep
 
-    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        params: Leaves,
+        names: Sequence[str],
+        like: CudaBackend | None = None,
+    ) -> None:
         import cupy
 
         from numadam._cuda.state import CudaState
@@ -38,11 +48,13 @@ class CudaBackend:
         self._current = cupy.cuda.runtime.getDevice
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
-        self._counted = dict.fromkeys(("t", "skipped", "skipped_in_a_row"), 0)
+        # one dictionary for all options of an optimiser: a snapshot is of all of them
+        zeros = dict.fromkeys(("t", "skipped", "skipped_in_a_row"), 0)
+        self._counted: dict[str, int] = like._counted if like else zeros  # noqa: SLF001
         # the optimiser refuses `out` with these
         without_out = plan.average or options["sparse"] == "lazy"
         with on_gpu(self._device):
-            self._memory = CudaState(settings, params)
+            self._memory = CudaState(settings, params, like._memory if like else None)  # noqa: SLF001
             self.state, self.own = self._memory.state, self._memory.own
             self._step = CudaStep(
                 plan,
@@ -56,19 +68,25 @@ class CudaBackend:
                 fixed=self.params,
                 exchange=settings.exchange,
                 counts=self.state.get(pl.ROW_COUNTS, ()),
+                products=like.carried() if like else None,
             )
             for slot, views in self.own.items():
                 self._step.arguments.note(slot, list(map(ca.address_of, views)))
             self._step.validator.validate({pl.P: self.params})
             settings.agree(self.home)
-            with defer_interrupts():
-                self._memory.start(self.params)
+            if like is None:
+                with defer_interrupts():
+                    self._memory.start(self.params)
             self._step.validator.protect(self._memory.named(self.names))
 
     @staticmethod
     def check_params(params: Leaves, names: Sequence[str]) -> None:
         ca.check_params(params, names)
         require_gpu()
+
+    def carried(self) -> np.ndarray | None:
+        """The running products, where there are any."""
+        return self._step.scalars.products if self.settings.plan.products else None
 
     # --- counters -----------------------------------------------------------------------------
 
@@ -137,7 +155,7 @@ class CudaBackend:
         validated = step.validator.validate(used)
         if validated is not step.bound:
             step.bind(validated)
-            kept = step.validator.kept_spans(validated)
+            kept = step.validator.kept_spans(used[pl.P], validated)
             if kept is not None and pl.OUT not in used:
                 step.know({pl.G: used[pl.G]}, kept)
         for copy in step.copies_in:
@@ -167,13 +185,30 @@ class CudaBackend:
         """Count steps that another kernel has taken."""
         self._counted["t"] += steps
 
+    def with_settings(self, settings: Settings) -> tuple[CudaBackend, Writes]:
+        """Other options over the same state, and a write that brings parameters into their bounds.
+
+        Before it nothing has changed.
+        """
+        with on_gpu(self._device):
+            self._check("A graph is being captured; set options before that.")
+            other = CudaBackend(settings, self.params, self.names, self)
+            moved = other._memory.inside(self.params)
+
+        def move() -> None:
+            with on_gpu(self._device):
+                for param, inside in zip(self.params, moved, strict=True):
+                    param[...] = inside
+
+        return other, [move] if settings.plan.bounds else []
+
     def reset(self) -> None:
         with on_gpu(self._device):
             self._check("reset: a graph is being captured; reset before that.")
             with defer_interrupts():
                 self._memory.take(0)
                 self._step.scalars.load_products(1.0)
-                self._counted = dict.fromkeys(self._counted, 0)
+                self._counted.update(dict.fromkeys(self._counted, 0))
                 if self._step.norms is not None:
                     self._step.norms.clear()
                 self._memory.start(self.params)
@@ -201,7 +236,7 @@ class CudaBackend:
         def restore() -> None:
             with on_gpu(self._device), defer_interrupts():
                 copy(copied, own)
-                self._counted = dict(counted)
+                self._counted.update(counted)
 
         return save, restore
 
@@ -251,7 +286,7 @@ class CudaBackend:
             with defer_interrupts():
                 self._memory.take(staged)
                 self._step.scalars.load_products(products)
-                self._counted = counted
+                self._counted.update(counted)
                 for param, new in zip(self.params, params or (), strict=params is not None):
                     param[...] = new
                 at_once(others)

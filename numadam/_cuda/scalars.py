@@ -61,10 +61,14 @@ class Upload:
         import cupy
 
         if len(self._slots) < self.SLOTS:
-            pinned = empty_pinned(self._target.shape, self._target.dtype)
+            # not cupyx.empty_pinned, which one of two threads does not find where both load cupyx
+            # at once (python/cpython#114763)
+            memory = cupy.cuda.alloc_pinned_memory(self._target.nbytes)
+            pinned = np.ndarray(self._target.shape, self._target.dtype, memory)
             event = cupy.cuda.Event(disable_timing=True)
             with _lock:
-                _release_unused()
+                # those of deleted uploads go, if the copies from them are done
+                _buffers[:] = [one for one in _buffers if one[0]() is not None or not one[2].done]
                 _buffers.append((weakref.ref(self), pinned, event))
             self._slots.append((pinned, event))
             return pinned, event
@@ -72,23 +76,6 @@ class Upload:
         pinned, event = self._slots[self._next]
         event.synchronize()
         return pinned, event
-
-
-def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Uninitialized array in pinned memory.
-
-    As `cupyx.empty_pinned`, which one of two threads does not find where both load cupyx at once
-    (python/cpython#114763).
-    """
-    import cupy
-
-    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    return np.ndarray(shape, dtype, cupy.cuda.alloc_pinned_memory(nbytes))
-
-
-def _release_unused() -> None:
-    """Release the buffers of deleted uploads, if the copies from them are done."""
-    _buffers[:] = [buffer for buffer in _buffers if buffer[0]() is not None or not buffer[2].done]
 
 
 # --- scalars -------------------------------------------------------------------------------------
@@ -105,17 +92,24 @@ class Scalars:
     all methods.
     """
 
-    def __init__(self, plan: Plan, control: np.ndarray, groups: Sequence[int]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        control: np.ndarray,
+        groups: Sequence[int],
+        products: np.ndarray | None = None,
+    ) -> None:
         one = len(set(groups)) == 1 and not plan.by_row
         first, count = (groups[0], 1) if one else (0, len(control))
         rows = np.zeros((count, len(Text(plan).scalars)), plan.real)
         self._carried = len(plan.products)
-        self._products = np.ones((len(control), 2 * self._carried))
-        self.saved = [self._products]
+        if products is None:
+            products = np.ones((len(control), 2 * self._carried))
+        self.products, self.saved = products, [products]
         self.values = rows[0] if one else None
         self.lr = math.nan  # of the step that was prepared, where there is a table
         here = slice(first, first + count)
-        given = rows, control[here], self._products[here]
+        given = rows, control[here], self.products[here]
         # straight into compiled code: a method around it would take 0.3 us of each step
         self.prepare: Callable[[float, int], Any] = partial(_fill(plan), *given)
         if not one:
@@ -143,15 +137,15 @@ class Scalars:
     def advance(self) -> None:
         """Move on the running products, where there are any, after a step."""
         if self._carried:
-            self.load_products(self._products[:, self._carried :])
+            self.load_products(self.products[:, self._carried :])
 
     def read_products(self) -> np.ndarray:
         """Running products of the rule, for each row of the control block."""
-        return self._products[:, : self._carried].copy()
+        return self.products[:, : self._carried].copy()
 
     def load_products(self, products: np.ndarray | float) -> None:
         """Replace the running products."""
-        self._products[:, : self._carried] = products
+        self.products[:, : self._carried] = products
 
 
 _ROW = """\

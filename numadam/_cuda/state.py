@@ -115,19 +115,26 @@ class CudaState:
     """State arrays in one flat block.
 
     `layouts` are those of the state arrays by name, `own` all arrays of the back end's by slot, and
-    `saved` what a snapshot copies. The GPU of the parameters is the current one in all methods.
+    `saved` what a snapshot copies. The block is that of `like`, where there is one. The GPU of the
+    parameters is the current one in all methods.
     """
 
-    def __init__(self, settings: Settings, params: Leaves) -> None:
+    state: dict[str, list[Any]]
+    _block: Any
+
+    def __init__(self, settings: Settings, params: Leaves, like: CudaState | None = None) -> None:
         self._settings, plan = settings, settings.plan
         shapes, orders = [p.shape for p in params], [ar.memory_order(p) for p in params]
         self.layout = Layout(shapes, orders, plan.dtype)
         self.layouts = {name: self._like(slot) for name, slot in plan.state_slots.items()}
         if plan.by_row:
             self.layouts[pl.ROW_COUNTS] = self.layout.of_rows()
-        self._block = _zeros(sum(one.nbytes for one in self.layouts.values()))
+        if like is None:
+            self._block = _zeros(sum(one.nbytes for one in self.layouts.values()))
+            self.state = self._views(self._block)
+        else:
+            self._block, self.state = like._block, like.state  # noqa: SLF001
         self.saved = [self._block]
-        self.state = self._views(self._block)
         self.own = {slot: self.state[name] for name, slot in plan.state_slots.items()}
         self._fill_per_element()
 
@@ -152,15 +159,23 @@ class CudaState:
             for view, value in zip(self.own[slot], values, strict=True):
                 _fill(view, value)
 
-    def start(self, params: Leaves) -> None:
-        """Bring parameters into their bounds, and set what is not zero before the first step."""
+    def inside(self, params: Leaves) -> list[Any]:
+        """The parameters, brought into their bounds; NaN stays."""
         import cupy
 
-        settings, boxes = self._settings, self._settings.leaf_boxes()
-        for param, box in zip(params, boxes or (), strict=boxes is not None):
-            for beyond, bound in zip((operator.lt, operator.gt), box, strict=True):
+        boxes, found = self._settings.leaf_boxes(), list(params)
+        for k, (low, high) in enumerate(boxes or ()):
+            for beyond, bound in ((operator.lt, low), (operator.gt, high)):
                 limit = cupy.asarray(bound)
-                cupy.copyto(param, limit, where=beyond(param, limit))
+                found[k] = cupy.where(beyond(found[k], limit), limit, found[k])
+        return found
+
+    def start(self, params: Leaves) -> None:
+        """Bring parameters into their bounds, and set what is not zero before the first step."""
+        settings = self._settings
+        if settings.plan.bounds:
+            for param, moved in zip(params, self.inside(params), strict=True):
+                param[...] = moved
         if settings.plan.average and not settings.options["ema_debias"]:
             for view, param in zip(self.state["average"], params, strict=True):
                 view[...] = param

@@ -1,16 +1,19 @@
 """A small network learns handwritten digits: 1797 images, 400 of them only to validate.
 
-Forward and backward are in NumPy, and numadam takes the steps.
+Forward and backward are in NumPy, and numadam takes the steps. Packages: the extra ``demo``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,17 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import numadam as na
-from numadam import _demos as demos
-
-EXAMPLES = """\
-examples:
-  python -m numadam demo mlp                    20 epochs, a second or two
-  python -m numadam demo mlp --hidden 128       128 hidden neurons
-  python -m numadam demo mlp --l2 1e-4          weights are pulled towards 0
-  python -m numadam demo mlp --bounds -0.2 0.2  parameters held in a box
-  python -m numadam demo mlp --epochs 50 --stop-accuracy 0.96
-      stop when good enough
-"""
+from numadam._version import install_command
 
 # --- images of handwritten digits that come with numadam -----------------------------------------
 # Source and licence (CC BY 4.0): the file digits-LICENSE.txt, beside this one.
@@ -179,7 +172,7 @@ def train(
     losses: list[float] = []
     history: list[Epoch] = []
     start, stopped = time.perf_counter(), ""
-    with demos.one_blas_thread():
+    with one_blas_thread():
         while not stopped:
             order = rng.permutation(len(data.y))
             batches = np.array_split(order, -(-len(order) // how.batch))
@@ -207,18 +200,95 @@ def nearest_mean(data: Digits) -> float:
 # --- the demo -------------------------------------------------------------------------------------
 
 
+class MissingExtra(ImportError):
+    """A package of the extra ``demo`` is not installed."""
+
+    def __init__(self, package: str | None) -> None:
+        super().__init__(
+            f"The demo needs {package}, which is not installed: {install_command('demo')}"
+        )
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A type of argparse: whole numbers from `least` on."""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if int(text) >= least:
+                return int(text)
+        expected = f"a whole number of at least {least}"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return read
+
+
+def positive(text: str) -> float:
+    """A type of argparse: finite numbers above 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this demo."""
-    whole, number = demos.whole(1), demos.positive
-    options = {
-        "epochs": (whole, 20, "passes over the training data"),
-        "hidden": (whole, 64, "neurons of the hidden layer"),
-        "l2": (number, 0.0, "L2 regularisation"),
-        "stop-accuracy": (number, None, "stop at this validation accuracy"),
+    """Add the options of the demo: by name type, default, help."""
+    options: dict[str, tuple[Any, Any, str]] = {
+        "output": (str, "numadam-mlp.png", "file of the picture"),
+        "seed": (whole(0), 0, "random seed"),
+        "epochs": (whole(1), 20, "passes over the training data"),
+        "hidden": (whole(1), 64, "neurons of the hidden layer"),
+        "l2": (positive, 0.0, "L2 regularisation"),
+        "stop-accuracy": (positive, None, "stop at this validation accuracy"),
     }
-    demos.add_options(parser, "mlp", options)
+    for name, (read, default, text) in options.items():
+        kind = "PNG" if read is str else "X" if read is positive else "N"
+        usual = "off" if read is positive and not default else "%(default)s"
+        text = f"{text} (default: {usual})"
+        parser.add_argument(f"--{name}", type=read, default=default, metavar=kind, help=text)
     text, names = "hold all parameters in [MIN, MAX] (default: off)", ("MIN", "MAX")
     parser.add_argument("--bounds", type=float, nargs=2, metavar=names, help=text)
+
+
+def figure(output: str | os.PathLike[str]) -> Any:
+    """An empty figure of two panels, drawn without a screen, for the file `output`.
+
+    Called before the work begins: what cannot be drawn or written is told then.
+    """
+    path = Path(output)
+    if path.suffix != ".png":
+        raise ValueError(f"--output: expected NAME.png, got {str(path)!r}.")
+    if reason := write_error(path):
+        raise ValueError(f"--output: cannot write {path}: {reason}.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra(error.name) from error
+    fig = Figure(figsize=(9, 3.8), layout="constrained")
+    fig.subplots(1, 2)
+    return fig
+
+
+def write_error(path: Path) -> str:
+    """Why a file cannot be written, or "": asked before minutes of work. It stays as it is."""
+    is_new = not path.exists()
+    try:
+        with path.open("a"):
+            pass
+    except OSError as error:
+        return error.strerror or str(error)
+    if is_new:
+        path.unlink()
+    return ""
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """NumPy's products on one thread: for small ones the threads cost more than they save."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise MissingExtra(error.name) from error
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def plot(fig: Any, result: Result, hidden: int) -> None:
@@ -239,7 +309,8 @@ def plot(fig: Any, result: Result, hidden: int) -> None:
     right.set_title(f"Validation accuracy, at the end {accuracies[-1]:.1f} %")
     right.set(xlabel="epoch", ylabel="correct (%)", ylim=(None, 100))
     for axes in fig.axes:
-        demos.tidy(axes)
+        axes.grid(alpha=0.25, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, len(epochs) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(f"1797 digits, a 64-{hidden}-10 network, NumPy gradients, numadam.Adam")
@@ -255,15 +326,19 @@ def main(
 
     `options` are those of `Training`.
     """
+    from tqdm import tqdm
+
     how = Training(bounds=_box(bounds), **options)
     if (goal := how.stop_accuracy) is not None and goal > 1:
         raise ValueError(f"--stop-accuracy: expected a share of 1, as 0.93, got {goal:g}.")
-    fig, data = demos.figure(output, 2, (9, 3.8)), load()
+    fig, data = figure(output), load()
     print(
         f"{len(data.y)} digits to train on, {len(data.y_val)} to validate; the first run on a "
         "machine compiles the loops and keeps them."
     )
-    with demos.bar(steps_at_most(data, how)) as bar:
+    hidden = True if sys.stderr is None else None  # None: where it is no terminal
+    total = steps_at_most(data, how)
+    with tqdm(total=total, unit="step", leave=False, dynamic_ncols=True, disable=hidden) as bar:
 
         def tell(epoch: Epoch) -> None:
             bar.write(
@@ -280,7 +355,8 @@ def main(
         f"the network: validation accuracy {result.epochs[-1].accuracy:.3f}"
     )
     plot(fig, result, how.hidden)
-    demos.save(fig, output)
+    fig.savefig(output, dpi=150)
+    print(f"picture: {Path(output).resolve()}")
     return result
 
 

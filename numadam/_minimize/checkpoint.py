@@ -16,21 +16,9 @@ from numadam._arrays.checks import describe, is_masked
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import home, is_cupy, to_host
 from numadam._arrays.tree import Tree
-from numadam._checkpoint.container import (
-    CheckpointError,
-    Container,
-    about_file,
-    check_writable,
-    read,
-    write,
-)
-from numadam._checkpoint.tree import (
-    Structure,
-    equal,
-    options_from_json,
-    options_to_json,
-    plateaus_in,
-)
+from numadam._checkpoint import container
+from numadam._checkpoint import tree as nesting
+from numadam._checkpoint.container import CheckpointError, Container
 from numadam._core.hyper import count
 from numadam._core.options import DEFAULTS, own_copy
 from numadam._core.parts import parts_of
@@ -296,7 +284,7 @@ class RunState(NamedTuple):
 
 def keys_of(x: Any, tree: Tree) -> list[str]:
     """The ends of the names of the arrays of a nesting: "" for one array alone."""
-    names = Structure(x).names
+    names = nesting.Structure(x).names
     return [names[path].removeprefix("p") for path in tree.paths()]
 
 
@@ -333,7 +321,7 @@ def load_state_arrays(optimizer: Optimizer, run: RunState, keys: Sequence[str] =
     }
     for name, views in backend.state.items():
         saved[name] = tree.unflatten(run.leaves(f"state/{name}", views, keys))
-    with about_file(run.path):
+    with container.about_file(run.path):
         optimizer.state = saved
 
 
@@ -363,7 +351,7 @@ class Checkpoint:
                 f"checkpoint: there is no folder {str(folder)!r}; make it first."
             )
         try:
-            check_writable(self.path)
+            container.check_writable(self.path)
         except OSError as error:
             text = f"checkpoint: {error.strerror}"
             raise OSError(error.errno, text, str(self.path)) from error
@@ -395,7 +383,7 @@ class Checkpoint:
         }
         if not self.path.exists():
             return
-        self._found = found = read(self.path, self._kind)
+        self._found = found = container.read(self.path, self._kind)
         theirs = found.meta.get("run")
         if not isinstance(theirs, dict):
             raise CheckpointError(f"{self.path}: does not say which run it is of.")
@@ -414,17 +402,17 @@ class Checkpoint:
         found, self._found = self._found, None
         if found is None:
             return None
-        with about_file(self.path):
-            its_lr, options = options_from_json(found.meta["rule"], found.arrays)
+        with container.about_file(self.path):
+            its_lr, options = nesting.options_from_json(found.meta["rule"], found.arrays)
             theirs, own = {"lr": its_lr, **options}, {"lr": self._given[0], **self._given[1]}
             for name in {**own, **theirs}:
                 # an option that is newer than the file
                 value, mine = theirs.get(name, DEFAULTS.get(name)), own.get(name)
-                if not equal(value, mine):
+                if not nesting.equal(value, mine):
                     self._refuse(name, value, mine)
             numbers = found.meta["at"]
             _check_content(numbers, found.arrays)
-            both = (plateaus_in(list(values.values())) for values in (own, theirs))
+            both = (nesting.plateaus_in(list(values.values())) for values in (own, theirs))
             self._plateaus = list(zip(*both, strict=True))
         self._plan_next(numbers["done"])
         return RunState(self.path, numbers, found.arrays)
@@ -451,7 +439,7 @@ class Checkpoint:
         )
 
     def _rule(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        return options_to_json(*self._given, arrays, ", or run without checkpoint")
+        return nesting.options_to_json(*self._given, arrays, ", or run without checkpoint")
 
     def _plan_next(self, done: int) -> None:
         if self._every is not None:
@@ -472,7 +460,7 @@ class Checkpoint:
         """Write the run as it is, so many iterations after its start."""
         begin, extra = time.monotonic(), dict[str, np.ndarray]()
         meta = {"run": self._run, "rule": self._rule(extra), "at": {"done": done, **numbers}}
-        write(self.path, Container(self._kind, meta, {**arrays, **extra}))
+        container.write(self.path, Container(self._kind, meta, {**arrays, **extra}))
         self._written = time.monotonic()
         self._seconds = self._written - begin
         self._plan_next(done)

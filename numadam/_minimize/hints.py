@@ -5,7 +5,6 @@ Everything here was evaluated by the run. It is read once, after the last iterat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -116,44 +115,32 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool) -> str:
 def _goes_straight(result: Result, x0: Any, lr: Any) -> bool:
     """Whether most elements that moved are as far from x0 as steps of full length can bring them.
 
-    Adam's step has the length lr where the gradient stays the same.
+    Adam's step has the length lr where the gradient stays the same. False where it cannot be told.
     """
-    straight, moved = _straight_and_moved(result, x0, lr)
-    return straight > 0 and 2 * straight > moved
-
-
-def _straight_and_moved(result: Result, x0: Any, lr: Any) -> tuple[int, int]:
-    """Elements that went straight, and those that moved; none where that cannot be told."""
     x, steps = result["x_last"], result["nit"]
     plain = type(lr) is float or is_plain(lr)
     if plain and callable(lr):
         if len(result.history["nit"]) < _FEW:
-            return 0, 0
+            return False
         steps, lr = float(np.diff(result.history["nit"]) @ result.history["lr"][1:]), 1.0
     elif not plain and not (is_array(x) and hasattr(lr, "dtype")):
-        return 0, 0
-    straight, lengths = 0, []
-    for begin, end in [(x0, x)] if is_array(x) else _pairs(x0, x):
+        return False
+    straight, moved, tree = 0, 0, Tree(x)
+    for begin, end in zip(tree.flatten(x0, "x0"), tree.flatten(x, "x"), strict=True):
         if hasattr(begin, "compute"):  # dask would do all of its work again
-            return 0, 0
+            return False
         every = end.size // _SAMPLE or 1
         whole = lr if plain else sample(np.broadcast_to(to_host(lr), end.shape), every)
         way, at_most = sample(end, every) - sample(begin, every), whole * steps
         # the real and the imaginary part of a complex number are two elements
         for part in (way.real, way.imag) if way.dtype.kind == "c" else (way,):
             length = abs(part)
-            lengths.append(length)
+            moved += int(np.count_nonzero(length))
             far = length >= _FULL_LENGTH[0] * at_most
             if np.count_nonzero(far):
                 far &= (length <= _FULL_LENGTH[1] * at_most) & (length > 0)
                 straight += int(np.count_nonzero(far))
-    return straight, sum(map(int, map(np.count_nonzero, lengths)))
-
-
-def _pairs(x0: Any, x: Any) -> Iterable[tuple[Any, Any]]:
-    """The arrays of x0 with those of x."""
-    tree = Tree(x)
-    return zip(tree.flatten(x0, "x0"), tree.flatten(x, "x"), strict=True)
+    return 2 * straight > moved
 
 
 def _circles(result: Result) -> bool:

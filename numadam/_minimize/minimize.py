@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from numadam._core.hyper import Differences, RateSearch, check_switch, count
-from numadam._core.parts import parts_of
+from numadam._minimize import rate_search
 from numadam._minimize.arguments import (
     check_maxiter,
     own_copy,
@@ -17,7 +17,7 @@ from numadam._minimize.arguments import (
     rule_class,
     takes_names_of_scipy,
 )
-from numadam._minimize.checkpoint import Task, first_of, read_checkpoint, start_of
+from numadam._minimize.checkpoint import Task, read_checkpoint, start_of
 from numadam._minimize.compiled.objective import (
     check_for_compiled,
     check_plain,
@@ -27,10 +27,7 @@ from numadam._minimize.compiled.objective import (
 )
 from numadam._minimize.compiled.problem import CompiledRun, key_for, put_back, take
 from numadam._minimize.hints import with_hint
-from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers, takes_result
-from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
-from numadam._minimize.rate_search import check_search, find_rate, own_schedules
 from numadam._minimize.result import Result, every_for
 from numadam._minimize.run import PythonRun
 from numadam._minimize.stopping import Tolerances
@@ -48,20 +45,6 @@ if TYPE_CHECKING:
 
 
 # --- runs of one problem -------------------------------------------------------------------------
-
-
-def run_in_python(task: Task) -> Result:
-    """An objective in Python, on NumPy or CuPy arrays."""
-    optimizer = task.rule(task.x, task.lr, **task.options)
-    backend = parts_of(optimizer).backend
-    stop_tests = HostStopTests if backend.is_host else DeviceStopTests
-    return PythonRun(
-        Objective.of_task(task, optimizer),
-        optimizer,
-        stop_tests(backend, task.tolerances, first_of(task.state, task.tolerances)),
-        Observers(task.callback, task.progress, task.maxiter, optimizer),
-        task,
-    ).go()
 
 
 def run_compiled(task: Task) -> Result:
@@ -265,7 +248,7 @@ def minimize(
     """
     searched = None
     if isinstance(lr, str):
-        check_search(lr, check_maxiter(maxiter), state=state, checkpoint=checkpoint)
+        rate_search.check_search(lr, check_maxiter(maxiter), state=state, checkpoint=checkpoint)
     if track_best not in (None, True, False):
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
     maxiter = check_maxiter(maxiter)
@@ -301,13 +284,14 @@ def minimize(
         if callback is not None:
             takes_result(callback)  # before the search, it refuses what cannot be called
         given: dict[str, Any] = {"bounds": bounds, "rule": rule, "norm": norm, **options}
-        searched = find_rate(
-            lambda **trial: minimize(fun, x0, args, jac=jac, **own_schedules(given), **trial),
-            maxiter,
-        )
+
+        def run(**trial: Any) -> Result:
+            return minimize(fun, x0, args, jac=jac, **rate_search.own_schedules(given), **trial)
+
+        searched = rate_search.RateSearch(run, maxiter)
         lr, maxiter = searched.lr, searched.maxiter
         task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
-    result = (run_compiled if compiled else run_in_python)(task)
+    result = run_compiled(task) if compiled else PythonRun(task).go()
     result = with_hint(result, x0, lr, state, bounds is not None)
     return result if searched is None else searched.written_into(result)
 

@@ -9,14 +9,8 @@ import numpy as np
 from numadam._arrays.checks import refuse_more_than_numbers
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import LR, check_switch, count
-from numadam._minimize.arguments import (
-    NOT_OF_MANY,
-    check_maxiter,
-    own_copy,
-    read_args,
-    rule_class,
-    takes_names_of_scipy,
-)
+from numadam._minimize import arguments as ar
+from numadam._minimize.arguments import takes_names_of_scipy
 from numadam._minimize.batches import PythonBatch, run_batch
 from numadam._minimize.checkpoint import Task, read_checkpoint
 from numadam._minimize.compiled.objective import is_compiled
@@ -150,15 +144,15 @@ def minimize_many(
     task = Task(
         fun=fun,
         x=x,
-        args=read_args(args, compiled),
+        args=ar.read_args(args, compiled),
         jac=jac,
         lr=lr,
         rates=rates,
         options={"bounds": limits, "weight_decay": 0.0, **options},
         tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
-        maxiter=check_maxiter(maxiter),
+        maxiter=ar.check_maxiter(maxiter),
         progress=progress,
-        rule=rule_class(rule),
+        rule=ar.rule_class(rule),
         check_every=None if check_every is None else count("check_every", check_every, 1),
         checkpoint=file,
         checkpoint_check=check_switch("checkpoint_check", checkpoint_check),
@@ -175,7 +169,7 @@ def minimize_many(
 
 
 def _read_starts(x0: Any) -> Any:
-    x = own_copy(x0)
+    x = ar.own_copy(x0)
     if not hasattr(x, "ndim") or x.ndim < 2:
         raise ValueError(
             "x0: expected one array of shape (problems, ...), one start a row, got "
@@ -186,7 +180,7 @@ def _read_starts(x0: Any) -> Any:
 
 def _refuse_single(options: Mapping[str, Any]) -> None:
     """Refuse options that only the minimisation of one problem has."""
-    for name, instead in NOT_OF_MANY.items():
+    for name, instead in ar.NOT_OF_MANY.items():
         if options.get(name):
             raise ValueError(f"{name}: {instead}.")
     for name in ("callback", "history", "state", "track_best"):

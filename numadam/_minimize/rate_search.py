@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from numadam._minimize.result import Result
 
@@ -20,24 +20,6 @@ _TRIAL = 10
 _LUCK = 0.1
 #: Status of a trial in which f or the gradient became infinite or NaN.
 _LOST = 2, 3
-
-
-class Found(NamedTuple):
-    """The rate, the iterations that are left, the calls that it took, and a doubt or ""."""
-
-    lr: float
-    maxiter: int
-    nfev: int
-    njev: int
-    doubt: str
-
-    def written_into(self, result: Result) -> Result:
-        """The result of the run, with the rate and the calls of the search."""
-        result.nfev += self.nfev
-        result.njev += self.njev
-        result.lr = self.lr
-        result.message += self.doubt
-        return result
 
 
 def check_search(lr: str, maxiter: int, **refused: Any) -> None:
@@ -72,7 +54,7 @@ def own_schedules(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_rate(run: Callable[..., Any], maxiter: int) -> Found:
+class RateSearch:
     """The rate with the lowest f after a few iterations from x0; the smallest of equal ones.
 
     Where that is at an end of `RATES`, the search goes on beyond it, in decades and at last half a
@@ -85,46 +67,45 @@ def find_rate(run: Callable[..., Any], maxiter: int) -> Found:
         ``run(lr=..., maxiter=..., ...)``: minimise from x0.
     maxiter : int
         Iterations of search and run together; half of them at most are for the search.
-    """
-    search = _Search(run, maxiter)
-    for rate in RATES:
-        search.try_rate(rate)
-    for end, factor in ((RATES[0], 0.1), (RATES[-1], 10.0)):
-        for _ in range(DECADES):
-            if search.best == end:
-                end *= factor
-                search.try_rate(end)
-    best = search.best
-    for near in (best * 10**-0.5, best * 10**0.5):
-        if not 0.9 * RATES[0] < near < 1.1 * RATES[-1]:
-            search.try_rate(near)
-    return search.found()
 
-
-class _Search:
-    """Trials from x0, with the lowest f of each.
-
-    Parameters
+    Attributes
     ----------
-    run, maxiter
-        As in `find_rate`.
+    lr : float
+        The rate.
+    maxiter : int
+        The iterations that are left for the run.
     """
 
     def __init__(self, run: Callable[..., Any], maxiter: int) -> None:
-        self._run = run
+        self._run, self.maxiter, self._nfev, self._njev = run, maxiter, 0, 0
         self._length = min(_TRIAL, maxiter // (2 * len(RATES)))
         self._left = maxiter // (2 * self._length)
-        self._maxiter, self._nfev, self._njev = maxiter, 0, 0
         self._error: Exception | None = None
         self._heights: dict[float, float] = {}
         self._starts: list[float] = []  # f at x0, evaluated by each trial
+        self._search()
 
     @property
-    def best(self) -> float:
+    def lr(self) -> float:
         """The rate with the lowest f, the smallest of equal ones."""
         return min(sorted(self._heights), key=self._heights.__getitem__)
 
-    def try_rate(self, rate: float) -> None:
+    def _search(self) -> None:
+        for rate in RATES:
+            self._try(rate)
+        for end, factor in ((RATES[0], 0.1), (RATES[-1], 10.0)):
+            for _ in range(DECADES):
+                if self.lr == end:
+                    end *= factor
+                    self._try(end)
+        best = self.lr
+        for near in (best * 10**-0.5, best * 10**0.5):
+            if not 0.9 * RATES[0] < near < 1.1 * RATES[-1]:
+                self._try(near)
+        if self._error is not None and not math.isfinite(self._heights[self.lr]):
+            raise self._error
+
+    def _try(self, rate: float) -> None:
         """Run a few iterations at a rate, while there are some left."""
         if not self._left:
             return
@@ -147,22 +128,22 @@ class _Search:
         self._nfev += trial.nfev
         self._njev += trial.njev
         self._left -= 1
-        self._maxiter -= self._length
+        self.maxiter -= self._length
         if not trial.nit or trial.grad_norm == 0.0:  # no rate can do more
             self._left = 0
 
-    def found(self) -> Found:
-        """The outcome; where `fun` raised and no rate is left, that is raised."""
-        if self._error is not None and not math.isfinite(self._heights[self.best]):
-            raise self._error
-        return Found(self.best, self._maxiter, self._nfev, self._njev, self._doubt())
+    def written_into(self, result: Result) -> Result:
+        """The result of the run, with the rate and the calls of the search.
 
-    def _doubt(self) -> str:
-        """A sentence where f is so random that the lowest one may be so by chance."""
+        Its message has a doubt where f is so random that the lowest one may be so by chance.
+        """
+        result.nfev += self._nfev
+        result.njev += self._njev
+        result.lr = self.lr
         low, high = min(self._starts, default=0.0), max(self._starts, default=0.0)
-        if low == high or high - low < _LUCK * (high - self._heights[self.best]):
-            return ""
-        return (
-            " The rate that lr='auto' took may be one of chance: in its trials f(x0) was "
-            f"{low:.4g} to {high:.4g}."
-        )
+        if low != high and high - low >= _LUCK * (high - self._heights[self.lr]):
+            result.message += (
+                " The rate that lr='auto' took may be one of chance: in its trials f(x0) was "
+                f"{low:.4g} to {high:.4g}."
+            )
+        return result

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numba
 import numpy as np
 
 from numadam._core.plan import Plan
-from numadam._core.rule import RuleSpec
-from numadam._core.scalars import make_power
+from numadam._core.text import Text, indented, scope_of
 from numadam._jit.loops import parallel_from
 from numadam._minimize.minimize_many import minimize_many
 from numadam._optimizer.optimizer import Optimizer
@@ -123,91 +120,60 @@ def _gradients(shape: Any, dtype: np.dtype[Any]) -> list[np.ndarray[Any, Any]]:
     return [draw.astype(dtype) for draw in draws[:_COMPARED]]
 
 
-# --- the formula as Python runs it ---------------------------------------------------------------
+# --- the text of the loop as Python runs it ------------------------------------------------------
 
 
-def _scalars_at(spec: RuleSpec, plan: Plan, options: Any, t: int) -> Any:
-    """The scalars of a step, rounded once as the loop rounds them."""
-    c = spec.hyper_type(*spec.control_values(options))
-    power: Any = make_power(lambda function: function)
-    betas = {f"{name}_product": power(getattr(c, name), float(t), None, 0) for name in spec.powers}
-    own = dict.fromkeys(spec.own_products(None), 1.0)
-    if own:
-        advance = spec.compiled_advance("")
-        for step in range(1, t + 1):
-            own = advance(c, SimpleNamespace(**own), float(step))._asdict()
-    q = SimpleNamespace(**betas, **own)
-    try:
-        numbers = plan.scalars(c, q, _LR, float(t))
-    except (ArithmeticError, ValueError) as error:
-        raise AssertionError(
-            f"{spec.name}: scalars raise {type(error).__name__} ({error}) by Python at t = {t}, "
-            "where the compiled form gives inf or nan: limit the argument."
-        ) from error
-    ends = np.finfo(plan.real).smallest_normal, 0.0
-    return spec.scalar_type(*(plan.real.type(number) for number in (*numbers, *ends)))
+def _by_python(plan: Plan) -> dict[str, Any]:
+    """The functions ``part`` and ``fill`` of a plan's text, not compiled."""
+    text = Text(plan)
+    views = ", ".join(text.views[name] for name in text.arrays)
+    loop = [*text.head(), "for i in range(n):", *indented(text.element())]
+    lines = [f"def part({views}, n, row):", *indented(loop)]
+    lines += ["def fill(row, control, products, t, lr):", *indented(text.fill())]
 
+    def watched(function: Any) -> Any:
+        def call(*given: Any) -> Any:
+            try:
+                return function(*given)
+            except (ArithmeticError, ValueError) as error:
+                numbers = ", ".join(f"{one!s:.60}" for one in given)
+                raise AssertionError(
+                    f"{plan.rule.name}: {function.__name__}({numbers}) raises "
+                    f"{type(error).__name__} ({error}) by Python, where the compiled form gives "
+                    "inf or nan: limit the argument."
+                ) from error
 
-def _run_by_python(
-    plan: Plan, h: Any, p: Any, g: Any, squares: Any, state: dict[str, Any]
-) -> list[tuple[Any, ...]]:
-    """New parameter and state of each element."""
-    element, spec, results = plan.element(), plan.rule, []
-    with_square = "gg" in inspect.signature(element).parameters
-    for i, x in enumerate(p):
-        arrays = [state[name][i] if name in state else None for name in spec.state]
-        arguments = [x, g[i], *[squares[i]] * with_square, *arrays]
-        try:
-            returned = element(*arguments, h)
-        except (ArithmeticError, ValueError) as error:
-            numbers = ", ".join(map(str, arguments))
-            raise AssertionError(
-                f"{spec.name}: element({numbers}, h) raises {type(error).__name__} ({error}) by "
-                "Python, where the compiled form gives inf or nan: limit the argument."
-            ) from error
-        step, *new = returned if spec.state else (returned,)
-        results.append((x - step, *(value for value in new if value is not None)))
-    return results
+        return call
 
-
-def _parts(array: np.ndarray[Any, Any], real: np.dtype[Any], both: bool) -> Any:
-    """An array as real numbers, one for each part; a real one beside complex ones twice."""
-    if array.dtype.kind == "c":
-        return array.copy().view(real)
-    return np.repeat(array, 2) if both else array.copy()
+    scope = scope_of(plan, watched)
+    exec("\n".join(lines), scope)
+    return scope
 
 
 def _compare_with_python(rule: type[Optimizer], dtype: np.dtype[Any], form: str) -> None:
-    random = np.random.default_rng(1)
-    params = random.standard_normal(_ELEMENTS).astype(dtype)
+    params = np.random.default_rng(1).standard_normal(_ELEMENTS).astype(dtype)
     optimizer = _make(rule, params, complex_form=form)
-    settings, spec = optimizer._settings, rule.rule  # noqa: SLF001
+    settings, nonnegative = optimizer._settings, rule.rule.nonnegative  # noqa: SLF001
     plan = settings.plan
-    whole = form == "modulus"
+    functions, names, carried = _by_python(plan), Text(plan).arrays, len(plan.products)
+    row, products = np.zeros(len(Text(plan).scalars), plan.real), np.ones(2 * carried)
     for t, gradient in enumerate(_gradients(_ELEMENTS, dtype), 1):
-        before = _parts(params, plan.real, False)
-        names = [name for name in spec.state if name in plan.present]
-        state = {name: _parts(optimizer.state[name], plan.real, whole) for name in names}
-        g = _parts(gradient, plan.real, False)
-        squares = g * g
-        if whole:
-            pairs = squares.reshape(-1, 2)
-            squares = np.repeat(pairs[:, 0] + pairs[:, 1], 2)
-        h = _scalars_at(spec, plan, settings.options, t)
+        arrays = {"p": params, "g": gradient, **optimizer.state}
+        before = {name: arrays[name].copy().view(plan.real) for name in names}
+        wanted = {name: array.copy() for name, array in before.items()}
         with np.errstate(all="ignore"):
-            wanted = np.array(_run_by_python(plan, h, before, g, squares, state), plan.real)
+            functions["fill"](row, settings.control[0], products, float(t), _LR)
+            n = len(before["p"]) // (2 if plan.modulus else 1)
+            functions["part"](*wanted.values(), n, row)
+        products[:carried] = products[carried:]
         optimizer.step(gradient)
-        compiled = [_parts(params, plan.real, False)]
-        compiled += [_parts(optimizer.state[name], plan.real, whole) for name in names]
-        old = before, *(state[name] for name in names)
-        for name, values, by_python, was in zip(
-            ("p", *names), compiled, wanted.T, old, strict=True
-        ):
+        for name in ("p", *names[2:]):
             title = f"Python and CPU, {dtype}: {name} at step {t}"
-            _refuse_difference(title, values, by_python, was)
-            if name in spec.nonnegative and (values < 0).any():
+            compiled = arrays[name].view(plan.real)
+            _refuse_difference(title, compiled, wanted[name], before[name])
+            if name in nonnegative and (compiled < 0).any():
                 raise AssertionError(
-                    f"{title}: {values.min()}, although `nonnegative` names {name}."
+                    f"{title}: {compiled.min()}, although `nonnegative` names {name}."
                 )
 
 

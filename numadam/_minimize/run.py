@@ -14,37 +14,15 @@ import numpy as np
 from numadam._arrays.interop import to_host
 from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
+from numadam._minimize import checkpoint as ck
+from numadam._minimize import stopping as st
 from numadam._minimize.arguments import check_interval, copy_tree
-from numadam._minimize.checkpoint import (
-    Best,
-    Checkpoint,
-    RunState,
-    Task,
-    by_name,
-    check_gradient,
-    check_objective,
-    keys_of,
-    load_first_gradient,
-    load_state,
-    load_state_arrays,
-    save_state,
-    state_arrays,
-)
+from numadam._minimize.checkpoint import Best, RunState, Task
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
+from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import Result, attach, make_history
-from numadam._minimize.stopping import (
-    BAD_F,
-    CALLBACK,
-    FTOL,
-    GTOL,
-    MAXITER,
-    RUNNING,
-    STATUS,
-    UNSEEN,
-    XTOL,
-    stop_message,
-)
+from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
 from numadam._optimizer.optimizer import Optimizer
 
 
@@ -86,7 +64,7 @@ class Run(ABC):
         self._x, self._file = optimizer.params, task.checkpoint
         self._begin, self._resumed, self._code = 0, task.state is not None, RUNNING
         #: the file, where it has a run; and whether that has all iterations that are asked for
-        self._found: Checkpoint | None = None
+        self._found: ck.Checkpoint | None = None
         self._over = False
         #: the beginning of the message: what was found
         self._prefix = ""
@@ -98,8 +76,8 @@ class Run(ABC):
             options = {k: v for k, v in self._settings.options.items() if k != "comm"}
             saved = self._file.load(self._optimizer.lr, options)
         if self._resumed:
-            best = load_state(self._optimizer, self._task.state)
-            load_first_gradient(self._task.state, self._tree, self._firsts)
+            best = ck.load_state(self._optimizer, self._task.state)
+            ck.load_first_gradient(self._task.state, self._tree, self._firsts)
             if best is not None and self._task.track_best is not False:
                 self._set_best(best)
         last = self._begin = self._backend.t
@@ -185,7 +163,7 @@ class Run(ABC):
         if (self._found or self._resumed) and self._task.checkpoint_check:
             self._check_objective()
         try:
-            if code == CALLBACK:
+            if code == st.CALLBACK:
                 code = self._ask_again()
             goes_on = code in (RUNNING, MAXITER) and not self._over
             if self._found:
@@ -232,9 +210,9 @@ class Run(ABC):
         largest = max((float(abs(leaf).max()) for leaf in leaves if leaf.size), default=0.0)
         path = self._found.path if self._found else None
         first = memory.first_grad_norm
-        check_objective(f, now, first * largest, leaves[0].dtype, where, path)
+        ck.check_objective(f, now, first * largest, leaves[0].dtype, where, path)
         for before, again in zip(saved, grads, strict=False):  # none by differences
-            check_gradient(before, to_host(again), first, where, path)
+            ck.check_gradient(before, to_host(again), first, where, path)
 
     def _ask_again(self) -> int:
         """Ask the callback that has ended the run of a file whether it still does."""
@@ -274,27 +252,27 @@ class Run(ABC):
 
         At an iterate that has been tested, or one that is not evaluated, where that has raised.
         """
-        memory, keys = self._remember(), keys_of(self._x, self._tree)
+        memory, keys = self._remember(), ck.keys_of(self._x, self._tree)
         numbers = {name: getattr(memory, name) for name in _NUMBERS}
         numbers |= {"begin": self._begin, "resumed": self._resumed, "code": code}
         numbers["tested"] = self._tested
         arrays = {
-            **by_name("x", self._backend.params, keys),
-            **state_arrays(self._optimizer, keys),
-            **by_name("first_gradient", self._firsts, keys),
+            **ck.by_name("x", self._backend.params, keys),
+            **ck.state_arrays(self._optimizer, keys),
+            **ck.by_name("first_gradient", self._firsts, keys),
             "history": self._lines,
         }
         for name in _TREES:
             tree = getattr(memory, name)
             if tree is not None:
-                arrays |= by_name(name, self._tree.flatten(tree, name), keys)
+                arrays |= ck.by_name(name, self._tree.flatten(tree, name), keys)
         if memory.before:
-            arrays |= by_name("before", memory.before, keys)
+            arrays |= ck.by_name("before", memory.before, keys)
         return self._backend.t - self._begin, numbers, arrays
 
     def _restore(self, saved: RunState) -> None:
         """Go on from a file."""
-        params, keys, number = self._backend.params, keys_of(self._x, self._tree), saved.number
+        params, keys, number = self._backend.params, ck.keys_of(self._x, self._tree), saved.number
         memory = Memory(**{name: number(name) for name in _NUMBERS})
         for name in _TREES:
             if saved.has(name, keys) or (name == "best_x" and memory.lowest < math.inf):
@@ -303,14 +281,14 @@ class Run(ABC):
             memory.before = saved.leaves("before", params, keys)
         x, lines = saved.leaves("x", params, keys), saved.table("history", 4)
         firsts = saved.leaves("first_gradient", params, keys)
-        load_state_arrays(self._optimizer, saved, keys)
+        ck.load_state_arrays(self._optimizer, saved, keys)
         for leaf, value in zip((*params, *self._firsts), (*x, *firsts), strict=True):
             leaf[...] = value
         self._begin, self._resumed, self._code = map(number, ("begin", "resumed", "code"))
         self._resume(saved, memory, lines)
 
     def _result(self, code: int) -> Result:
-        memory, norm = self._remember(), self._task.tolerances.norm
+        memory, its = self._remember(), self._task.tolerances
         kept = copy_tree if self.shares_arrays else lambda x: x
         f, size, first = memory.f, memory.grad_norm, memory.first_grad_norm
         f = math.nan if f is None else f
@@ -323,12 +301,12 @@ class Run(ABC):
         nfev, njev = self._evaluations
         message = self._prefix + (
             self._observers.message
-            or stop_message(code, self._task.tolerances, size, first, self._eps, saved is not None)
+            or st.stop_message(code, its, size, first, self._eps, saved is not None)
         )
         firsts = self._tree.unflatten([one.copy() for one in self._firsts])
         result = Result(
-            success=code in (GTOL, FTOL, XTOL),
-            status=STATUS[code],
+            success=code in (st.GTOL, st.FTOL, st.XTOL),
+            status=st.STATUS[code],
             message=message,
             x=best.x,
             fun=best.fun,
@@ -340,7 +318,7 @@ class Run(ABC):
             fun_last=f,
             grad_norm=best.grad_norm,
             history=self._history(memory),
-            state=save_state(self._state(), self._copy(), saved, first, norm, firsts),
+            state=ck.save_state(self._state(), self._copy(), saved, first, its.norm, firsts),
         )
         if "average" in self._backend.state:
             result["averaged"] = self._optimizer.averaged
@@ -359,17 +337,15 @@ _pack_line = struct.Struct("=4d").pack
 class PythonRun(Run):
     """One minimisation with an objective in Python."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        optimizer: Optimizer,
-        stop_tests: Any,
-        observers: Observers,
-        task: Task,
-    ) -> None:
+    def __init__(self, task: Task) -> None:
+        optimizer, tests = task.rule(task.x, task.lr, **task.options), task.tolerances
+        objective = Objective.of_task(task, optimizer)
+        backend, first = parts_of(optimizer).backend, ck.first_of(task.state, tests)
+        stop_tests = HostStopTests if backend.is_host else DeviceStopTests
+        self._objective, self._stop_tests = objective, stop_tests(backend, tests, first)
+        observers = Observers(task.callback, task.progress, task.maxiter, optimizer)
         super().__init__(optimizer, observers, task, getattr(optimizer, "eps", 0.0))
         self._memory = Memory()
-        self._objective, self._stop_tests, tests = objective, stop_tests, task.tolerances
         self._check = check_interval(task.check_every, self._backend.is_host)
         self._wants_f = observers.wants_f or tests.ftol > 0.0 or task.track_best is True
         #: whether the gradient of the last iterate would be for nobody
@@ -519,9 +495,9 @@ class PythonRun(Run):
 
     def _confirm(self, code: int) -> int:
         f, firsts, gtol = self._memory.f, self._firsts, self._task.tolerances.gtol
-        if code != GTOL or f is None:
+        if code != st.GTOL or f is None:
             return code
-        return code if self._objective.is_at_rest(f, firsts, gtol) else UNSEEN
+        return code if self._objective.is_at_rest(f, firsts, gtol) else st.UNSEEN
 
     def _is_whole(self) -> bool:
         return self._counted is not None

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import numbers
 import operator
 from abc import ABCMeta
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
-
-import numpy as np
 
 from numadam._arrays import formatting
 from numadam._arrays.checks import describe, refuse_same_memory
@@ -32,7 +30,7 @@ from numadam._settings.bounds import leaf_bounds
 from numadam._settings.settings import Settings, group_overrides, is_plain, settings_for
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import Construction
+    from numadam._mpi import Construction
 
 Class = TypeVar("Class", bound=type)
 Kind = TypeVar("Kind", bound="OptimizerBase")
@@ -79,20 +77,6 @@ def _backend(library: str) -> type[Backend]:
 # --- options -------------------------------------------------------------------------------------
 
 
-def read_only(value: Any) -> Any:
-    """A copy of an option that cannot be written to: no step would see the change."""
-    if isinstance(value, dict):
-        clone = copy.copy(value)  # of its class
-        clone.update({key: read_only(entry) for key, entry in value.items()})
-        return MappingProxyType(clone)
-    if type(value) in (list, tuple):
-        return tuple([read_only(entry) for entry in value])
-    if isinstance(value, np.ndarray):
-        value = value.view()
-        value.flags.writeable = False
-    return value
-
-
 class option:
     """An option of an optimiser."""
 
@@ -104,23 +88,28 @@ class option:
     @overload
     def __get__(self, instance: OptimizerBase, owner: type) -> Any: ...
     def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
-        return self if instance is None else parts_of(instance).settings.options[self._name]
+        if instance is None:
+            return self
+        value = parts_of(instance).settings.options[self._name]
+        return value if type(value) is float else op.read_only(value)
 
 
-class hyper(option):
+class setting(option):
+    """An option that may be set at any time, also where that takes another loop."""
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance._set_option(self._name, value)  # noqa: SLF001  # an optimiser
+
+
+class hyper(setting):
     """A float hyperparameter, or a callable of the steps taken; checked when set."""
 
-    def __set__(self, instance: OptimizerBase, value: float | Schedule | None) -> None:
-        parts = parts_of(instance)
-        with parts.lock:
-            parts.settings.set(self._name, value)
+    def __set__(self, instance: Any, value: float | Schedule | None) -> None:
+        super().__set__(instance, value)
 
 
 class fixed(option):
     """An option that is set when the optimiser is made, and read only after."""
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return read_only(super().__get__(instance, owner))
 
     def __set__(self, instance: Any, value: object) -> None:
         raise AttributeError(f"{self._name}: cannot be changed: make a new optimiser instead.")
@@ -130,7 +119,8 @@ def with_options(kind: Class, names: Iterable[str], changeable: Container[str]) 
     """Give a class its options as attributes, with the texts of its docstring, for `help`."""
     texts = formatting.parameters(kind.__doc__)
     for name in names:
-        attribute = hyper(name) if name in changeable else fixed(name)
+        settable = setting if name in op.SETTABLE else fixed
+        attribute: option = hyper(name) if name in changeable else settable(name)
         of_base = getattr(kind, name, attribute).__doc__
         attribute.__doc__ = "\n".join(texts[name]) if name in texts else of_base
         setattr(kind, name, attribute)
@@ -235,36 +225,59 @@ class OptimizerBase(metaclass=OptimizerType):
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
         """Set all up, on all ranks of `comm` or on none; `own`: options of this rule alone."""
-        comm = shared.get("comm")
-        if comm is None:
-            self._make(params, lr, shared, own)
-            return
-        from numadam._mpi.exchange import Construction
-        from numadam._mpi.ranks import ranks_of
+        process.give_lock(self)
+        name = type(self).__name__
+        if (isinstance(params, numbers.Number) or callable(params)) and not is_plain(lr):
+            raise TypeError(
+                f"params: expected arrays, got {params!r:.40}. The order is {name}(params, lr)."
+            )
+        with self._together(shared.get("comm"), f"making {name}") as made:
+            tree, settings, leaves, names = self._read(params, lr, shared, own, made)
+            backend: type[Backend] = self._backend_class or backend_for(leaves, names)
+            try:
+                of_device = backend(settings, leaves, names)
+            except MemoryError as error:
+                each, elements = settings.plan.state_nbytes, sum(leaf.size for leaf in leaves)
+                raise MemoryError(
+                    f"params: {name} with these options needs {formatting.nbytes(each * elements)} "
+                    f"for its state, and there is not so much memory. na.SGD(params) needs none. "
+                    f"({error})"
+                ) from error
+        # 5 us less than through our own; vars(self).update would make each step 0.08 us slower
+        put = super().__setattr__
+        put("_params", params)
+        put("_tree", tree)
+        put("_settings", settings)
+        put("_backend", of_device)
+        put("_grads", None)
+        put("_grad_leaves", [])
 
-        ranks = ranks_of(comm)
-        made = Construction(ranks, type(self).__name__)
+    @contextlib.contextmanager
+    def _together(self, comm: Any, what: str) -> Iterator[Construction | None]:
+        """A block that all ranks of `comm` finish, or none; None where there are no ranks."""
+        if comm is None:
+            yield None
+            return
+        from numadam._mpi import Construction, ranks_of
+
+        made = Construction(ranks_of(comm), what)
         try:
-            self._make(params, lr, {**shared, "comm": ranks}, own, made)
+            yield made
         except BaseException as error:
             made.fail(error)
             raise
 
-    def _make(
+    def _read(
         self,
         params: Any,
         lr: Any,
         shared: Mapping[str, Any],
         own: Mapping[str, Any],
-        made: Construction | None = None,
-    ) -> None:
-        """Set all up; `made` is what all ranks make together."""
-        process.give_lock(self)
-        if (isinstance(params, numbers.Number) or callable(params)) and not is_plain(lr):
-            raise TypeError(
-                f"params: expected arrays, got {params!r:.40}. The order is "
-                f"{type(self).__name__}(params, lr)."
-            )
+        made: Construction | None,
+    ) -> tuple[Tree, Settings, Sequence[Any], list[str]]:
+        """The structure of the parameters, checked options for them, their arrays and names."""
+        if made is not None:
+            shared = {**shared, "comm": made.ranks}
         options, frozen = op.read(self.rule, type(self).__name__, shared, own)
         lr = LR.check_or_schedule(lr) if is_plain(lr) else op.own_copy(lr)
         whole = Tree(params)
@@ -282,26 +295,32 @@ class OptimizerBase(metaclass=OptimizerType):
         settings.set_lr(lr)
         if made is not None:
             made.join(settings, names)
-        try:
-            of_device = backend(settings, leaves, names)
-        except MemoryError as error:
-            size = formatting.nbytes(settings.plan.state_nbytes * sum(leaf.size for leaf in leaves))
-            raise MemoryError(
-                f"params: {type(self).__name__} with these options needs {size} for its state, and "
-                f"there is not so much memory. na.SGD(params) needs none. ({error})"
-            ) from error
-        attributes = {
-            "_params": params,
-            "_tree": tree,
-            "_settings": settings,
-            "_backend": of_device,
-            "_grads": None,
-            "_grad_leaves": [],
-        }
-        # 5 us less than through our own; vars(self).update would make each step 0.08 us slower
-        put = super().__setattr__
-        for name, value in attributes.items():
-            put(name, value)
+        return tree, settings, leaves, names
+
+    def _set_option(self, name: str, value: Any) -> None:
+        """Set an option: a number that the loop reads, or one that takes another loop.
+
+        That is compiled here. Where anything fails, the option keeps its old value.
+        """
+        with self._lock:
+            settings, comm = self._settings, self._settings.options["comm"]
+            if (comm is None or settings.reads(name)) and settings.set(name, value):
+                return
+            given = {**settings.options, "lr": settings.lr, name: value}
+            lr = given.pop("lr")
+            with self._together(comm, f"setting {name}") as made:
+                self._refuse_new_params()
+                tree, changed, *_ = self._read(self._params, lr, *op.parted(given), made)
+                if not settings.has_state_of(changed) or tree.paths() != self._tree.paths():
+                    now = formatting.brief(settings.options.get(name, settings.lr))
+                    raise ValueError(
+                        f"{name}: cannot change from {now} to {formatting.brief(value)}: that "
+                        "needs other state. Make a new optimiser."
+                    )
+                backend, writes = self._backend.with_settings(changed)
+            put = functools.partial(partial, object.__setattr__, self)
+            with defer_interrupts():  # CuPy's assignments are not in C alone
+                at_once([*writes, put("_settings", changed), put("_backend", backend)])
 
     def _parts(self) -> Parts:
         return Parts(self._tree, self._settings, self._backend, self._lock)
@@ -352,9 +371,29 @@ class OptimizerBase(metaclass=OptimizerType):
         """
         if not self._settings.plan.norm:
             raise AttributeError(
-                "grad_norm: is not formed by these options; ask for it with clip_norm=numpy.inf."
+                "grad_norm: is not formed by these options; opt.clip_norm = numpy.inf asks for it."
             )
         return self._backend.grad_norm
+
+    @property
+    def source(self) -> str:
+        """The loop of a step, as it is compiled: the lines that the options in use need.
+
+        ``part`` is the loop over the elements of an array. Its scalars are computed before it, once
+        a step, by ``fill``. The rule's formula follows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numadam as na
+        >>> opt = na.SGD(np.zeros(3))
+        >>> opt.clip_value = 1.0
+        >>> [line.strip() for line in opt.source.splitlines() if "clip if" in line]
+        ['g = clip if g > clip else g', 'g = -clip if g < -clip else g']
+        """
+        from numadam._core.text import source_of
+
+        return source_of(self._settings.plan)
 
     @property
     def averaged(self) -> Any:
@@ -379,18 +418,12 @@ class OptimizerBase(metaclass=OptimizerType):
     def lr(self) -> Any:
         """The learning rate: a float, a callable of the steps already taken, or per array."""
         lr = self._settings.lr
-        return lr if type(lr) is float else read_only(lr)
+        return lr if type(lr) is float else op.read_only(lr)
 
     @lr.setter
     def lr(self, value: float | Schedule | Array) -> None:
-        """Learning rate, a float or a callable; arrays of them cannot be changed."""
-        settings = self._settings
-        if not is_plain(settings.lr) or not is_plain(value):
-            raise AttributeError(
-                "lr: arrays of step sizes are fixed when the optimiser is made: make a new one."
-            )
-        with self._lock:
-            settings.set_lr(LR.check_or_schedule(value))
+        """Learning rate: a float, a callable, or per array or element as when it was made."""
+        self._set_option("lr", value)
 
     @property
     def current_lr(self) -> Any:
@@ -476,21 +509,9 @@ class OptimizerBase(metaclass=OptimizerType):
             "values": backend.params,
             "lr": settings.lr,
             "options": dict(settings.options),
-            "decays": settings.plan.decay != "",
             "counters": backend.counters,
             "state": backend.state,
         }
-
-    def _setup_again(self, params: Any, lr: Any, options: dict[str, Any], decays: bool) -> None:
-        """As `_setup`, with all options of an optimiser that was made with a decay or without."""
-        # weight_decay is 0 now but was not at first: the step that has a decay is needed
-        paused = decays and options["weight_decay"] == 0.0
-        made = {**options, "weight_decay": 1.0} if paused else options
-        shared = {name: value for name, value in made.items() if name in op.DEFAULTS}
-        own = {name: value for name, value in made.items() if name not in op.DEFAULTS}
-        self._setup(params, lr, shared, own)
-        if paused:
-            self._settings.set("weight_decay", options["weight_decay"])
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         if saved.get("formula", "") != self.rule.digest:
@@ -498,7 +519,7 @@ class OptimizerBase(metaclass=OptimizerType):
                 f"{type(self).__name__}: was pickled with another formula, or by another version "
                 "of Python. Load it with the formula that it was pickled with."
             )
-        self._setup_again(saved["params"], saved["lr"], saved["options"], saved["decays"])
+        self._setup(saved["params"], saved["lr"], *op.parted(saved["options"]))
         self._backend.load(saved["counters"], saved["state"], saved["values"])
 
     def __copy__(self) -> Self:

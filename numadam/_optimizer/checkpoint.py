@@ -16,24 +16,13 @@ import numpy as np
 from numadam._arrays.formatting import brief
 from numadam._arrays.interop import assign, is_cupy, to_host
 from numadam._arrays.tree import some
+from numadam._checkpoint import tree as nesting
 from numadam._checkpoint.container import Container, about_file, read, write
-from numadam._checkpoint.tree import (
-    Structure,
-    equal,
-    laid_out,
-    options_from_json,
-    options_to_json,
-    plateaus_in,
-    rebuild,
-    values_in,
-)
 from numadam._core import options as op
-from numadam._core.hyper import LR
 from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
 from numadam._optimizer.base import Kind, OptimizerBase, default_options
 from numadam._optimizer.state import check_state
-from numadam._settings.settings import is_plain
 from numadam._version import __version__
 from numadam.schedules import ReduceOnPlateau
 
@@ -96,9 +85,9 @@ class Checkpointed(OptimizerBase):
             if comm is None:
                 write(path, self._content())
                 return
-            from numadam._mpi import files
+            from numadam import _mpi
 
-            files.save(comm, path, KIND, self._content)
+            _mpi.save_file(comm, path, KIND, self._content)
 
     def _content(self) -> Container:
         self._refuse_new_params()
@@ -140,9 +129,9 @@ class Checkpointed(OptimizerBase):
         if comm is None:
             content, together = read(path, KIND), nullcontext()
         else:
-            from numadam._mpi import files
+            from numadam import _mpi
 
-            content, together = files.load(comm, path, KIND), comm.all_or_none("load")
+            content, together = _mpi.load_file(comm, path, KIND), comm.all_or_none("load")
         with self._lock:
             with together:
                 self._refuse_new_params()
@@ -159,7 +148,7 @@ class Arrays:
     """
 
     def __init__(self, optimizer: OptimizerBase) -> None:
-        self.parts, self.structure = parts_of(optimizer), Structure(optimizer.params)
+        self.parts, self.structure = parts_of(optimizer), nesting.Structure(optimizer.params)
         backend = self.parts.backend
         self.active = [self.structure.names[tuple(path)] for path in self.parts.tree.paths()]
         self.named = self.structure.leaves | dict(zip(self.active, backend.params, strict=True))
@@ -226,10 +215,9 @@ def content_of(optimizer: OptimizerBase) -> Container:
         "rule": kind.rule.name,
         **kind.rule.written_formula,
         "params": own.structure.json,
-        "decays": settings.plan.decay != "",
         "group_of": own.groups(),
         "counters": {name: value.tolist() for name, value in own.parts.backend.counters.items()},
-        **options_to_json(settings.lr, options, arrays),
+        **nesting.options_to_json(settings.lr, options, arrays),
     }
     return Container(KIND, meta, arrays)
 
@@ -257,8 +245,8 @@ def fit(optimizer: OptimizerBase, content: Container) -> Fit:
             f"was saved by a rule {meta['rule']} of another formula, or by another version of "
             f"Python: {there} in the file, {here} here. Load it with the formula that wrote it."
         )
-    values = dict(values_in(arrays.structure.json))
-    for name, value in values_in(meta["params"]):
+    values = dict(nesting.values_in(arrays.structure.json))
+    for name, value in nesting.values_in(meta["params"]):
         if name in values and repr(values[name]) != repr(value):
             raise ValueError(f"{name}: is {value!r} in the file, {values[name]!r} in params.")
     others = _fit_settings(optimizer, content)
@@ -300,34 +288,24 @@ def _fit_frozen(arrays: Arrays, content: Container) -> Iterator[Callable[[], Any
 
 def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
-    lr, its = options_from_json(content.meta, content.arrays)
+    lr, its = nesting.options_from_json(content.meta, content.arrays)
     options, settings = _complete(type(optimizer), its), parts_of(optimizer).settings
-    changing = {*op.HYPER_NAMES, *(hyper.name for hyper in settings.rule.hypers)}
     changed, plateaus = settings.copy(), _Plateaus()
     for name, now in settings.options.items():
         new = plateaus.match(now, options[name], name)
-        if new is now or name == "comm":  # a load keeps its own
-            continue
-        if name not in changing:
+        # a load keeps the ranks and the loop that are here
+        if new is not now and name != "comm" and not changed.set(name, new):
             raise ValueError(
                 f"{name}: is {brief(options[name])} in the file, {brief(now)} here, and cannot be "
                 "changed. Make the optimiser with the options of the file, or use numadam.load."
             )
-        changed.set(name, new)
-    if content.meta["decays"] != (settings.plan.decay != ""):
-        raise ValueError(
-            "weight_decay: only one of the two optimisers, that of the file and this one, was made "
-            "with a decay. Make this one with the options of the file, or use numadam.load."
-        )
     rate = plateaus.match(settings.lr, lr, "lr")
     writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
-    if rate is not settings.lr:
-        if not (is_plain(settings.lr) and is_plain(lr)):
-            raise ValueError(
-                "lr: step sizes of their own for arrays are fixed when the optimiser is made. Make "
-                "it with those of the file, or use numadam.load."
-            )
-        changed.set_lr(LR.check_or_schedule(rate))
+    if rate is not settings.lr and not changed.set("lr", rate):
+        raise ValueError(
+            "lr: step sizes of their own for arrays take another loop. Make the optimiser with "
+            "those of the file, or use numadam.load."
+        )
     return [*settings.writes_from(changed), *writes]
 
 
@@ -340,9 +318,9 @@ class _Plateaus:
     def match(self, now: Any, saved: Any, title: str) -> Any:
         """`now` where it says what the file says, else what the file has."""
         one_kind = isinstance(now, ReduceOnPlateau) and isinstance(saved, ReduceOnPlateau)
-        if not one_kind and not equal(now, saved):
+        if not one_kind and not nesting.equal(now, saved):
             return saved
-        for pair in zip(plateaus_in(now), plateaus_in(saved), strict=True):
+        for pair in zip(nesting.plateaus_in(now), nesting.plateaus_in(saved), strict=True):
             known = next((new for old, new in self.pairs if old is pair[0]), pair[1])
             if known is not pair[1]:
                 raise ValueError(
@@ -365,7 +343,7 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
     """An optimiser of this class with new arrays of `xp`, NumPy or CuPy, that goes on."""
     if content.meta["rule"] != kind.rule.name:
         raise ValueError(f"the rule of {kind.__name__} is {kind.rule.name}.")
-    lr, its = options_from_json(content.meta, content.arrays)
+    lr, its = nesting.options_from_json(content.meta, content.arrays)
     options = _complete(kind, its)
 
     def make_array(name: str, axes: Any) -> Any:
@@ -374,11 +352,11 @@ def new_optimizer(kind: type[Kind], content: Container, xp: Any) -> Kind:
             array = array.copy()  # the constructor moves it into the bounds
         elif xp is not np:
             array = xp.asarray(array)
-        return laid_out(array, axes, xp)
+        return nesting.laid_out(array, axes, xp)
 
     optimizer = kind.__new__(kind)
-    params = rebuild(content.meta["params"], make_array)
-    optimizer._setup_again(params, lr, options, content.meta["decays"])  # noqa: SLF001  # a new one
+    params = nesting.rebuild(content.meta["params"], make_array)
+    optimizer._setup(params, lr, *op.parted(options))  # noqa: SLF001  # a new one
     arrays = Arrays(optimizer)
     arrays.check(content.arrays)
     moved = options["bounds"] is not None  # by the constructor

@@ -92,11 +92,14 @@ class Optimizer(SharedAttributes, Checkpointed):
 
     Notes
     -----
-    `weight_decay`, `clip_value`, `clip_norm`, `clip_array_norm`, `ema` and the hyperparameters of
-    the rule may be changed at any time (``opt.clip_norm = 0.5``), or be
-    callables of the steps already taken (see `numadam.schedules`). A change that needs other
-    arrays or another compiled loop raises an error: make the optimiser with a value that allows
-    it, such as ``clip_norm=numpy.inf``.
+    Most options may be set at any time (``opt.clip_norm = 0.5``): lr, the hyperparameters of the
+    rule, `weight_decay`, `decoupled`, `decay_times_lr`, clips, `maximize`, `nonfinite`,
+    `max_skips`, `bounds` and `groups`. An option that was not in use takes another loop, which is
+    compiled at the assignment, never in a step (``opt.source`` shows it); where that fails or is
+    interrupted, the option keeps its old value. What needs other state cannot change: `ema` from
+    None to a number or back, a beta from a number to a schedule, a momentum from 0, frozen arrays,
+    and the options that decide the form of the state. Numbers may be callables of the steps already
+    taken (see `numadam.schedules`). With `comm` all ranks set the same option.
 
     The gradient of complex parameters is ``df/dRe(p) + 1j * df/dIm(p)``, the direction of
     steepest ascent, as torch gives it. JAX gives its conjugate.

@@ -218,7 +218,7 @@ def checked(snapshot: Any, name: str, backend: Backend) -> Snapshot:
     if not isinstance(snapshot, Snapshot):
         got = type(snapshot).__name__
         raise TypeError(f"{name}: expected a snapshot, from opt.snapshot(), got {got}.")
-    if snapshot._backend is not backend:  # noqa: SLF001  # this module's own class
+    if snapshot._backend.state is not backend.state:  # noqa: SLF001  # this module's own class
         raise ValueError(
             f"{name}: is a snapshot of another optimiser. Make one with opt.snapshot()."
         )

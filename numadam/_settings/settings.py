@@ -26,7 +26,7 @@ from numadam._jit.process import Writes, at_once
 from numadam._settings.bounds import OPEN, Pair, as_numbers, fits, inward
 
 if TYPE_CHECKING:
-    from numadam._mpi.exchange import StepExchange
+    from numadam._mpi import StepExchange
 
 # --- learning rates ------------------------------------------------------------------------------
 
@@ -478,17 +478,29 @@ class Settings:
         )
         return {name: rows[:, k].copy() for k, name in enumerate(self.plan.products)}
 
-    def set(self, name: str, value: Any) -> None:
-        """Change a hyperparameter of all arrays whose group sets none of its own."""
+    def reads(self, name: str) -> bool:
+        """Whether the loop reads an option as a number: another number is another value alone."""
+        if name == "lr":
+            return is_plain(self.lr)
+        in_use = self.options.get(name) is not None and name in op.columns(self.rule)
+        return in_use and (name != "weight_decay" or self.plan.decay != "")
+
+    def set(self, name: str, value: Any) -> bool:
+        """Change a number of all arrays whose group sets none of its own.
+
+        False, and nothing is changed, where it takes another loop, or is no such number.
+        """
+        if name == "lr" and is_plain(value) and is_plain(self.lr):
+            self.set_lr(LR.check_or_schedule(value))
+            return True
+        if name not in self.options or name not in op.columns(self.rule):
+            return False
         hyper, column = op.columns(self.rule)[name]
         options = op.change(self.rule, self.options, {name: value})
         if name == "ema" and options["ema_debias"] and options["ema"] != self.options["ema"]:
             raise ValueError("ema: ema_debias divides by 1 - ema^t, so ema cannot change.")
         if self._structure(options) != self._structure(self.options):
-            raise ValueError(
-                f"{name}: cannot change from {self.options[name]!r} to {value!r}: the compiled "
-                "step would be another one. Make a new optimiser."
-            )
+            return False
         now, changed = options[name], self.copy()
         start = op.NEUTRAL[name] if now is None else at_start(hyper, now)
         rows = [group for group, own in enumerate(self._overrides) if name not in own]
@@ -497,6 +509,12 @@ class Settings:
         changed.control[rows, column] = start
         changed._guard_squares()  # noqa: SLF001  # of this class
         at_once(self.writes_from(changed))
+        return True
+
+    def has_state_of(self, other: Settings) -> bool:
+        """Whether other settings need the same state arrays and products."""
+        groups = len(self.control) == len(other.control) or not self.plan.products
+        return groups and self.plan.state == other.plan.state
 
     def writes_from(self, other: Settings) -> Writes:
         """Writes that take over hyperparameters, schedules and lr of a `copy` that was changed."""
@@ -507,7 +525,7 @@ class Settings:
     def _structure(self, options: Mapping[str, Any]) -> tuple[Any, ...]:
         """All that options decide about the compiled loop and the state arrays."""
         rule = self.rule
-        asked = tuple(options[name] is None for name in ("clip_norm", "clip_array_norm", "ema"))
+        asked = tuple(options[name] is None for name in op.NEUTRAL)
         decays = self.plan.decay != "" or options["weight_decay"] != 0.0
         return rule.present(options), rule.products(options), rule.variant(options), asked, decays
 

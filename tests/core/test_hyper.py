@@ -35,7 +35,7 @@ from numadam._core.hyper import (
 from numadam._core.keywords import Shared
 from numadam._core.options import DEFAULTS
 from numadam._core.synonyms import LIKE
-from numadam._optimizer.base import default_options, fixed, hyper
+from numadam._optimizer.base import default_options, option
 from numadam.schedules import Cosine
 
 HALF = Hyper("beta", 0.0, 1.0)
@@ -120,8 +120,8 @@ def test_every_library_has_its_habits_and_its_name():
 @pytest.mark.option
 def test_every_option_has_a_type_and_is_an_attribute():
     assert Shared.__annotations__.keys() == DEFAULTS.keys()
-    kinds = {name: type(vars(numadam.Optimizer).get(name)) for name in DEFAULTS}
-    assert [name for name, kind in kinds.items() if kind not in (hyper, fixed)] == []
+    attributes = {name: vars(numadam.Optimizer).get(name) for name in DEFAULTS}
+    assert [name for name, one in attributes.items() if not isinstance(one, option)] == []
 
 
 @pytest.mark.option

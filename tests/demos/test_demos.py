@@ -9,8 +9,8 @@ import pytest
 
 import numadam as na
 from numadam._cli import main
-from numadam._demos import MissingExtra, decays, mlp
-from numadam._demos.mlp import Digits, Training, read_digits
+from numadam._demos import mlp
+from numadam._demos.mlp import Digits, MissingExtra, Training, read_digits
 from numadam._version import install_command
 from tests.processes import python
 
@@ -65,45 +65,15 @@ def test_the_network_reaches_97_percent(command):
     assert accuracies[-1] >= 0.97
 
 
-def test_fits_beat_the_logarithms(command):
-    lines = command("decays", "--side", "32")
-    assert lines[0].startswith("1,024 fits")
-    assert lines[1] == "converged: 100.00 %"
-    quick, fitted = (float(line.split()[-2]) for line in lines[2:4])
-    assert fitted < 0.3 * quick
-
-
-MISSING = [
-    (mlp, "matplotlib.figure", "matplotlib"),
-    (mlp, "threadpoolctl", "threadpoolctl"),
-    (decays, "pywt.data", "PyWavelets"),
-]
-
-
-@pytest.mark.parametrize(("demo", "module", "package"), MISSING, ids=range(3))
-def test_a_missing_extra_is_one_sentence(demo, module, package, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("module", ["matplotlib.figure", "threadpoolctl"])
+def test_a_missing_extra_is_one_sentence(module, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=re.escape(install_command("demo"))):
-        demo.main(tmp_path / "x.png")
-    name = demo.__name__.split(".")[-1]
-    assert main(["demo", name, "--output", str(tmp_path / "x.png")]) == 2
+        mlp.main(tmp_path / "x.png")
+    assert main(["demo", "--output", str(tmp_path / "x.png")]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
-    assert package in errors
-
-
-# --- decays --------------------------------------------------------------------------------------
-
-
-def test_the_misfit_of_a_decay_has_the_right_gradient():
-    what = decays.simulate(side=4)
-    check = na.check_grad(decays.misfit, np.array([0.8, 0.6]), (5, what.t, what.samples))
-    assert check.ok, check
-
-
-def test_log_linear_is_exact_without_noise():
-    what = decays.simulate(side=4, noise=0.0)
-    np.testing.assert_allclose(decays.log_linear(what), what.lifetimes, rtol=1e-9)
+    assert module.split(".")[0] in errors
 
 
 # --- the network of mlp --------------------------------------------------------------------------

@@ -12,6 +12,7 @@ NUMADAM_SITE=FOLDER names a site that was built; `.ci/run docs` builds one and r
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -59,6 +60,18 @@ def test_options_do_what_they_say(capsys, tmp_path, monkeypatch):
     assert names["opt"].t == 1
     assert names["later"].t == 1
     assert not np.array_equal(names["p"], np.ones(5))
+
+
+def test_the_page_on_one_pass_shows_the_loops_that_are_compiled():
+    page = (ROOT / "docs" / "explanation" / "one-pass.md").read_text(encoding="utf-8")
+    shown = [code for _, code in BLOCK.findall(page) if code.startswith("def part(")]
+    x = np.zeros(3, np.float32)
+    adam, adamw = na.Adam(x), na.AdamW(x)
+    adamw.clip_value, adamw.bounds = 1.0, (0, 1)
+    loops = [opt.source.partition("\n\n\n")[0] for opt in (adam, adamw)]
+    assert [ast.dump(ast.parse(code)) for code in shown] == [
+        ast.dump(ast.parse(code)) for code in loops
+    ]
 
 
 DOCS = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]

@@ -234,7 +234,7 @@ def test_a_disk_that_is_full_leaves_the_result(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write", full)
+    monkeypatch.setattr(checkpoint.container, "write", full)
     with pytest.raises(OSError, match="No space left") as caught:
         python_run(None, maxiter=30, checkpoint=tmp_path / "a.run")
     assert caught.value.numadam_result.nit == 30
@@ -328,7 +328,9 @@ def test_a_folder_that_fun_leaves_is_that_of_the_start(tmp_path, monkeypatch):
 def test_files_are_written_as_often_as_asked(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        checkpoint, "write", lambda path, content: written.append(content.meta["at"]["done"])
+        checkpoint.container,
+        "write",
+        lambda path, content: written.append(content.meta["at"]["done"]),
     )
     options = {"lr": 0.02, "maxiter": 20, "gtol": 0, "checkpoint": tmp_path / "a.run"}
     for fun in (rosen, python_rosen):

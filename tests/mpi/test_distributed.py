@@ -24,9 +24,9 @@ import pytest
 from mpi4py import MPI
 
 import numadam as na
+from numadam import _mpi as ranks_module
 from numadam._checkpoint import container
-from numadam._mpi import ranks as ranks_module
-from numadam._mpi.ranks import ranks_of
+from numadam._mpi import ranks_of
 from tests.mpi.problems import Twins, cutter, fails_on, random_tree, same_bits
 from tests.pages import BLOCK
 
@@ -343,6 +343,23 @@ def test_attributes_that_differ(comm, name, value, says):
     with pytest.raises(RankError, match=says):
         opt.step(grads())
     assert same_bits(before, opt.params)
+
+
+@pytest.mark.ranks(2)
+def test_an_option_that_takes_another_loop_is_set_on_all_ranks_or_on_none(comm):
+    made, opt = (
+        na.Adam(np.full(3, comm.rank - 0.5), comm=comm, **o) for o in ({"clip_norm": 1.0}, {})
+    )
+    with fails_on(comm, 1, ValueError, "clip_norm: expected a number"):
+        opt.clip_norm = -1.0 if comm.rank == 1 else 1.0
+    with pytest.raises(RankError, match="maximize: is True on rank 0 and False on rank 1"):
+        opt.maximize = comm.rank == 0
+    assert (opt.clip_norm, opt.maximize) == (None, False)
+    opt.clip_norm = 1.0
+    for one in (opt, made):
+        one.step(np.full(3, 1.0 + comm.rank))
+    assert same_bits(opt.params, made.params)
+    assert opt.grad_norm == made.grad_norm
 
 
 @pytest.mark.ranks(2)

@@ -14,7 +14,7 @@ import os, signal, sys, time
 import numpy as np
 from mpi4py import MPI
 import numadam as na
-from numadam._mpi import ranks
+from numadam import _mpi as ranks
 
 ranks.LEFT_ALONE = 1.0  # before it is read
 

@@ -19,8 +19,9 @@ import pytest
 import numadam as na
 from numadam import rules
 from numadam._arrays.formatting import first_sentence, parameters
-from numadam._core.options import DEFAULTS, HYPERS
-from numadam._optimizer.base import default_options, fixed, hyper
+from numadam._core.options import DEFAULTS, HYPERS, SETTABLE
+from numadam._optimizer.base import default_options, fixed, hyper, setting
+from numadam._optimizer.base import option as Option
 from numadam._optimizer.declared import PURPOSES
 from tests import stubs
 from tests.runs import compiled_step
@@ -138,11 +139,11 @@ CLASSES = rules.classes()
 @pytest.mark.parametrize("name", ["Adam", "Optimizer", "SGD"])
 def test_every_option_has_its_text_as_an_attribute(name):
     kind = getattr(na, name)
-    options = {n: one for n, one in vars(kind).items() if isinstance(one, (hyper, fixed))}
+    options = {n: one for n, one in vars(kind).items() if isinstance(one, Option)}
     texts = parameters(kind.__doc__)
     assert options
-    for option, one in options.items():
-        assert one.__doc__ == "\n".join(texts[option]), option
+    for name, one in options.items():
+        assert one.__doc__ == "\n".join(texts[name]), name
 
 
 @pytest.mark.rule
@@ -236,10 +237,12 @@ def test_the_type_of_a_number_says_its_range(name):
 @pytest.mark.rule
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_option_may_be_changed_where_it_may_be_a_schedule(name):
-    for option, one in inspect.signature(CLASSES[name].__init__).parameters.items():
+    for key, one in inspect.signature(CLASSES[name].__init__).parameters.items():
         if one.kind is one.KEYWORD_ONLY:
             expected = hyper if "Schedule" in one.annotation else fixed
-            assert type(vars(CLASSES[name])[option]) is expected, option
+            if key in SETTABLE:
+                expected = setting
+            assert type(vars(CLASSES[name])[key]) is expected, key
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -247,9 +247,8 @@ OTHERS = {
     "option": ({"nonfinite": "skip"}, "nonfinite: is 'propagate' in the file, 'skip' here"),
     "state": ({"amsgrad": True}, "amsgrad: is False in the file"),
     "bounds": ({"bounds": (0.0, 1.0)}, "bounds: is None in the file"),
-    "average": ({"ema": 0.9}, "ema: cannot change from 0.9 to None"),
-    "decay": ({"weight_decay": 0.1}, "weight_decay: only one of the two optimisers"),
-    "product": ({"beta1": falling}, "beta1: cannot change from .* to 0.9"),
+    "average": ({"ema": 0.9}, "ema: is None in the file, 0.9 here, and cannot be changed"),
+    "product": ({"beta1": falling}, "beta1: is 0.9 in the file, falling here, and cannot be"),
     "rates": ({"lr": {"w": 0.1, "b": 0.1}}, "lr: step sizes of their own"),
 }
 

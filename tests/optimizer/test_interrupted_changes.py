@@ -70,6 +70,27 @@ def test_ctrl_c_inside_a_change_reaches_no_c_function(groups, monkeypatch):
     assert (opt._settings.control[:, op.COLUMN.clip_value] == 1e-3).all()
 
 
+def test_an_option_that_takes_another_loop_is_set_or_not():
+    start, seen = np.array([2.0, -1.0, 0.25]), set()
+
+    def make():
+        return na.Adam(start.copy(), lr=0.5)
+
+    def check(opt):
+        changed = opt.bounds is not None
+        assert opt._settings is opt._backend.settings
+        assert_same_bits(opt.params, np.clip(start, 0.0, 0.5) if changed else start)
+        opt.step(np.ones(3))
+        assert (opt.params.min() >= 0.0) == changed
+        seen.add(changed)
+
+    def work(opt):
+        opt.bounds = (0.0, 0.5)
+
+    assert strike_everywhere(make, work, check, inside="/_optimizer/base.py") > 50
+    assert seen == {False, True}
+
+
 def test_a_learning_rate_is_that_of_the_steps():
     opt, seen = na.SGD(np.zeros(3), lr=1.0), set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 
@@ -462,6 +463,15 @@ def test_what_is_no_function_or_no_name_is_refused():
         na.rule("my rule", element, scalars, **ARGUMENTS)
 
 
+# --- the source of a step -------------------------------------------------------------------------
+
+
+def test_the_source_of_a_step_has_the_formula():
+    source = Yogi(np.zeros(1)).source
+    assert source.startswith("def part(ps, gs, ms, vs, n, row):\n")
+    assert inspect.getsource(element) in source
+
+
 # --- check_rule ----------------------------------------------------------------------------------
 
 
@@ -497,7 +507,7 @@ def no_scalars(c, q, lr, t):
         ("return h.step * g, v - g", {"nonnegative": ("v",)},
          "v at step 1: -.*, although `nonnegative` names v"),
         ("return h.step * g, math.exp(h.limit * g * g)", {},
-         r"Mine: element\(.*\) raises OverflowError \(math range error\) by Python"),
+         r"Mine: mine\(.*\) raises OverflowError \(math range error\) by Python"),
         # compiled in six forms before it is found
         extras.sweep("return h.step * (g if g > h.zero else h.zero), v", {"modulus": ()},
                      "Mine: complex_form='modulus': at step 1 gradients of"),
@@ -536,7 +546,9 @@ def test_scalars_that_python_cannot_compute_are_found():
         return dict(step=lr / (3.0 - t))
 
     broken = na.rule("Mine", lambda p, g, h: h.step * g, scalars)
-    with pytest.raises(AssertionError, match=r"^Mine: scalars raise ZeroDivisionError .* at t = 3"):
+    with pytest.raises(
+        AssertionError, match=r"^Mine: scalars\(.*, 3\.0\) raises ZeroDivisionError"
+    ):
         na.check_rule(broken)
 
 

@@ -273,7 +273,7 @@ def test_other_arrays_are_not_written_either(argument, guard):
 
 def test_norm_is_readable_where_it_is_formed():
     opt = na.Adam(np.ones(2))
-    with pytest.raises(AttributeError, match=r"^grad_norm: is not formed .* clip_norm=numpy.inf"):
+    with pytest.raises(AttributeError, match=r"^grad_norm: is not formed .*clip_norm = numpy.inf"):
         opt.grad_norm  # noqa: B018
     for options in ({"clip_norm": np.inf}, {"nonfinite": "raise"}):
         opt = na.Adam(tree_of(0), **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -144,21 +145,112 @@ def test_lr_may_change_at_any_time():
     assert_same_bits(p, q)
 
 
-def test_changes_that_need_another_step_are_refused():
-    opt = na.Adam(np.ones(2))
-    for name, value in {
-        "weight_decay": 0.1,
-        "clip_norm": 1.0,
-        "clip_array_norm": 1.0,
-        "ema": 0.9,
-        "beta1": lambda taken: 0.9,
-    }.items():
-        with pytest.raises(ValueError, match=f"^{name}: cannot change from .* to "):
+#: Options of an optimiser that was made without them.
+LATER = {
+    "clip_value": {"clip_value": 0.3},
+    "clip_norm": {"clip_norm": 0.5},
+    "clip_array_norm": {"clip_array_norm": 0.4},
+    "weight_decay": {"weight_decay": 0.1},
+    "decoupled": {"weight_decay": 0.1, "decoupled": True, "decay_times_lr": False},
+    "maximize": {"maximize": True},
+    "nonfinite": {"nonfinite": "skip", "max_skips": 3},
+    "bounds": {"bounds": (-0.2, 0.3)},
+    "bounds by element": {"bounds": (np.linspace(-1, 0, 4), None)},
+    "lr by element": {"lr": np.linspace(0.0, 0.1, 4)},
+    "groups": {"groups": {"b": {"lr": 0.5, "clip_value": 0.1}}},
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_an_option_that_is_set_later_holds_from_then_on(name):
+    """As in an optimiser that is made with it and goes on from the same numbers, and back again."""
+    options = LATER[name]
+    if name == "bounds by element":
+        options = {"bounds": {"a": options["bounds"], "b": None}}
+    if name == "lr by element":
+        options = {"lr": {"a": options["lr"], "b": 0.2}}
+    params = {"a": np.linspace(-1, 1, 4), "b": np.linspace(1, -1, 3)}
+    grads = [{key: np.sin(k + 3 * p) for key, p in params.items()} for k in range(9)]
+    opt = na.Adam(params, lr=0.1)
+    before = {key: getattr(opt, key) for key in options}
+    views = opt.state["m"]
+    for g in grads[:3]:
+        opt.step(g)
+    snapshot = opt.snapshot()
+    for key, value in options.items():
+        setattr(opt, key, value)
+    twin = na.Adam(tree_map(np.copy, params), **{"lr": 0.1} | options)
+    _go_on(twin, opt, grads[3:6])
+    for key, value in reversed(before.items()):
+        setattr(opt, key, value)
+    twin = na.Adam(tree_map(np.copy, params), lr=0.1)
+    _go_on(twin, opt, grads[6:])
+    assert np.shares_memory(views["a"], opt.state["m"]["a"])
+    opt.restore(snapshot)
+    assert opt.t == 3
+
+
+def _go_on(twin, opt, grads):
+    """Let an optimiser take the steps of another one, and compare them."""
+    twin.state = {key: opt.state.get(key, 0) for key in twin.state}
+    for g in grads:
+        opt.step(g)
+        twin.step(g)
+    assert digest(twin) == digest(opt)
+
+
+def test_another_loop_is_compiled_at_the_assignment(monkeypatch):
+    opt = na.Adam(np.ones(3))
+    opt.step(np.ones(3))
+    opt.clip_value = 0.5
+
+    def compiled(*args, **options):
+        raise AssertionError("compiled inside a step")
+
+    for module in [m for n, m in sys.modules.items() if n.startswith("numadam.")]:
+        if hasattr(module, "compiled"):
+            monkeypatch.setattr(module, "compiled", compiled)
+    opt.step(np.ones(3))
+    assert opt.t == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize(("name", "value"), [("bounds", (0.0, 0.5)), ("clip_norm", 1.0)])
+def test_an_assignment_that_fails_leaves_the_option_as_it_was(name, value, error, monkeypatch):
+    opt = na.Adam(np.ones(3))
+    opt.step(np.ones(3))
+    twin = copy.deepcopy(opt)
+
+    def fail(*args):
+        raise error("meanwhile")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(opt._backend), "with_settings", fail)
+        with pytest.raises(error):
             setattr(opt, name, value)
-    for name, value in {"weight_decay": -1.0, "eps": math.nan}.items():
+    assert getattr(opt, name) is None
+    opt.step(np.ones(3))
+    twin.step(np.ones(3))
+    assert digest(opt) == digest(twin)
+
+
+def test_changes_that_need_other_state_are_refused():
+    opt = na.Adam(np.ones(2))
+    for name, value in {"ema": 0.9, "beta1": lambda taken: 0.9}.items():
+        with pytest.raises(ValueError, match=f"^{name}: cannot change from .* that needs other"):
+            setattr(opt, name, value)
+    with pytest.raises(ValueError, match=r"^momentum: cannot change from 0\.0 to 0\.9: that needs"):
+        na.SGD(np.ones(2)).momentum = 0.9
+    with pytest.raises(ValueError, match=r"^groups: .* that needs other state"):
+        na.Adam({"a": np.ones(2), "b": np.ones(2)}).groups = {"a": {"frozen": True}}
+    for name, value in {"weight_decay": -1.0, "eps": math.nan, "clip_value": 0.0}.items():
         with pytest.raises(ValueError, match=f"^{name}: expected a number"):
             setattr(opt, name, value)
-    for name in ("maximize", "bounds", "groups", "nonfinite", "decoupled", "like"):
+    with pytest.raises(ValueError, match=r"^bounds: lo is above hi"):
+        opt.bounds = (1.0, 0.0)
+    with pytest.raises(ValueError, match=r"^max_skips: needs nonfinite='skip'"):
+        opt.max_skips = 3
+    for name in ("sparse", "count", "complex_form", "like", "comm", "ema_debias"):
         with pytest.raises(AttributeError, match=f"^{name}: cannot be changed"):
             setattr(opt, name, getattr(opt, name))
     with pytest.raises(ValueError, match=r"^beta2: 1\.0 is only possible with eps_form='hat'"):
@@ -278,6 +370,3 @@ def test_a_copy_keeps_a_decay_that_is_set_to_zero_for_a_while(kind, again):
         opt.step(np.ones(3))
         twin.step(np.ones(3))
         np.testing.assert_array_equal(twin.params, opt.params)
-    without = again(kind(np.ones(3), weight_decay=0.0))
-    with pytest.raises(ValueError, match=r"weight_decay: cannot change from 0\.0 to 0\.1"):
-        without.weight_decay = 0.1

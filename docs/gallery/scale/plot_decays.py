@@ -19,7 +19,6 @@ import numpy as np
 import pywt
 
 import numadam as na
-from numadam._demos import decays
 
 # %%
 # The data
@@ -110,7 +109,15 @@ plt.show()
 # The usual quick way is a straight line through the logarithms. But
 # logarithms amplify the noise where the signal is small, and short
 # lifetimes suffer most.
-quick = decays.log_linear(decays.Decays(t, samples, lifetimes))
+weight = np.maximum(samples, 0) ** 2  # a negative sample has no logarithm
+logs = np.log(np.maximum(samples, 1e-300))
+total = weight.sum(axis=1)
+away = t - (weight @ t / total)[:, None]
+height = logs - ((weight * logs).sum(axis=1) / total)[:, None]
+slope = (weight * away * height).sum(axis=1) / (weight * away**2).sum(
+    axis=1
+)
+quick = (1 / np.maximum(-slope, 1 / 20)).reshape(lifetimes.shape)
 
 
 def rmse(found):

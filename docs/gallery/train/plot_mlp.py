@@ -57,7 +57,7 @@ plt.show()
 # %%
 # The gradients
 # -------------
-# They are those of the demo ``python -m numadam demo mlp``: a hidden layer
+# They are those of the demo ``python -m numadam demo``: a hidden layer
 # of ReLUs, and a softmax.
 print(inspect.getsource(mlp.backward))
 

@@ -45,16 +45,6 @@ def test_norms_are_within_a_few_ulp_and_do_not_depend_on_alignment(cp, n, dtype)
     assert abs(norms[0] - exact) <= 8 * np.spacing(exact)
 
 
-@pytest.mark.parametrize("factor", [1e-200, 1e200])
-def test_norms_of_float64_beyond_its_range(cp, factor):
-    g = np.random.default_rng(0).standard_normal(1_000)
-    opt = na.SGD(cp.zeros(1_000), lr=1.0, clip_norm=1.0)
-    opt.step(cp.asarray(g * factor))
-    assert opt.grad_norm == pytest.approx(np.linalg.norm(g) * factor, rel=1e-14)
-    if factor > 1:
-        assert float(cp.linalg.norm(opt.params)) == pytest.approx(1.0)
-
-
 def test_out_leaves_the_parameters(cp):
     p, twin, g = cp.ones(5), cp.ones(5), cp.arange(5.0) - 2
     out = cp.full((5, 2), cp.nan)[:, 0]

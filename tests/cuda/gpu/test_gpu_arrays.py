@@ -10,7 +10,7 @@ import pytest
 
 import numadam as na
 from tests import emulator, extras
-from tests.cuda.cuda_cases import OPTIONS, draw
+from tests.cuda.cuda_cases import draw
 from tests.trees import Exported
 
 
@@ -79,56 +79,6 @@ def test_layouts_give_the_same_bits(cp, of_params, of_grads):
         two.step(lay(cp, g, of_grads))
     cp.testing.assert_array_equal(plain, other)
     cp.testing.assert_array_equal(one.state["v"], two.state["v"])
-
-
-def cut(cp, values, shift):
-    """The values that many elements behind an address that all tiles can begin at."""
-    room = cp.zeros(len(values) + 8, values.dtype)
-    room[shift : shift + len(values)] = cp.asarray(values)
-    return room, room[shift : shift + len(values)]
-
-
-#: Plans whose arrays differ in width, or that have passes besides the step.
-PLANS = ["skip", "by element", "complex modulus"]
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_no_plan_minds_where_its_arrays_begin(cp, name):
-    """Tiles, elements before and behind them, no tiles at all; one array and several."""
-    option, random, sizes = OPTIONS[name], np.random.default_rng(4), [1_030, 67]
-    options = {key: value for key, value in option.options.items() if key not in ("lr", "bounds")}
-    draws = [[draw((n,), option.dtype, random) for n in sizes] for _ in range(3)]
-
-    def left(count, shift, of_g):
-        rooms, params = zip(*(cut(cp, p, shift) for p in draws[0][:count]), strict=True)
-        opt = getattr(na, option.name)(list(params), lr=0.05, **options)
-        for grads in draws[1:]:
-            opt.step([cut(cp, g, of_g)[1] for g in grads[:count]])
-        for room, p in zip(rooms, params, strict=True):
-            assert not cp.asnumpy(room[:shift]).astype(bool).any()
-            assert not cp.asnumpy(room[shift + len(p) :]).astype(bool).any()
-        return [cp.asnumpy(p) for p in params]
-
-    for count in (1, 2):
-        wanted = left(count, 0, 0)
-        for shift, of_g in [(1, 1), (3, 3), (4, 4), (2, 5), (0, 4), (1, 0)]:
-            for got, array in zip(left(count, shift, of_g), wanted, strict=True):
-                np.testing.assert_array_equal(got, array, err_msg=f"{shift} {of_g}")
-
-
-def test_bounds_and_rates_of_each_element_begin_anywhere(cp):
-    random, n = np.random.default_rng(4), 515
-    (p, g), (low, rate) = random.standard_normal((2, 2, n)).astype("f4")
-    wanted = None
-    for shift, of_g, of_low in [(0, 0, 0), (1, 1, 0), (3, 3, 1), (2, 1, 0)]:
-        param = {"w": cut(cp, p, shift)[1]}
-        bounds = (cut(cp, low, of_low)[1], cut(cp, low + 1, of_low)[1])
-        lr = {"w": cut(cp, abs(rate), of_low)[1]}
-        opt = na.Adam(param, lr, bounds={"w": bounds}, clip_norm=1.0)
-        for _ in range(2):
-            opt.step({"w": cut(cp, g, of_g)[1]})
-        wanted = cp.asnumpy(param["w"]) if wanted is None else wanted
-        np.testing.assert_array_equal(cp.asnumpy(param["w"]), wanted, err_msg=str(shift))
 
 
 def test_special_values_stay_or_spread_as_on_the_cpu(cp):

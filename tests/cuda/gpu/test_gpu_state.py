@@ -266,3 +266,39 @@ def test_a_frozen_array_of_the_host_beside_arrays_of_the_gpu(cp):
     here = na.Adam({"w": np.ones(3), "ids": cp.zeros(4, int)}, groups=groups)
     load_into(here, opt)
     assert here.params["ids"].get().tolist() == [0, 1, 2, 3]
+
+
+# --- options that are set later -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip_norm": 0.5, "nonfinite": "skip"},
+        {"clip_value": 0.3, "bounds": (-0.2, 0.3), "maximize": True},
+        {"lr": {"a": np.linspace(0.0, 0.1, 4), "b": 0.2}, "weight_decay": 0.1},
+    ],
+    ids=range(3),
+)
+def test_an_option_that_is_set_later_takes_another_kernel(cp, options):
+    """As on the CPU; state and snapshots stay."""
+    start = {"a": np.linspace(-1, 1, 4), "b": np.linspace(1, -1, 3)}
+    there = {key: cp.asarray(one) for key, one in start.items()}
+    here = {key: one.copy() for key, one in start.items()}
+    pair = na.Adam(there, lr=0.1), na.Adam(here, lr=0.1)
+    views = pair[0].state["m"]
+    snapshot = pair[0].snapshot()
+    for k in range(6):
+        if k == 3:
+            for opt in pair:
+                for name, value in options.items():
+                    setattr(opt, name, value)
+        grads = {key: np.sin(k + 3 * one) for key, one in start.items()}
+        pair[0].step({key: cp.asarray(one) for key, one in grads.items()})
+        pair[1].step(grads)
+        for key, one in here.items():
+            np.testing.assert_allclose(there[key].get(), one, rtol=1e-12)
+    np.testing.assert_array_equal(views["a"].get(), pair[0].state["m"]["a"].get())
+    pair[0].restore(snapshot)
+    assert pair[0].t == 0
+    np.testing.assert_array_equal(there["a"].get(), start["a"])

@@ -1,1 +1,0 @@
-"""Communication of optimisers whose ranks work together, on mpi4py; loaded with a communicator."""
