@@ -72,7 +72,7 @@ def with_gradient(fun: Any, n: int) -> Any:
 
 
 def exact_gradient(fun: Any, x: Any, args: tuple[Any, ...]) -> Any:
-    """Exact gradient of ``fun(x, g, *args) -> f``, which writes one by hand; None if it has none."""
+    """Exact gradient of ``fun(x, g, *args) -> f``, which writes one by hand; None without one."""
     derived = with_gradient(fun, x.size)
     beside = njit(lambda x, exact, g, *args: derived(x, exact, values_of(g), *args))
     return _exact(beside, np.empty_like(x), x, np.zeros_like(x), *args)
