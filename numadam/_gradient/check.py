@@ -251,7 +251,8 @@ def _verdict(point: Point, prober: Prober, table: Verdicts) -> tuple[GradientSta
     if table.wrong.any():
         return "wrong", f"The {whole} is wrong in {_told_wrong(point, prober, table)}"
     if prober.exact is not None:
-        return "right", f"The {whole} is right: it agrees with exact derivatives of fun."
+        told = formatting.count(len(table.name), point.nouns[1])
+        return "right", f"The {whole} is right in {told}: it agrees with exact derivatives of fun."
     # f jumps or has a kink near: the slope may be any, even beside the largest one
     table.doubt |= ~table.flat & (table.spread > LOOSE * table.largest)
     enough = table.spread <= LOOSE * np.maximum(table.size, LOOSE * table.largest)

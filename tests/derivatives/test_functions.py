@@ -243,3 +243,22 @@ def test_exceptions_of_the_function_arrive():
 
     with pytest.raises(ValueError, match="too small"):
         na.minimize(fun, np.ones(1))
+
+
+@numba.njit
+def bowl_with_a_wrong_sign(x, g, centre):
+    f = bowl_by_hand(x, g, centre)
+    g[1] *= -1.0
+    return f
+
+
+def test_gradients_by_hand_are_compared_with_exact_ones():
+    """No differences, so no doubt: not even at 1e-12 of the slopes."""
+    x = np.array([0.3, 0.7])
+    check = na.check_grad(bowl_by_hand, x, (1.5,), tolerance=1e-12)
+    assert "right in 2 elements: it agrees with exact derivatives" in check.message
+    check = na.check_grad(bowl_with_a_wrong_sign, x, (1.5,))
+    assert check.wrong == ("x0[1]",)
+    assert "exactly" in check.message
+    with pytest.raises(TypeError, match="takes 3 arguments"):
+        na.check_grad(bowl, x, (1.5,))  # there is no gradient in it
