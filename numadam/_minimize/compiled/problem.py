@@ -123,8 +123,8 @@ def rows_for(plan: Plan, control: np.ndarray, lr: float, width: int) -> Rows:
     key = plan, control.tobytes(), lr
     rows = _rows.pop(key, None) or Rows(plan, width, _MOST_ROWS)
     _rows[key] = rows  # as the last one
-    if len(_rows) > _MOST_SETTINGS:
-        _rows.pop(next(iter(_rows)), None)
+    for old in list(_rows)[:-_MOST_SETTINGS]:
+        _rows.pop(old, None)
     return rows
 
 
