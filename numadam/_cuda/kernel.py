@@ -50,7 +50,7 @@ WORDS = len(FIELDS) + pl.SLOTS
 
 
 class Frame:
-    """What the kernels over one leaf and those over `many` have in different ways.
+    """Parts in which kernels over one leaf and those over `many` differ.
 
     Over one they get the address of each array, over many that of the table and the leaf of each
     block. The scalars are the last argument: one by one, `by_value`, or the address of their rows.
