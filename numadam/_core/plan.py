@@ -213,11 +213,6 @@ class Plan:
         """Products that `advance` forms."""
         return self.rule.own_products(self.like)
 
-    @property
-    def power(self) -> Any:
-        """The power of the preset; None: that of `make_power`."""
-        return self.rule.power_like.get(self.like)
-
     def element(self) -> Any:
         """The rule's formula, as a plain function of scalars."""
         return self.rule.formula(**dict(self.variant))

@@ -204,8 +204,9 @@ _made: dict[str, Any] = {}
 # LLVM would end the process that takes its memory away in the middle
 atexit.register(wait_for_compiling)
 
-#: For functions that only compiled code calls: a fifth less to compile.
-_helper = functools.partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+#: Of functions that compiled code alone calls: without wrappers for Python and C, a fifth of the
+#: time to compile is saved.
+INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 #: Seconds between two looks whether a fork has lost the thread that compiles.
 _LOOK = 0.2
@@ -343,17 +344,16 @@ class _Text:
             return self._compiled(str(path), cache=True)
 
     def _compiled(self, file: str, cache: bool) -> Any:
-        how = {"parallel": self.parallel, "nogil": self.nogil, "no_cfunc_wrapper": True}
-        wrap = njit(self.signature, error_model="numpy", cache=cache, **how)
-        return wrap(self._function(file))
+        how = {"parallel": self.parallel, "nogil": self.nogil, "error_model": "numpy"}
+        return njit(self.signature, cache=cache, **how)(self._function(file))
 
     def _function(self, file: str) -> Any:
         """The function of the text, in a module that code from the disk is loaded into."""
         module = ModuleType(self.module)
-        vars(module).update(self.scope, njit=_helper)
+        vars(module).update(self.scope, njit=njit)
         for name, x in self.scope.items():
             if isinstance(x, FunctionType) and not x.__module__.startswith("numba."):
-                vars(module)[name] = _helper(error_model="numpy")(self._own(x))
+                vars(module)[name] = njit(error_model="numpy", **INNER)(self._own(x))
         sys.modules[self.module] = module
         exec(compile(self.text, file, "exec"), vars(module))
         return vars(module)[self.entry]

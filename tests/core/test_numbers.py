@@ -21,8 +21,6 @@ from hypothesis import strategies as st
 from numba import njit
 
 import numadam as na
-from numadam._core.scalars import KEPT, make_power
-from numadam._jit.functions import linked
 from numadam.nopython import adam_scalars
 from tests import extras
 from tests.bits import assert_same_bits
@@ -239,48 +237,9 @@ def test_float32_at_the_ends_of_its_range():
 # --- powers --------------------------------------------------------------------------------------
 
 
-COMPILED, PYTHON = make_power(linked), make_power(lambda function: function)
-BETAS = [
-    0.9, 0.999, 0.9999999, math.nextafter(1.0, 0.0), 0.5, 0.1, 1e-3, 1e-30, 2.0**-128, 1e-300,
-    5e-324, 0.0, 1.0,
-]  # fmt: skip
-
-
-@njit
-def from_the_beginning(beta, t):
-    return COMPILED(beta, t, None, 0)
-
-
-@njit
-def from_the_last(beta, t, kept, place):
-    return COMPILED(beta, t, kept, place)
-
-
 @njit
 def scalars_of(beta, t):
     return adam_scalars(t, 1.0, beta)
-
-
-def exact_powers(beta, steps):
-    """beta^t for t from 1 on, each from 500 digits of the one before."""
-    mantissa, exponent = int(math.ldexp(math.frexp(beta)[0], 53)), math.frexp(beta)[1] - 53
-    digits, place = 1, 0
-    for _ in range(steps):
-        digits, place = digits * mantissa, place + exponent
-        more = max(0, digits.bit_length() - 500)
-        digits, place = digits >> more, place + more
-        small = digits == 0 or place + digits.bit_length() <= -128
-        yield 0.0 if small else float(digits) if place >= 0 else digits / (1 << -place)
-
-
-@pytest.mark.parametrize("beta", BETAS)
-def test_all_ways_give_the_double_next_to_the_power(beta):
-    kept = np.zeros(KEPT)
-    for t, wanted in enumerate(exact_powers(beta, 20_000), 1):
-        found = {from_the_last(beta, t, kept, 0), from_the_beginning(beta, t)}
-        if t < 100 or t % 101 == 0:
-            found.add(PYTHON(beta, float(t), None, 0))
-        assert found == {wanted}, t
 
 
 def test_beta_set_by_the_user_counts_from_the_next_step_on():
