@@ -7,15 +7,15 @@ import functools
 import inspect
 import platform
 import re
+from types import FunctionType
 from typing import Any
 
 import numba
 import pytest
 from llvmlite import binding
-from numba import float32, float64, int64, none, types
+from numba import float32, float64, int64, types
 
-from numadam._core.scalars import LoopScalars
-from numadam._cpu import kernel as loops
+from numadam._cpu import loop
 from tests import extras
 from tests.variants import CASES, VARIANTS, plan_of
 
@@ -30,18 +30,18 @@ pytestmark = extras.machine(platform.machine() in ("x86_64", "AMD64"), "x86-64 i
 
 @functools.cache
 def compiled(case: str, out: bool, real: Any) -> Any:
-    """The compiled loop of a rule over arrays of this type."""
-    plan = plan_of(*CASES[case], str(real))
-    array = real[::1]
-    slots = [array if plan.has(slot) else none for slot in (2, 3, 4)]
-    kinds = plan.rule.scalar_type, LoopScalars
-    scalars = [types.NamedUniTuple(real, len(kind._fields), kind) for kind in kinds]
-    signature = types.void(
-        int64, array, array, *slots, array if out else none, *[none] * 4, *scalars
-    )
-    function = loops.make_run(plan).py_func
-    how = {"error_model": "numpy", "no_cpython_wrapper": True, "_nrt": False}
-    return numba.njit(signature, **how)(function)
+    """The compiled loop of a rule over a part of an array of this type."""
+    text = loop.text_of(plan_of(*CASES[case], str(real)), out)
+    wrap = numba.njit(error_model="numpy")
+    scope = {
+        name: wrap(x) if isinstance(x, FunctionType) and x.__module__[:5] != "numba" else x
+        for name, x in text.scope.items()
+    }
+    scope["njit"] = numba.njit
+    exec(text.text, scope)
+    signature = types.void(int64[:, ::1], int64, int64, int64, int64, real[::1])
+    how = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(signature, **how)(scope["part"].py_func)
 
 
 def mnemonics(assembly: str) -> list[str]:
