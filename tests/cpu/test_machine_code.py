@@ -13,8 +13,9 @@ from typing import Any
 import numba
 import pytest
 from llvmlite import binding
-from numba import float32, float64, int64, types
+from numba import float32, float64, int64, none, types
 
+from numadam._core.text import parameters_of
 from numadam._cpu import loop
 from tests import extras
 from tests.variants import CASES, VARIANTS, plan_of
@@ -100,7 +101,14 @@ def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_no_fma_on_aarch64(case: str, real: Any) -> None:
     """There every processor has it, and some compilers use it unasked."""
-    (code,) = compiled(case, False, real).inspect_llvm().values()
+    plan = plan_of(*CASES[case], str(real))
+    kind = plan.rule.scalar_type
+    known = dict.fromkeys(set(plan.rule.state) - set(plan.present), none)
+    known["h"] = types.NamedUniTuple(real, len(kind._fields), kind)
+    element = plan.element()
+    arguments = [known.get(name, real) for name in parameters_of(plan.rule, element)]
+    how = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    (code,) = numba.njit(tuple(arguments), **how)(element).inspect_llvm().values()
     codes = for_aarch64(code)
     assert {"fmul", "fadd", "fsub", "fdiv", "fsqrt", "fcmp"} & set(codes)
     assert not [one for one in codes if re.match(r"fn?m(add|sub)|fml[as]|bfm", one)]
