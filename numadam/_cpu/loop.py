@@ -93,23 +93,27 @@ def _word(name: str) -> str:
 
 
 class StepText:
-    """The module of one plan: `text` and the `scope` that it reads; `entry` is ``step``."""
+    """The module of one plan: `text` and the `scope` that it reads; `entry` is ``step``.
+
+    `functions` are those of the text that loops with steps of their own call, too: ``fill``,
+    ``part``, and ``square`` and ``add_up`` where there is a norm.
+    """
 
     def __init__(self, plan: Plan, out: bool = False) -> None:
         self.plan, self._text = plan, Text(plan, out)
         self.arrays, self.slots = self._text.arrays, self._text.slots
+        self.scalars, self.views = self._text.scalars, self._text.views
         self._item, self._each = plan.real.itemsize, 2 if plan.modulus else 1
         self._resting = self._find_resting()
         #: scalars of a row: those of the text, then what `_settle` needs
         self.width = len(self._text.scalars) + 2 * bool(self._resting)
-        functions = [self._fill(), self._part(), self._step()]
+        self.functions = functions = [self._fill(), self._part()]
         if self._resting:
             functions.insert(0, _SETTLE)
         if plan.norm:
-            functions[-1:-1] = [self._square(), self._add_up()]
-        if plan.by_row and plan.products:
-            functions.insert(0, self._walk())
-        self.text = "\n\n\n".join(functions) + "\n"
+            functions += [self._square(), self._add_up()]
+        walk = [self._walk()] if plan.by_row and plan.products else []
+        self.text = "\n\n\n".join([*walk, *functions, self._step()]) + "\n"
 
     @property
     def scope(self) -> dict[str, Any]:

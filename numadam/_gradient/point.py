@@ -70,7 +70,7 @@ class Point:
         if compiled.is_compiled(fun) and not callable(jac):
             compiled.check_for_compiled(nested)
             form = compiled.form_of(fun, args, jac, many=False)
-            adapter = compiled.adapter_for(fun, form, nested.dtype, nested.ndim, args)
+            adapter = compiled.objective_for(fun, form, nested.dtype, nested.ndim, args)
             call = functools.partial(adapter.call_again, number=0, args=args)
             fun, args, jac = call, (), True
         elif compiled.is_compiled(fun):

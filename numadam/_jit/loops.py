@@ -13,7 +13,7 @@ import numba
 from numba.core import config
 from numba.core.ccallback import CFunc
 
-from numadam._jit import process
+from numadam._jit import private, process
 from numadam._jit.build import refuse_without_jit
 from numadam._jit.cache import compile_cached
 from numadam._jit.process import compile_lock
@@ -163,6 +163,11 @@ class CompiledLoop:
         if loop not in self._overloads:  # Numba takes 6 us to find it
             self._overloads[loop] = loop.get_overload(self._signature)
         return self._overloads[loop]
+
+    def address(self, parallel: bool) -> int:
+        """The address of one of the two, for calls from compiled code."""
+        loop = self.choose(parallel)
+        return private.address(loop.overloads[self._signature.args])
 
     def choose(self, parallel: bool) -> Any:
         """One of the two; it refuses other argument types instead of compiling for them."""

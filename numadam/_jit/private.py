@@ -7,12 +7,24 @@ from _thread import start_new_thread
 from typing import Any
 
 import llvmlite  # its version, on which compiled code depends
+from llvmlite import ir  # sums of products in vectors, whose order no compiler may change: `dot`
 from llvmlite.binding import get_host_cpu_name  # as Numba's own cache knows the processor
 from numba import types
+from numba.core import cgutils  # the loop of `dot`
 from numba.extending import intrinsic
 from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own cache is
 
-__all__ = ["LLVMLITE", "PROCESSOR", "USER_CACHE", "pointer", "start_new_thread", "uncounted"]
+__all__ = [
+    "LLVMLITE",
+    "POINTS",
+    "PROCESSOR",
+    "USER_CACHE",
+    "address",
+    "dot",
+    "pointer",
+    "start_new_thread",
+    "uncounted",
+]
 
 #: Folder of the user's caches on this platform, which need not be absolute.
 USER_CACHE = str(user_cache_dir("numadam", False))
@@ -54,3 +66,42 @@ def uncounted(context: Any, builder: Any, kind: Any, result: Any, array: Any) ->
         new.strides = builder.insert_value(new.strides, old.itemsize, 0)
     new.meminfo, new.parent = new.meminfo.type(None), new.parent.type(None)
     return new._getvalue()
+
+
+#: Numbers in one turn of a sum.
+POINTS = 16
+
+
+@intrinsic
+def dot(typingctx: Any, a: Any, b: Any) -> Any:
+    """Sum of a * b, of a multiple of `POINTS`: in so many lanes, whatever the processor has."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        arrays = [context.make_array(a)(context, builder, value) for value in args]
+        wide = ir.VectorType(ir.DoubleType(), POINTS)
+        given = ir.VectorType(context.get_data_type(a.dtype), POINTS)
+        sums = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * POINTS))
+        begin, step = cgutils.intp_t(0), cgutils.intp_t(POINTS)
+        end = arrays[0].nitems
+        with cgutils.for_range_slice(builder, begin, end, step, inc=True) as (k, _):
+            values = []
+            for array in arrays:
+                place = builder.bitcast(builder.gep(array.data, [k]), given.as_pointer())
+                value = builder.load(place)
+                value.align = 4
+                values.append(value if given == wide else builder.fpext(value, wide))
+            product = builder.fmul(*values)
+            builder.store(builder.fadd(builder.load(sums), product), sums)
+        total, lanes = builder.load(sums), POINTS
+        while lanes > 1:  # add the upper half of the lanes to the lower one
+            lanes //= 2
+            halves = [
+                builder.shuffle_vector(
+                    total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(places))
+                )
+                for places in (range(lanes), range(lanes, 2 * lanes))
+            ]
+            total = builder.fadd(*halves)
+        return builder.extract_element(total, ir.IntType(32)(0))
+
+    return types.float64(a, b), codegen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from ctypes import addressof
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,6 @@ import numpy as np
 
 from numadam._arrays.interop import aligned_zeros
 from numadam._jit import loops, process
-from numadam._jit.loops import compiled_loop
-from numadam._jit.pointers import struct_of
 from numadam._least_squares import kernel as kn
 from numadam._least_squares.guards import (
     CHECKED_PROBLEMS,
@@ -24,7 +21,7 @@ from numadam._least_squares.guards import (
     large_size,
 )
 from numadam._least_squares.objective import ResidualAdapter
-from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
+from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import FIT_STATUS, ManyResult, attach
 
@@ -32,7 +29,6 @@ from numadam._minimize.result import FIT_STATUS, ManyResult, attach
 _CHUNK_SECONDS = 0.03
 #: Problems of the first call for each worker, and residuals from which more than one works.
 _FIRST_PROBLEMS, _PARALLEL_FROM = 8, 2_000
-_Fits = struct_of(kn.FITS)
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,10 @@ class Fits:
             "large": large,
             "past": self._past,
         }
-        self._state = _Fits(
+        #: what the loop reads, by name: whole numbers, then those of float64
+        self._words = np.zeros(len(kn.WHOLE) + len(kn.FLOATS), np.int64)
+        self._numbers = self._words[len(kn.WHOLE) :].view(np.float64)
+        self._set(
             workers=workers,
             n=n,
             m=task.m,
@@ -112,27 +111,30 @@ class Fits:
             max_nfev=task.max_nfev,
             absolute_sigma=task.absolute_sigma,
             need=task.m if task.points is None else task.points.max(initial=0),
-            eps=float(np.finfo(task.x.dtype).eps),
-            **dict(zip(("ftol", "xtol", "gtol"), task.tolerances, strict=True)),
             **{name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()},
         )
-        real, name = task.x.dtype.type, f"least-squares-{task.x.dtype}"
-        self._kernels = compiled_loop(name, lambda: kn.make_kernels(real, name), KERNEL)
+        self._numbers[...] = *task.tolerances, float(np.finfo(task.x.dtype).eps)
         self._in_threads = workers > 1 and loops.layer() != "workqueue"
+        self._work_at = kn.work_address(task.x.dtype)
+        kn.share_address(self._in_threads)
         self._entry = entry_for(task.args)
+
+    def _set(self, **words: int) -> None:
+        """Set what the loop reads."""
+        for name, value in words.items():
+            self._words[kn.WHOLE.index(name)] = value
 
     def check(self, adapter: ResidualAdapter) -> None:
         """Call the residuals on marks between guards, and refuse what they write elsewhere."""
-        self._adapter, self._state.fun = adapter, adapter.address
-        self._state.end = len(self._task.x)
-        self._state.checks, self._state.workers = self._workers, 1
+        self._adapter = adapter
+        self._set(fun=adapter.address, end=len(self._task.x), checks=self._workers, workers=1)
         self._call()
-        self._state.checks, self._state.workers = 0, self._workers
+        self._set(checks=0, workers=self._workers)
 
     def advance(self) -> None:
         """Fit the next problems: about as many as take `_CHUNK_SECONDS`."""
         end = min(len(self._task.x), self.done + self._chunk)
-        self._state.first, self._state.end = self.done, end
+        self._set(first=self.done, end=end)
         start = time.perf_counter()
         self._call()
         seconds = max(time.perf_counter() - start, 1e-9)
@@ -141,9 +143,9 @@ class Fits:
 
     def _call(self) -> None:
         """Run the loop, and raise what the residuals raised, or where they wrote."""
-        kernel = kernel_address(self._kernels.choose(process.safe(False, self._in_threads)))
+        share = kn.share_address(process.safe(False, self._in_threads))
         try:
-            if self._entry(self._task.args, kernel, 0, addressof(self._state)) == 0:
+            if self._entry(self._task.args, share, self._words.ctypes.data, self._work_at) == 0:
                 return
         except SystemError:  # of `numba.objmode`: its exception is pending, and the loop returned
             if not (self._raised >= 0).any():

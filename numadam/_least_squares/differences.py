@@ -12,9 +12,8 @@ import math
 
 import numpy as np
 
-from numadam._jit.functions import linked
-from numadam._least_squares.factors import dot
-from numadam._minimize.compiled.objective import call7
+from numadam._jit.calls import call7, inner
+from numadam._jit.private import dot
 
 #: A change of r is seen from so many of its roundings on.
 _SEEN = 16.0
@@ -30,7 +29,7 @@ _KEPT = 16.0
 _TRIES = 40
 
 
-@linked
+@inner
 def _end_of(x, step, low, high):
     """Go a step forward from x; backward at a bound, and up to the farther one in a small box."""
     if step < high - x:
@@ -40,7 +39,7 @@ def _end_of(x, step, low, high):
     return high if high - x >= x - low else low
 
 
-@linked
+@inner
 def _probe(s, i, j, step, x, low, high, r, trial, spare, slope, at, args_at):
     """Write the slope of r over a step of x[j]: whether fun raised, the step, the change of r.
 
@@ -57,13 +56,13 @@ def _probe(s, i, j, step, x, low, high, r, trial, spare, slope, at, args_at):
     return failed, abs(taken), abs(taken) * math.sqrt(dot(slope, slope))
 
 
-@linked
+@inner
 def _unit(x, norm, slope):
     """The length of an unknown: its own, or that which would change r by its norm."""
     return max(abs(float(x)), norm / slope)
 
 
-@linked
+@inner
 def _mismatch(a, b):
     """Distance of two slopes, as a share of the larger one: down to sqrt(eps)."""
     of_a, of_b = dot(a, a), dot(b, b)
@@ -73,7 +72,7 @@ def _mismatch(a, b):
     return math.sqrt(max(of_a + of_b - 2.0 * dot(a, b), 0.0) / larger)
 
 
-@linked
+@inner
 def _first_step(s, i, j, step, size, norm, x, low, high, r, trial, spare, slope, at, args_at):
     """A step of which r shows sqrt(eps) of its size, or nearly: evaluations, step, change.
 
@@ -124,7 +123,7 @@ def _first_step(s, i, j, step, size, norm, x, low, high, r, trial, spare, slope,
     return count, found, of_found, taken
 
 
-@linked
+@inner
 def _calibrate(
     s, i, j, step, size, norm, x, low, high, r, J, spare_slope, trial, spare, at, args_at, steps,
     changes, units,
@@ -195,7 +194,7 @@ def _calibrate(
     return count
 
 
-@linked
+@inner
 def differentiate(
     s, i, norm, x, low, high, r, J, spare_slope, trial, spare, at, args_at, steps, changes, units
 ):

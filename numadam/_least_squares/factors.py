@@ -7,18 +7,12 @@ float64. Sums and all that has n elements are float64.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from numadam._jit.functions import linked
+from numadam._jit.calls import inner
+from numadam._jit.private import POINTS, dot
 
-#: Points in one turn of a sum.
-POINTS = 16
 #: A column depends on those before it where no larger share of it is left, in units of eps.
 _DEPENDENT = 10.0
 #: Shares of a column from which they overflow in float32, or in float64.
@@ -29,49 +23,14 @@ _TINY, _NEAR, _SEARCHES = 2.3e-308, 0.1, 10
 # --- sums along the points -----------------------------------------------------------------------
 
 
-@intrinsic
-def dot(typingctx: Any, a: Any, b: Any) -> Any:
-    """Sum of a * b, of a multiple of `POINTS`: in so many lanes, whatever the processor has."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        arrays = [context.make_array(a)(context, builder, value) for value in args]
-        wide = ir.VectorType(ir.DoubleType(), POINTS)
-        given = ir.VectorType(context.get_data_type(a.dtype), POINTS)
-        sums = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * POINTS))
-        begin, step = cgutils.intp_t(0), cgutils.intp_t(POINTS)
-        end = arrays[0].nitems
-        with cgutils.for_range_slice(builder, begin, end, step, inc=True) as (k, _):
-            values = []
-            for array in arrays:
-                place = builder.bitcast(builder.gep(array.data, [k]), given.as_pointer())
-                value = builder.load(place)
-                value.align = 4
-                values.append(value if given == wide else builder.fpext(value, wide))
-            product = builder.fmul(*values)
-            builder.store(builder.fadd(builder.load(sums), product), sums)
-        total, lanes = builder.load(sums), POINTS
-        while lanes > 1:  # add the upper half of the lanes to the lower one
-            lanes //= 2
-            halves = [
-                builder.shuffle_vector(
-                    total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(places))
-                )
-                for places in (range(lanes), range(lanes, 2 * lanes))
-            ]
-            total = builder.fadd(*halves)
-        return builder.extract_element(total, ir.IntType(32)(0))
-
-    return types.float64(a, b), codegen
-
-
-@linked
+@inner
 def _subtract(a, b, factor):
     """Subtract factor * b from a."""
     for k in range(len(a)):
         a[k] -= factor * b[k]
 
 
-@linked
+@inner
 def padded(m):
     """Points that a row of J has room for, with zeros behind its own: whole vectors."""
     return (m + POINTS - 1) // POINTS * POINTS
@@ -80,7 +39,7 @@ def padded(m):
 # --- factors -------------------------------------------------------------------------------------
 
 
-@linked
+@inner
 def gradient(J, r, x, low, high, g, sizes, scale, free):
     """Form g = J^T r, the sizes of the columns of J, and what is free; False if not finite.
 
@@ -96,7 +55,7 @@ def gradient(J, r, x, low, high, g, sizes, scale, free):
     return finite
 
 
-@linked
+@inner
 def factorize(J, r, free, sizes, eps, R, qr):
     """QR of the free columns of J by Gram-Schmidt, modified: R, and qr = Q^T r.
 
@@ -130,7 +89,7 @@ def factorize(J, r, free, sizes, eps, R, qr):
         _subtract(r, J[j], r.dtype.type(qr[j] * inverse))
 
 
-@linked
+@inner
 def _solve(R, b, p):
     """Write into p: R^-1 b for the upper triangle R; 0 where its diagonal is."""
     n = len(p)
@@ -143,7 +102,7 @@ def _solve(R, b, p):
             p[j] = total / R[j, j]
 
 
-@linked
+@inner
 def _solve_transposed(R, b):
     """Write into b: R^-T b; 0 where the diagonal is."""
     n = len(b)
@@ -156,7 +115,7 @@ def _solve_transposed(R, b):
             b[k] -= R[j, k] * b[j]
 
 
-@linked
+@inner
 def _rotate(S, rotated, row, last, first):
     """Bring a row of the system, and its right-hand side, into the triangle S."""
     n = len(rotated)
@@ -171,7 +130,7 @@ def _rotate(S, rotated, row, last, first):
             S[k, c], row[c] = cosine * S[k, c] + sine * row[c], cosine * row[c] - sine * S[k, c]
 
 
-@linked
+@inner
 def _solve_damped(R, qr, scale, root, fixed, moved, S, rotated, row, p):
     """Write into p what minimises |R p - qr|^2 + |root * scale * p|^2; S is the triangle of both.
 
@@ -203,7 +162,7 @@ def _solve_damped(R, qr, scale, root, fixed, moved, S, rotated, row, p):
             p[j] = moved[j]
 
 
-@linked
+@inner
 def length(scale, p):
     """The norm of scale * p."""
     total = 0.0
@@ -212,7 +171,7 @@ def length(scale, p):
     return math.sqrt(total)
 
 
-@linked
+@inner
 def _slope(R, scale, p, size, v):
     """|R^-T D^2 p / size|^2: how fast the length of the step falls with the damping."""
     for j in range(len(p)):
@@ -224,7 +183,7 @@ def _slope(R, scale, p, size, v):
     return total
 
 
-@linked
+@inner
 def damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p):
     """Write minus the step of a length near `radius` into p, return its damping: `lmpar`.
 
@@ -273,7 +232,7 @@ def damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p):
     return damping
 
 
-@linked
+@inner
 def bend(R, qr, scale, damping, x, low, high, fixed, moved, S, rotated, row, p):
     """Bend the path to x - p along the bounds that it meets, one after another.
 
@@ -307,7 +266,7 @@ def bend(R, qr, scale, damping, x, low, high, fixed, moved, S, rotated, row, p):
 # --- covariance ----------------------------------------------------------------------------------
 
 
-@linked
+@inner
 def covariance(R, qr, scale, factor, fixed, moved, S, rotated, row, v, p, cov):
     """Write factor * (R^T R)^-1 of what is not fixed, inf if singular, and NaN for the rest."""
     n = len(p)

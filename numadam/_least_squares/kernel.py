@@ -8,28 +8,28 @@ The objective is known by its address, so the loop is compiled once, for float64
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import int64, prange
 
-from numadam._jit.functions import linked
-from numadam._jit.pointers import array_at, record_at
+from numadam._core.rule import named
+from numadam._jit import build
+from numadam._jit.calls import array_at, call3, call7, inner
+from numadam._jit.private import dot
 from numadam._least_squares.differences import differentiate
 from numadam._least_squares.factors import (
     bend,
     covariance,
     damped_step,
-    dot,
     factorize,
     gradient,
     length,
     padded,
 )
-from numadam._least_squares.guards import FINE, MARKS, find_past, make_check, places, set_guards
-from numadam._minimize.compiled.objective import call7
+from numadam._least_squares.guards import FINE, MARKS, check, find_past, places, set_guards
 
 #: ``status`` of a problem: 0 to 4 as in SciPy. UNDETERMINED: an unknown that r does not
 #: show; STUCK: J promises what r does not keep; BUSY inside the loop alone.
@@ -45,10 +45,9 @@ _ADDRESSES = (
     *("fun", "x", "low", "high", "points", "cost", "optimality", "cov"),
     *("status", "nfev", "njev", "small", "large", "trial", "raised", "past"),
 )
-FITS = np.dtype(
-    [(name, np.int64) for name in (*_INTEGERS, *_ADDRESSES)]
-    + [(name, np.float64) for name in ("ftol", "xtol", "gtol", "eps")]
-)
+#: Whole numbers, then those of float64, as they lie in memory.
+WHOLE, FLOATS = (*_INTEGERS, *_ADDRESSES), ("ftol", "xtol", "gtol", "eps")
+Fits: Any = named("Fits", (*WHOLE, *FLOATS))
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
 _VECTORS, _MATRICES = 13, 2
@@ -74,7 +73,7 @@ def small_size(n: int) -> int:
 # --- parts of an iteration -----------------------------------------------------------------------
 
 
-@linked
+@inner
 def _cosine(g, sizes, free, norm):
     """The largest cosine of the angle between r and a free column of J."""
     largest = 0.0
@@ -84,7 +83,7 @@ def _cosine(g, sizes, free, norm):
     return largest
 
 
-@linked
+@inner
 def _largest(g, free):
     """The largest element of g that is free."""
     largest = 0.0
@@ -94,7 +93,7 @@ def _largest(g, free):
     return largest
 
 
-@linked
+@inner
 def _go(x, p, low, high, fixed, trial):
     """Go to x - p; rounding may neither leave the box nor miss a bound that was met."""
     for j in range(len(p)):
@@ -103,7 +102,7 @@ def _go(x, p, low, high, fixed, trial):
             trial[j] = low[j] if p[j] > 0.0 else high[j]
 
 
-@linked
+@inner
 def _predict(R, qr, p, norm):
     """The share of the sum of squares that the linear model loses along -p, and half its slope."""
     square, along, inverse = 0.0, 0.0, 1.0 / norm
@@ -117,7 +116,7 @@ def _predict(R, qr, p, norm):
     return 2.0 * along - square, -along
 
 
-@linked
+@inner
 def _adapt(gain, actual, slope, far, radius, size, damping):
     """Radius and damping after a step of that gain, as in MINPACK; also where it is NaN."""
     if not gain > _POOR:
@@ -130,7 +129,7 @@ def _adapt(gain, actual, slope, far, radius, size, damping):
     return radius, damping
 
 
-@linked
+@inner
 def _stopped(s, gain, actual, predicted, radius, size_of_x, least):
     """The status that MINPACK's tests of f and x give, or BUSY."""
     flat = abs(actual) <= s.ftol and 0.0 <= predicted <= s.ftol and gain <= 2.0
@@ -140,7 +139,7 @@ def _stopped(s, gain, actual, predicted, radius, size_of_x, least):
     return BY_XTOL if near else BUSY
 
 
-@linked
+@inner
 def _is_loose(J, r, x, sizes, free, norm, eps):
     """Whether there are no data, or r shows nothing of an unknown within max(|x|, 1)."""
     empty, unknowns = True, 0
@@ -159,7 +158,7 @@ def _is_loose(J, r, x, sizes, free, norm, eps):
     return empty and unknowns > 0
 
 
-@linked
+@inner
 def _is_settled(s, R, p, x, sizes, norm, freedom):
     """Whether the undamped step -p is small against the error bars, or against rounding of r.
 
@@ -181,193 +180,200 @@ def _is_settled(s, R, p, x, sizes, norm, freedom):
 # --- a problem -----------------------------------------------------------------------------------
 
 
-def _make_fit(real: Any) -> Any:
-    """``fit(w, i, state_at, args_at)``: fit a problem in the memory of a worker; 0, or -1.
+@inner
+def fit(w, i, s, one, item, args_at):
+    """Fit a problem in the memory of a worker; 0, or -1 where the residuals raised.
 
     Long, for it is one loop over what some thirty names hold.
     """
-    item = np.dtype(real).itemsize
-
-    def fit(w, i, state_at, args_at):
-        s = record_at(state_at, FITS)
-        n, m, f8 = s.n, s.m, np.float64
-        x, box = array_at(s.x, (i + 1, n), real)[i], i % s.boxes
-        low = array_at(s.low, (box + 1, n), real)[box]
-        high = array_at(s.high, (box + 1, n), real)[box]
-        small = array_at(s.small + w * 8 * n * (_VECTORS + 2 * n), (_VECTORS + 2 * n, n), f8)
-        g, sizes, scale, free, qr, p = small[0], small[1], small[2], small[3], small[4], small[5]
-        rotated, row, v, fixed = small[6], small[7], small[8], small[9]
-        steps, changes, units = small[10], small[11], small[12]
-        R, S = small[_VECTORS : _VECTORS + n], small[_VECTORS + n :]
-        wide = padded(m)
-        of_r, of_r2, of_J, of_J2, total = places(n, m)
-        trial_at, large_at = s.trial + w * n * item, s.large + w * total * item
-        r_at, r2_at = large_at + of_r * item, large_at + of_r2 * item
-        J_at, J2_at = large_at + of_J * item, large_at + of_J2 * item
-        trial = array_at(trial_at, n, real)
-        r, r2 = array_at(r_at, wide, real), array_at(r2_at, wide, real)
-        J, spare_slope = array_at(J_at, (n, wide), real), array_at(J2_at, wide, real)
-        freedom = array_at(s.points, i + 1, np.int64)[i] if s.points != 0 else m
-        empty = freedom == 0
-        for j in range(n):
-            x[j] = trial[j] = min(max(x[j], low[j]), high[j])
-            scale[j] = steps[j] = changes[j] = 0.0
-            freedom -= 1 if low[j] < high[j] else 0  # else it is known
-        nfev, njev, status = 1, 0, BUSY
-        if call7(s.fun, i, trial_at, r_at, J_at, n, m, args_at) != 0:
-            return -1
-        norm = math.sqrt(dot(r, r))
-        if not norm < np.inf or (norm < _UNDERFLOWS and r.any()):
-            status = LOST
-        radius = damping = size_of_x = size_before = change_before = 0.0
-        derived, first, taken, loose, follows, now = s.jac != 0, True, True, False, 0, norm
-        while status != LOST:
-            if not derived:
-                count = differentiate(
-                    s, i, norm, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at),
-                    args_at, steps, changes, units,
-                )  # fmt: skip
-                if count < 0:
-                    return -1
-                nfev, njev, derived = nfev + count, njev + 1, True
-            if taken:
-                if not gradient(J, r, x, low, high, g, sizes, scale, free):
-                    status = LOST
-                    break
-                loose = empty or _is_loose(J, r, x, sizes, free, norm, s.eps)
-                if status == BUSY and _cosine(g, sizes, free, norm) <= s.gtol:
-                    status = UNDETERMINED if loose else BY_GTOL
-                elif status == BUSY and nfev >= s.max_nfev:
-                    status = MAX_NFEV
-                factorize(J, r, free, sizes, s.eps, R, qr)
-                size_of_x = length(scale, x)
-                if first:
-                    # in the unit of r: MINPACK takes 1 at x = 0, which large data never leave,
-                    # and at 1e-300 no step that r shows
-                    radius = _FACTOR * (size_of_x if size_of_x > s.eps * norm else norm)
-            if BY_FTOL <= status <= BY_BOTH:
-                damped_step(R, qr, scale, np.inf, 0.0, fixed, S, rotated, row, v, p)
-                bend(R, qr, scale, 0.0, x, low, high, fixed, v, S, rotated, row, p)
-                if _is_settled(s, R, p, x, sizes, norm, freedom):
-                    status = UNDETERMINED if loose else status
-                elif radius > s.eps * max(size_of_x, norm):
-                    status = BUSY if nfev < s.max_nfev else MAX_NFEV
-                elif not now < np.inf:
-                    status = LOST
-                elif loose or follows > 1:
-                    status = UNDETERMINED if loose else STUCK
-                else:
-                    status = BY_XTOL
-            if status != BUSY:
-                break
-            damping = damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p)
-            size = length(scale, p)
-            if first:
-                radius = min(radius, size)
-            bend(R, qr, scale, damping, x, low, high, fixed, v, S, rotated, row, p)
-            _go(x, p, low, high, fixed, trial)
-            predicted, slope = _predict(R, qr, p, norm)
-            if call7(s.fun, i, trial_at, r2_at, J2_at, n, m, args_at) != 0:
+    n, m = s.n, s.m
+    x, box = array_at(s.x, (i + 1, n), one)[i], i % s.boxes
+    low = array_at(s.low, (box + 1, n), one)[box]
+    high = array_at(s.high, (box + 1, n), one)[box]
+    small = array_at(s.small + w * 8 * n * (_VECTORS + 2 * n), (_VECTORS + 2 * n, n), 0.0)
+    g, sizes, scale, free, qr, p = small[0], small[1], small[2], small[3], small[4], small[5]
+    rotated, row, v, fixed = small[6], small[7], small[8], small[9]
+    steps, changes, units = small[10], small[11], small[12]
+    R, S = small[_VECTORS : _VECTORS + n], small[_VECTORS + n :]
+    wide = padded(m)
+    of_r, of_r2, of_J, of_J2, total = places(n, m)
+    trial_at, large_at = s.trial + w * n * item, s.large + w * total * item
+    r_at, r2_at = large_at + of_r * item, large_at + of_r2 * item
+    J_at, J2_at = large_at + of_J * item, large_at + of_J2 * item
+    trial = array_at(trial_at, n, one)
+    r, r2 = array_at(r_at, wide, one), array_at(r2_at, wide, one)
+    J, spare_slope = array_at(J_at, (n, wide), one), array_at(J2_at, wide, one)
+    freedom = array_at(s.points, i + 1, 0)[i] if s.points != 0 else m
+    empty = freedom == 0
+    for j in range(n):
+        x[j] = trial[j] = min(max(x[j], low[j]), high[j])
+        scale[j] = steps[j] = changes[j] = 0.0
+        freedom -= 1 if low[j] < high[j] else 0  # else it is known
+    nfev, njev, status = 1, 0, BUSY
+    if call7(s.fun, i, trial_at, r_at, J_at, n, m, args_at) != 0:
+        return -1
+    norm = math.sqrt(dot(r, r))
+    if not norm < np.inf or (norm < _UNDERFLOWS and r.any()):
+        status = LOST
+    radius = damping = size_of_x = size_before = change_before = 0.0
+    derived, first, taken, loose, follows, now = s.jac != 0, True, True, False, 0, norm
+    while status != LOST:
+        if not derived:
+            count = differentiate(
+                s, i, norm, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at),
+                args_at, steps, changes, units,
+            )  # fmt: skip
+            if count < 0:
                 return -1
-            nfev += 1
-            now = math.sqrt(dot(r2, r2))
-            far = not 0.1 * now < norm
-            actual = -1.0 if far else 1.0 - (now / norm) * (now / norm)
-            gain = actual / predicted if predicted > 0.0 else 0.0
-            radius, damping = _adapt(gain, actual, slope, far, radius, size, damping)
-            # the last step is taken too where rounding hides what it gains
-            last = abs(actual) <= 4.0 * s.eps and 0.0 < predicted <= s.ftol
-            taken = gain >= _GAINED or last
-            if taken:
-                for j in range(n):
-                    x[j] = trial[j]
-                norm, first, size_of_x = now, False, length(scale, x)
-                r, r2, r_at, r2_at = r2, r, r2_at, r_at
-                if s.jac != 0:
-                    J_at, J2_at = J2_at, J_at
-                    J = array_at(J_at, (n, wide), real)
-                derived = s.jac != 0
-            if gain > _POOR:
-                follows, size_before = 0, 0.0
-            elif now < np.inf and not far:
-                # a right J foretells the gain of a small step: where that stays poor, and the cost
-                # follows smaller and smaller steps, it is no rounding
-                size = length(scale, p)
-                if actual == 0.0:
-                    follows += 2 if size > math.sqrt(s.eps) * size_of_x else 0
-                elif size < 0.9 * size_before:
-                    of_now, of_before = abs(actual) / size, change_before / size_before
-                    apart = abs(of_now - of_before)
-                    follows += 1 if apart <= _ALIKE * max(of_now, of_before) else 0
-                size_before, change_before = size, abs(actual)
-            status = _stopped(s, gain, actual, predicted, radius, size_of_x, s.eps * norm)
-            if taken and norm < _UNDERFLOWS and r.any():
+            nfev, njev, derived = nfev + count, njev + 1, True
+        if taken:
+            if not gradient(J, r, x, low, high, g, sizes, scale, free):
                 status = LOST
-            if status == BUSY and nfev >= s.max_nfev:
+                break
+            loose = empty or _is_loose(J, r, x, sizes, free, norm, s.eps)
+            if status == BUSY and _cosine(g, sizes, free, norm) <= s.gtol:
+                status = UNDETERMINED if loose else BY_GTOL
+            elif status == BUSY and nfev >= s.max_nfev:
                 status = MAX_NFEV
-        array_at(s.nfev, i + 1, np.int64)[i] = nfev
-        array_at(s.njev, i + 1, np.int64)[i] = nfev if s.jac != 0 else njev
-        array_at(s.cost, i + 1, f8)[i] = 0.5 * norm * norm
-        array_at(s.status, i + 1, np.int64)[i] = status
-        if status != LOST:  # else they stay NaN
-            array_at(s.optimality, i + 1, f8)[i] = _largest(g, free)
+            factorize(J, r, free, sizes, s.eps, R, qr)
+            size_of_x = length(scale, x)
+            if first:
+                # in the unit of r: MINPACK takes 1 at x = 0, which large data never leave,
+                # and at 1e-300 no step that r shows
+                radius = _FACTOR * (size_of_x if size_of_x > s.eps * norm else norm)
+        if BY_FTOL <= status <= BY_BOTH:
+            damped_step(R, qr, scale, np.inf, 0.0, fixed, S, rotated, row, v, p)
+            bend(R, qr, scale, 0.0, x, low, high, fixed, v, S, rotated, row, p)
+            if _is_settled(s, R, p, x, sizes, norm, freedom):
+                status = UNDETERMINED if loose else status
+            elif radius > s.eps * max(size_of_x, norm):
+                status = BUSY if nfev < s.max_nfev else MAX_NFEV
+            elif not now < np.inf:
+                status = LOST
+            elif loose or follows > 1:
+                status = UNDETERMINED if loose else STUCK
+            else:
+                status = BY_XTOL
+        if status != BUSY:
+            break
+        damping = damped_step(R, qr, scale, radius, damping, fixed, S, rotated, row, v, p)
+        size = length(scale, p)
+        if first:
+            radius = min(radius, size)
+        bend(R, qr, scale, damping, x, low, high, fixed, v, S, rotated, row, p)
+        _go(x, p, low, high, fixed, trial)
+        predicted, slope = _predict(R, qr, p, norm)
+        if call7(s.fun, i, trial_at, r2_at, J2_at, n, m, args_at) != 0:
+            return -1
+        nfev += 1
+        now = math.sqrt(dot(r2, r2))
+        far = not 0.1 * now < norm
+        actual = -1.0 if far else 1.0 - (now / norm) * (now / norm)
+        gain = actual / predicted if predicted > 0.0 else 0.0
+        radius, damping = _adapt(gain, actual, slope, far, radius, size, damping)
+        # the last step is taken too where rounding hides what it gains
+        last = abs(actual) <= 4.0 * s.eps and 0.0 < predicted <= s.ftol
+        taken = gain >= _GAINED or last
+        if taken:
             for j in range(n):
-                fixed[j] = 0.0 if low[j] < x[j] < high[j] else 1.0
-            factor = 1.0
-            if s.absolute_sigma == 0:
-                factor = norm * norm / freedom if freedom > 0 else np.inf
-            cov = array_at(s.cov, (i + 1, n, n), f8)[i]
-            covariance(R, qr, scale, factor, fixed, g, S, rotated, row, v, p, cov)
-        return 0
-
-    return linked(fit)
+                x[j] = trial[j]
+            norm, first, size_of_x = now, False, length(scale, x)
+            r, r2, r_at, r2_at = r2, r, r2_at, r_at
+            if s.jac != 0:
+                J_at, J2_at = J2_at, J_at
+                J = array_at(J_at, (n, wide), one)
+            derived = s.jac != 0
+        if gain > _POOR:
+            follows, size_before = 0, 0.0
+        elif now < np.inf and not far:
+            # a right J foretells the gain of a small step: where that stays poor, and the cost
+            # follows smaller and smaller steps, it is no rounding
+            size = length(scale, p)
+            if actual == 0.0:
+                follows += 2 if size > math.sqrt(s.eps) * size_of_x else 0
+            elif size < 0.9 * size_before:
+                of_now, of_before = abs(actual) / size, change_before / size_before
+                apart = abs(of_now - of_before)
+                follows += 1 if apart <= _ALIKE * max(of_now, of_before) else 0
+            size_before, change_before = size, abs(actual)
+        status = _stopped(s, gain, actual, predicted, radius, size_of_x, s.eps * norm)
+        if taken and norm < _UNDERFLOWS and r.any():
+            status = LOST
+        if status == BUSY and nfev >= s.max_nfev:
+            status = MAX_NFEV
+    array_at(s.nfev, i + 1, 0)[i] = nfev
+    array_at(s.njev, i + 1, 0)[i] = nfev if s.jac != 0 else njev
+    array_at(s.cost, i + 1, 0.0)[i] = 0.5 * norm * norm
+    array_at(s.status, i + 1, 0)[i] = status
+    if status != LOST:  # else they stay NaN
+        array_at(s.optimality, i + 1, 0.0)[i] = _largest(g, free)
+        for j in range(n):
+            fixed[j] = 0.0 if low[j] < x[j] < high[j] else 1.0
+        factor = 1.0
+        if s.absolute_sigma == 0:
+            factor = norm * norm / freedom if freedom > 0 else np.inf
+        cov = array_at(s.cov, (i + 1, n, n), 0.0)[i]
+        covariance(R, qr, scale, factor, fixed, g, S, rotated, row, v, p, cov)
+    return 0
 
 
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def _told(workers, state_at):
-    """Number of workers that have something to tell."""
-    s, count = record_at(state_at, FITS), 0
+_WORK = """
+def work(w, state_at, args_at):
+    words = array_at(state_at, {words}, 0)
+    numbers = array_at(state_at + 8 * {words}, {floats}, 0.0)
+    s = Fits({fields})
+    size = places(s.n, s.m)[4]
+    if s.checks != 0:
+        check(s, mark, item, s.large, args_at)  # in the memory that the workers get next
+        for k in range(s.checks):
+            set_guards(array_at(s.large + k * size * item, size, mark), s.n, s.m, mark)
+        return 0
+    for i in range(s.first + w, s.end, s.workers):
+        if fit(w, i, s, mark, item, args_at) != 0:
+            array_at(s.raised, w + 1, 0)[w] = i
+            break
+    found = array_at(s.past, (w + 1, 4), 0)[w]
+    find_past(array_at(s.large + w * size * item, size, mark), s.n, s.m, mark, found)
+    return 0
+"""
+
+_SHARE = f"""
+def share(state_at, work_at, args_at):
+    words = array_at(state_at, {len(WHOLE)}, 0)
+    workers = words[0]
+    for w in prange(workers):
+        call3(work_at, int64(w), state_at, args_at)
+    count = 0
     for w in range(workers):
-        raised, past = array_at(s.raised, w + 1, np.int64), array_at(s.past, 4 * w + 1, np.int64)
-        count += 1 if raised[w] >= 0 or past[4 * w] != FINE else 0
+        raised = array_at(words[{WHOLE.index("raised")}], w + 1, 0)
+        past = array_at(words[{WHOLE.index("past")}], 4 * w + 1, 0)
+        count += 1 if raised[w] >= 0 or past[4 * w] != {FINE} else 0
     return count
+"""
+_CALLED = int64(int64, int64, int64)
 
 
-def make_kernels(real: Any, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``kernel(0, state_at, args_at)``: fit some problems; serial, and parallel over workers.
+@functools.cache
+def work_address(dtype: np.dtype[Any]) -> int:
+    """The address of ``work(worker, state_at, args_at)``: fit the problems of a worker."""
+    fields = [f"words[{k}]" for k in range(len(WHOLE))]
+    fields += [f"numbers[{k}]" for k in range(len(FLOATS))]
+    text = _WORK.format(words=len(WHOLE), floats=len(FLOATS), fields=", ".join(fields))
+    scope: dict[str, Any] = {"array_at": array_at, "Fits": Fits, "places": places, "fit": fit}
+    scope |= {"check": check, "set_guards": set_guards, "find_past": find_past}
+    scope |= {"mark": dtype.type(MARKS[dtype.type]), "item": dtype.itemsize}
+    return build.address(f"least-squares-{dtype}", text, scope, _CALLED, entry="work")
 
-    It returns how many workers have something to tell, in `raised` or in `past`.
+
+@functools.cache
+def share_address(parallel: bool) -> int:
+    """The address of ``share(state_at, work_at, args_at)``: let all workers work.
+
+    It returns how many of them have something to tell, in `raised` or in `past`.
     """
-    fit, check, mark = _make_fit(real), make_check(real), real(MARKS[real])
-    item = np.dtype(real).itemsize
-
-    def work(w, state_at, args_at):
-        s = record_at(state_at, FITS)
-        size = places(s.n, s.m)[4]
-        if s.checks != 0:
-            check(s, s.large, args_at)  # in the memory that the workers get next
-            for k in range(s.checks):
-                set_guards(array_at(s.large + k * size * item, size, real), s.n, s.m, mark)
-            return
-        for i in range(s.first + w, s.end, s.workers):
-            if fit(w, i, state_at, args_at) != 0:
-                array_at(s.raised, w + 1, np.int64)[w] = i
-                break
-        found = array_at(s.past, (w + 1, 4), np.int64)[w]
-        find_past(array_at(s.large + w * size * item, size, real), s.n, s.m, mark, found)
-
-    fit_share, told = linked(work), linked(_told)
-
-    def make_kernel(each: Any) -> Callable[..., Any]:
-        def kernel(meta_at, state_at, args_at):
-            workers = record_at(state_at, FITS).workers
-            for w in each(workers):
-                fit_share(int64(w), state_at, args_at)
-            return told(workers, state_at)
-
-        kernel.__qualname__ = f"{name}.{'serial' if each is range else 'parallel'}.kernel"
-        return kernel
-
-    return make_kernel(range), make_kernel(prange)
+    scope = {"array_at": array_at, "prange": prange, "int64": int64, "call3": call3}
+    name = "workers-of-fits"
+    return build.address(name, _SHARE, scope, _CALLED, entry="share", parallel=parallel)

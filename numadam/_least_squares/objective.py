@@ -10,26 +10,19 @@ import inspect
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.core.errors import NumbaError
-from numba.np.numpy_support import from_dtype
+from numba import from_dtype, types
 
+from numadam._jit import private
 from numadam._jit.build import refuse_without_jit
-from numadam._jit.objectives import snapshot
-from numadam._jit.pointers import array_at
-from numadam._jit.process import compile_lock
+from numadam._jit.calls import array_at, loader
 from numadam._least_squares.factors import padded
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
-    EVALUATE,
     about_args,
-    address_of,
-    compile_evaluation,
-    copied_value,
     counts_of,
-    guard_of,
+    evaluation,
+    guarded,
     is_compiled,
-    make_load_tuple,
     refuse_unread,
     type_of_args,
 )
@@ -82,21 +75,21 @@ def _make_evaluate(fun: Any, form: tuple[bool, bool], guard: Any, real: Any, arg
 
     Numba drops the calls of other forms: a function for the call takes 40 % of the compile time.
     """
-    load_tuple, (derives, numbered) = make_load_tuple(args_type), form
+    load, (derives, numbered), one = loader(args_type), form, real(1)
 
     def evaluate(i, x_at, r_at, J_at, n, m, args_at):
-        x, args, checks = guard(array_at(x_at, n, real)), load_tuple(args_at), m < 0
+        x, args, checks = guard(array_at(x_at, n, one)), load(args_at), m < 0
         m = abs(m)
-        wide, r = padded(m), array_at(r_at, m, real)
-        J = array_at(J_at, (n if derives else 0, wide), real)
+        wide, r = padded(m), array_at(r_at, m, one)
+        J = array_at(J_at, (n if derives else 0, wide), one)
         if not checks:
             for k in range(m):
                 r[k] = 0.0
-            flat = array_at(J_at, J.size, real)
+            flat = array_at(J_at, J.size, one)
             for k in range(len(flat)):
                 flat[k] = 0.0
         if derives:
-            rows = array_at(J_at, (m, 2 * n), real)
+            rows = array_at(J_at, (m, 2 * n), one)
             if numbered and checks:
                 fun(x, r, rows[:, :n], i, *args)
             elif numbered:
@@ -124,22 +117,22 @@ class ResidualAdapter:
     """
 
     def __init__(self, fun: Any, form: tuple[bool, bool], real: Any, args_type: Any) -> None:
-        found = snapshot(fun)
-        self._fun, self._form, self._real = found.copy, form, real
-        try:
-            evaluate = _make_evaluate(found.copy, form, guard_of(fun), real, args_type)
-            self._evaluate = compile_evaluation(
-                evaluate, found, args_type, *form, real.__name__, package="_least_squares"
-            )
-        except (NumbaError, AttributeError) as error:  # the latter for x += 1
+        self._fun, self._form, self._real = fun, form, real
+
+        def compile_for(function: Any, guard: Any) -> Any:
+            return evaluation(_make_evaluate(function, form, guard, real, args_type))
+
+        def explain(error: Any) -> str:
             kinds = types.Array(from_dtype(np.dtype(real)), 1, "C")
-            raise TypeError(
+            return (
                 f"fun: {fun.__name__}{inspect.signature(fun.py_func)} does not compile as "
                 f"{FORMS[form]} for x and r of {kinds}{', J of shape (m, n)' * form[0]} and args "
                 f"of {args_type}. x is read-only: residuals go into r. {about_args(args_type)}"
                 f"Numba: {str(error).strip()[:1500]}"
-            ) from error
-        self.address = address_of(self._evaluate, EVALUATE.args)
+            )
+
+        self._evaluate, self._is_guarded = guarded(fun, "residuals go into r", compile_for, explain)
+        self.address = private.address(self._evaluate)
 
     def call_again(
         self, x: np.ndarray, m: int, number: int, args: tuple[Any, ...]
@@ -150,8 +143,8 @@ class ResidualAdapter:
         if derives:
             written.append(np.zeros((len(x), m + 1), self._real)[:, :m].T)  # of the loop's layout
         numbers = (number,) if numbered else ()
-        x.flags.writeable = False
-        self._fun(x, *written, *numbers, *copied_value(args))
+        x.flags.writeable = not self._is_guarded
+        self._fun(x, *written, *numbers, *args)
         return written
 
 
@@ -166,5 +159,4 @@ def adapter_for(
 def _adapter(
     fun: Any, form: tuple[bool, bool], dtype: np.dtype[Any], args_type: Any
 ) -> ResidualAdapter:
-    with compile_lock():
-        return ResidualAdapter(fun, form, dtype.type, args_type)
+    return ResidualAdapter(fun, form, dtype.type, args_type)

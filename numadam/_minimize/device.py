@@ -29,7 +29,7 @@ from numadam._cuda.scalars import compiled_fill
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.objective import RETURNS, form_of, make_rest
+from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES, form_of
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
@@ -72,15 +72,22 @@ def _make_bounds_of(plan: Plan) -> Any:
     return lambda arrays: (arrays[low], arrays[high])
 
 
-def _returning(fun):
-    # as on the CPU, but the gradient is a tuple: no array can be made here
-    def call(x, g, b, args):
-        f, given = fun(x, *args)
+def _calling(fun: Any, form: str) -> Any:
+    """``call(x, g, b, args) -> f`` of problem b, whatever the form of `fun`."""
+
+    def writes(x, g, b, args):
+        return fun(x, g, *args)
+
+    def indexed(x, g, b, args):
+        return fun(x, g, b, *args)
+
+    def returns(x, g, b, args):
+        f, given = fun(x, *args)  # the gradient is a tuple: no array can be made here
         for i in range(x.size):
             g[i] = given[i]
         return f
 
-    return call
+    return {WRITES: writes, INDEXED: indexed, RETURNS: returns}[form]
 
 
 def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
@@ -205,9 +212,7 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     """
     wrap = functools.cache(cuda.jit(device=True))
     take, bounds_of = _make_step(plan, wrap), wrap(_make_bounds_of(plan))
-    call, rest = wrap(fun.py_func), make_rest(form)
-    if form == RETURNS:
-        call = wrap(_returning(call))
+    call = wrap(_calling(wrap(fun.py_func), form))
     steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
     learn, remains = _make_own(plan, wrap)
     as_norm = np.float64 if norm != math.inf else plan.real.type
@@ -239,7 +244,7 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
                     g[i] = 0
                     i += problems
                 x_b, g_b = shaped[0][..., b], shaped[1][..., b]
-                f_before, f = f, float(call(x_b, g_b, *rest(b, args)))
+                f_before, f = f, float(call(x_b, g_b, b, args))
                 steep = steepness(b, problems, p, g, low, high, ends)
                 if not later:
                     first, limit = steep, limit_of(steep, gtol, gtol_rel)

@@ -19,11 +19,11 @@ from numadam._minimize.arguments import (
 )
 from numadam._minimize.checkpoint import Task, read_checkpoint, start_of
 from numadam._minimize.compiled.objective import (
-    adapter_for,
     check_for_compiled,
     check_plain,
     form_of,
     is_compiled,
+    objective_for,
 )
 from numadam._minimize.compiled.problem import CompiledRun, key_for, put_back, take
 from numadam._minimize.hints import with_hint
@@ -52,10 +52,10 @@ def run_compiled(task: Task) -> Result:
     x, norm = task.x, task.tolerances.norm
     check_for_compiled(x)
     form = form_of(task.fun, task.args, task.jac, many=False)
-    adapter = adapter_for(task.fun, form, x.dtype, x.ndim, task.args)
+    objective = objective_for(task.fun, form, x.dtype, x.ndim, task.args)
     key = key_for(task.rule, x, task.lr, task.options, norm)
     problem = take(key, task.rule, x, task.lr, task.options, norm)
-    problem.start(task, adapter)
+    problem.start(task, objective)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
     result = CompiledRun(problem, observers, task).go()
     # after an exception it is not kept

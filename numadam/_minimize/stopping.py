@@ -302,36 +302,3 @@ def make_ends(bounds: str, real: np.dtype[Any]) -> Any:
         return None, None
 
     return linked(of_all if bounds == "scalar" else absent, forceinline=True)
-
-
-def make_test(norm: float) -> Any:
-    """``test(its, n, x, g, low, high, ends, before, firsts, f, later, early)``.
-
-    Tests the next iterate of one array, whose record is `its`; returns code, and norms of the
-    projected gradient, of the move, and of x. `early`: see `share_of_own`.
-    """
-    steep, far, large = (make_norm(one, linked, norm) for one in (projected, moved, itself))
-    limit_of, check = linked(gradient_limit), linked(check_convergence, forceinline=True)
-    (learn, remains), share_of = make_own(), linked(share_of_own)
-
-    def test(its, n, x, g, low, high, ends, before, firsts, f, later, early):
-        way = length = 0.0
-        size = steep(n, x, g, low, high, ends[0], ends[1])
-        if its.xtol > 0.0 and later:
-            way = far(n, x, before, None, None, None, None)
-            length = large(n, x, before, None, None, None, None)
-        if not later:
-            if its.first != its.first:
-                its.first, early = size, True
-            its.limit = limit_of(its.gtol, its.gtol_rel, its.first)
-        if early and size <= its.first:
-            learn(n, x, g, low, high, ends, firsts)
-        limit = its.limit
-        share = share_of(its.gtol_rel)
-        if its.gtol < size <= limit and remains(n, x, g, low, high, ends, firsts, share):
-            limit = its.gtol
-        code = check(f, its.f_before, size, way, length, later, (limit, its.ftol, its.xtol))
-        its.f_before = f
-        return code, size, way, length
-
-    return linked(test, forceinline=True)

@@ -26,10 +26,10 @@ from numadam._core.plan import ROW_COUNTS, STATE_SLOTS
 from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
 from numadam._core.text import parameters_of
 from numadam._jit.build import refuse_without_jit
-from numadam._jit.objectives import frozen
 from numadam._optimizer.base import OptimizerType
 from numadam._optimizer.declared import optimizer_class
 from numadam._optimizer.optimizer import Optimizer
+from numadam.rules._frozen import frozen
 
 # --- names and numbers ---------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ import pytest
 
 import numadam as na
 from tests import extras
-from tests.processes import python
 from tests.rules.yogi import ARGUMENTS, element, scalars
 
 Yogi = na.rule("Yogi", element, scalars, **ARGUMENTS)
@@ -272,24 +271,6 @@ def test_numbers_in_the_place_of_truth(dtype):
     opt.step(np.array([3, 4, 0]).astype(dtype))
     np.testing.assert_array_equal(x.real, [-0.25, 0, 1.75])
     assert opt.t == 1
-
-
-def test_it_is_kept_on_disk(tmp_path):
-    program = """
-    import logging, sys
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("numadam").setLevel("DEBUG")
-    scalars = lambda c, q, lr, t: dict(step=2.0 * lr)
-    na.rule("Kept", lambda p, g, h: h.step * g, scalars)(np.ones(3)).step(np.ones(3))
-    """
-    first, second, edited = (
-        python(code, NUMBA_CACHE_DIR=str(tmp_path))
-        for code in (program, program, program.replace("2.0", "3.0"))
-    )
-    assert "compiled own-Kept" in first
-    assert "compiled" not in second
-    assert "loaded own-Kept" in second
-    assert "compiled own-Kept" in edited
 
 
 # --- what is wrong with a formula, before anything is compiled -----------------------------------

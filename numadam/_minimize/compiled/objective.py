@@ -1,8 +1,7 @@
-"""Adapter from the compiled minimisation to the user's compiled objective.
+"""Compiled objectives: how they are called, and what is compiled for each of them.
 
-The kernel knows an objective as one address: a small function compiled for it, which unpacks the
-arguments and evaluates a block of problems. So a new objective costs no compiling of the kernel.
-Numba's own calling convention is used between them: an exception inside comes back as a status.
+Nothing else tells call forms apart. The loops know an objective as the address of a function, and
+never see the types of its arguments: so a new objective costs no compiling of a loop.
 """
 
 from __future__ import annotations
@@ -12,27 +11,18 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import int64, njit, typeof, types
-from numba.core import cgutils
-from numba.core.dispatcher import Dispatcher
-from numba.core.errors import NumbaError
-from numba.core.imputils import impl_ret_borrowed
-from numba.extending import intrinsic
-from numba.np.numpy_support import from_dtype
-from numba.np.unsafe.ndarray import to_fixed_tuple
+from numba import errors, from_dtype, int64, njit, typeof, types
+from numba.extending import is_jitted
 
 from numadam._arrays.checks import describe, refuse_uncompilable
 from numadam._arrays.interop import is_array, is_cupy
-from numadam._jit.cache import compile_cached
-from numadam._jit.objectives import SNAPSHOT, Snapshot, compile_portable, portable, snapshot
-from numadam._jit.pointers import array_at, inner, intrinsic_of
+from numadam._jit import build
+from numadam._jit.calls import address_of, call1, call3, loader, read_only
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
 
@@ -75,7 +65,7 @@ def _asked_type(args: tuple[Any, ...]) -> Any:
         refuse_uncompilable(arg, f"args[{k}]")
         try:
             typeof(arg)
-        except (ValueError, NumbaError) as error:
+        except (ValueError, errors.NumbaError) as error:
             if hasattr(type(arg), "__array__"):  # of another library
                 raise TypeError(f"args[{k}]: {describe(arg, 'NumPy')}") from error
             raise TypeError(
@@ -108,151 +98,36 @@ def about_args(args_type: Any) -> str:
     return found
 
 
-# --- calls through addresses ---------------------------------------------------------------------
-
-
-#: addresses of META, of the record of the problems, of the arguments -> 0
-KERNEL = int64(int64, int64, int64)
-
-
-def address_of(dispatcher: Any, signature: Any) -> int:
-    """The address of a compiled function's machine code; keep the dispatcher alive."""
-    compiled = dispatcher.overloads[tuple(signature)]
-    name = compiled.fndesc.llvm_func_name
-    return int(compiled.library.get_pointer_to_function(name))
-
-
-@functools.cache
-def kernel_address(kernel: Any) -> int:
-    """The address of a compiled kernel; cached, for asking takes 0.2 ms."""
-    return address_of(kernel, KERNEL.args)
-
-
-def _make_call(names: str) -> Any:
-    count = len(names)
-
-    def call(typingctx: Any, address: Any, *args: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            convention, kinds = context.call_conv, [types.int64] * count
-            function = convention.get_function_type(types.int64, kinds).as_pointer()
-            callee = builder.inttoptr(values[0], function)
-            status, value = convention.call_function(
-                builder, callee, types.int64, kinds, values[1:]
-            )
-            return builder.select(status.is_error, ir.Constant(value.type, -1), value)
-
-        return types.int64(*[types.int64] * (count + 1)), codegen
-
-    return intrinsic_of(call, ("address", *names))
-
-
-#: ``(address, a, ...)``: call ``int64 f(a, ...)`` at an address; -1 if it raised.
-call3, call7 = map(_make_call, ("abc", "abcdefg"))
-
-
-@intrinsic
-def address_of_tuple(typingctx: Any, args: Any) -> Any:
-    """The address of a tuple of arguments, valid as long as the calling function runs."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        copy = cgutils.alloca_once_value(builder, values[0])
-        return builder.ptrtoint(copy, ir.IntType(64))
-
-    return types.int64(args), codegen
-
-
-def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """The same value with arrays whose references are not counted.
-
-    An exception in the caller would lose the count.
-    """
-    if isinstance(kind, types.Array):
-        array = context.make_array(kind)(context, builder, value)
-        array.meminfo = ir.Constant(array.meminfo.type, None)
-        return array._getvalue()
-    if isinstance(kind, types.BaseTuple):
-        for k, item in enumerate(kind.types):
-            part = _uncounted(context, builder, item, builder.extract_value(value, k))
-            value = builder.insert_value(value, part, k)
-        return value
-    context.nrt.incref(builder, kind, value)
-    return value
-
-
-def _copied_type(kind: Any) -> Any:
-    """A type of arguments, with copies of the compiled functions among them.
-
-    They are compiled for the loop, as an objective is; a function takes no memory.
-    """
-    if isinstance(kind, types.Dispatcher):
-        # kept, for a type does not keep what it is of
-        return types.Dispatcher(snapshot(kind.dispatcher).keep().copy)
-    if type(kind) is types.UniTuple:
-        return types.UniTuple(_copied_type(kind.dtype), kind.count)
-    return types.Tuple(tuple(map(_copied_type, kind))) if type(kind) is types.Tuple else kind
-
-
-def copied_value(arg: Any) -> Any:
-    """An argument of such a type."""
-    if type(arg) is tuple:
-        return tuple(map(copied_value, arg))
-    return snapshot(arg).copy if is_compiled(arg) else arg
-
-
-def _discard(kind: Any) -> None:
-    """Discard the snapshots of functions in a type of arguments."""
-    if isinstance(kind, types.Dispatcher):
-        vars(kind.dispatcher).pop(SNAPSHOT, None)
-    elif isinstance(kind, types.BaseTuple):
-        for part in kind.types:
-            _discard(part)
-
-
-@contextmanager
-def _keeps(args_type: Any) -> Iterator[None]:
-    """Within this block all is compiled; functions in `args` keep their values if that succeeds."""
-    try:
-        yield
-    except BaseException:
-        _discard(args_type)
-        raise
-
-
-def make_load_tuple(kind: Any) -> Any:
-    """``load_tuple(address)``: the tuple of this type at an address of `address_of_tuple`."""
-    kind = _copied_type(kind)
-
-    @intrinsic
-    def load_tuple(typingctx: Any, address: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            stored = context.get_value_type(kind).as_pointer()
-            value = builder.load(builder.inttoptr(values[0], stored))
-            return _uncounted(context, builder, kind, value)
-
-        return kind(types.int64), codegen
-
-    return load_tuple
-
-
-@intrinsic
-def read_only(typingctx: Any, array: Any) -> Any:
-    """The same array, of a type that cannot be written to."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return impl_ret_borrowed(context, builder, signature.return_type, values[0])
-
-    return array.copy(readonly=True)(array), codegen
-
-
 # --- call forms ----------------------------------------------------------------------------------
 
 
 WRITES, INDEXED, RETURNS = "fun(x, g, *args) -> f", "fun(x, g, i, *args) -> f", "fun(x, *args)"
 
+#: Result of an evaluation that has raised, or has returned a gradient of another shape than x.
+FAILED = -1
+#: By form the lines of a text that evaluate `fun` at x: they set f, and write into g, which is 0.
+CALLS = {
+    WRITES: ["f = fun(x, g, *args)"],
+    INDEXED: ["f = fun(x, g, i, *args)"],
+    RETURNS: [
+        "f, given = fun(x, *args)",
+        "if given.shape != x.shape:",
+        f"    return {FAILED}",
+        "g[...] = given",
+    ],
+}
+
+
+#: Classes of functions, and whether Numba has compiled them: asking takes 2 us.
+_kinds: dict[type, bool] = {}
+
 
 def is_compiled(fun: Any) -> bool:
     """Whether an objective was compiled by Numba for the CPU."""
-    return isinstance(fun, Dispatcher)
+    kind = type(fun)
+    if kind not in _kinds:
+        _kinds[kind] = bool(is_jitted(fun))
+    return _kinds[kind]
 
 
 def check_for_compiled(x: Any) -> None:
@@ -318,8 +193,7 @@ def refuse_unread(code: CodeType, place: int, what: str) -> None:
 @functools.lru_cache(128)  # reading the signature takes 40 us
 def counts_of(fun: Any) -> tuple[int, float, list[str]]:
     """Number of arguments that a function needs and takes at most, and their names."""
-    # Numba's own signature: defaults may have changed since
-    parameters = list(fun._compiler.pysig.parameters.values())  # noqa: SLF001  # Numba's
+    parameters = list(inspect.signature(fun.py_func).parameters.values())
     plain = [one for one in parameters if one.kind is not one.VAR_POSITIONAL]
     least = sum(one.default is one.empty for one in plain)
     most = float(len(plain)) if len(plain) == len(parameters) else math.inf
@@ -336,163 +210,84 @@ def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
         )
 
 
-# --- adapters ------------------------------------------------------------------------------------
+# --- what is compiled for an objective -----------------------------------------------------------
 
 
-#: live, addresses of x, g, f, problem numbers, shape, arguments -> 0
-EVALUATE = int64(int64, int64, int64, int64, int64, int64, int64)
+#: live, addresses of x, g, f, problem numbers, shape, arguments -> 0; it may raise
+EVALUATE = int64(*[int64] * 7)
+#: addresses of two records and of the arguments -> 0
+KERNEL = int64(int64, int64, int64)
 
-#: Adapters that are cached: each keeps its objective alive.
+#: Objectives that are cached: each keeps its functions alive.
 ADAPTERS = 128
 #: Message of an exception in compiled code that `call_again` did not raise.
 RAISED_ONCE = "fun: raised an exception, but not again when it was called once more."
-_entries: dict[Any, Any] = {}
 
 
-def returning(fun: Any) -> Any:
-    """``call(x, g, i, args)``: write the gradient that an objective returns."""
+def guarded(
+    fun: Any, goes: str, compile_for: Callable[[Any, Any], Any], explain: Callable[[Any], str]
+) -> tuple[Any, bool]:
+    """What ``compile_for(fun, guard)`` gives, and whether `fun` takes a read-only x.
 
-    def call(x, g, i, args):
-        f, given = fun(x, *args)
-        if given.shape != x.shape:
-            raise ValueError("fun: the gradient that it returns has another shape than x.")
-        g[...] = given
-        return f
-
-    return call
-
-
-def make_rest(form: str) -> Any:
-    """``rest(number, args)``: what an objective of that form takes after x and g, as a tuple.
-
-    With a function for each form in between, an evaluation would take 1.4 times as long to compile.
+    `guard` is what x passes through: `read_only`, or, where signatures of the user's do not fit
+    that, nothing. `goes` says what goes where instead of into x, ``explain(error)`` all of any
+    other error.
     """
 
-    @intrinsic
-    def rest(typingctx: Any, number: Any, args: Any) -> Any:
-        shown = {WRITES: args, INDEXED: types.BaseTuple.from_types((number, *args))}
-        kind = shown.get(form, types.Tuple((number, args)))
+    def attempt(function: Any, guard: Any) -> Any:
+        return compile_in_thread(fun, lambda: compile_for(function, guard))
 
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            items = {
-                WRITES: lambda: cgutils.unpack_tuple(builder, values[1]),
-                INDEXED: lambda: [values[0], *cgutils.unpack_tuple(builder, values[1])],
-            }.get(form, lambda: values)()
-            result = context.make_tuple(builder, kind, items)
-            return impl_ret_borrowed(context, builder, kind, result)
+    try:
+        return attempt(fun, read_only), True
+    except (errors.NumbaError, AttributeError) as error:  # the latter for x += 1
+        reason = error
+    try:
+        found = attempt(fun, as_it_is)
+    except (errors.NumbaError, AttributeError):
+        raise TypeError(explain(reason)) from reason
+    try:
+        attempt(njit(fun.py_func), read_only)
+    except (errors.NumbaError, AttributeError):
+        raise TypeError(
+            "fun: writes into x, or gives it to a function that takes no read-only array. "
+            f"x is read-only: {goes}, and x.copy() may be changed."
+        ) from reason
+    return found, False
 
-        return kind(number, args), codegen
 
-    return rest
+def compile_in_thread(fun: Any, make: Callable[[], Any]) -> Any:
+    """What `make` compiles for an objective; reported."""
+
+    def work() -> Any:
+        with compile_lock(), reported(f"the objective {fun.__name__}", None, objective_logger):
+            return make()
+
+    return build.in_thread(work)
 
 
-@inner
-def _as_it_is(x):
+@njit(error_model="numpy")
+def as_it_is(x):
+    """The same array."""
     return x
 
 
-def guard_of(fun: Any) -> Any:
-    """The function that x passes through: a signature may not fit a read-only x."""
-    return read_only if fun._can_compile else _as_it_is  # noqa: SLF001  # Numba's
+def text_of_error(fun: Any, form: str, x_type: Any, args_type: Any, error: Any) -> str:
+    """Text on an objective that does not compile."""
+    returned = _last_returned(fun)
+    if form != RETURNS and isinstance(returned, _NO_NUMBER):
+        return f"fun: has to return the number f, got {returned}; is there a `return`?"
+    advice = f"It is {fun.__name__}{inspect.signature(fun.py_func)}. {about_args(args_type)}"
+    if form == RETURNS and not isinstance(returned, types.BaseTuple):
+        advice += "With jac=True it has to return (f, gradient). "
+    return (
+        f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a number f. "
+        f"{advice}Numba: {str(error).strip()[:1500]}"
+    )
 
 
-class ObjectiveAdapter:
-    """A compiled objective for one type of x and of its arguments.
-
-    Attributes
-    ----------
-    address : int
-        Of ``evaluate``, which the loop calls.
-    entry : callable
-        ``entry(args, kernel, meta_at, record_at)``: run a kernel on these arguments.
-    writes : bool
-        Whether it is known to give a gradient: the first call of a run tells.
-    """
-
-    writes = False
-
-    def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
-        guard = guard_of(fun)
-        found = snapshot(fun)
-        fun = found.copy
-        try:
-            evaluate = _make_evaluate(fun, form, guard, x_type, args_type)
-            evaluate = compile_evaluation(evaluate, found, args_type, form, x_type)
-        except (NumbaError, AttributeError) as error:  # the latter for x += 1
-            if guard is read_only and _compiles(fun, form, x_type, args_type):
-                way = "is returned" if form == RETURNS else "goes into g"
-                raise TypeError(
-                    "fun: writes into x, or gives it to a function that takes no read-only array. "
-                    f"x is read-only: the gradient {way}, and x.copy() may be changed."
-                ) from error
-            if form != RETURNS and isinstance(kind := _last_returned(fun), _NO_NUMBER):
-                raise TypeError(
-                    f"fun: has to return the number f, got {kind}; is there a `return`?"
-                ) from error
-            raise TypeError(
-                f"fun: does not compile as {form} for x of {x_type}, args of {args_type} and a "
-                f"number f. {_advice(fun, form, args_type)}Numba: {str(error).strip()[:1500]}"
-            ) from error
-        self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, guard
-        self.writes = form == RETURNS
-        self.address, self.entry = address_of(evaluate, EVALUATE.args), _entry_of(args_type)
-
-    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
-        """Evaluate from Python, as the exception of a compiled call is raised: f and gradient."""
-        args = copied_value(args)
-        x.flags.writeable = self._guard is not read_only
-        if self._form == RETURNS:
-            f, g = self._fun(x, *args)
-            if g.shape != x.shape:
-                raise ValueError(
-                    f"fun: the gradient that it returns has shape {g.shape}, x has {x.shape}."
-                )
-            return f, g
-        numbers, g = (number,) if self._form == INDEXED else (), np.zeros_like(x)
-        return self._fun(x, g, *numbers, *args), g
-
-
-def _advice(fun: Any, form: str, args_type: Any) -> str:
-    """Sentences on the likely reasons why an objective does not compile."""
-    found = f"It is {fun.__name__}{inspect.signature(fun.py_func)}. "
-    found += about_args(args_type)
-    if form == RETURNS and not isinstance(_last_returned(fun), types.BaseTuple):
-        found += "With jac=True it has to return (f, gradient). "
-    return found
-
-
-def compile_evaluation(
-    evaluate: Any, found: Snapshot, args_type: Any, *kind: object, package: str = "_minimize"
-) -> Any:
-    """The compiled function that evaluates an objective: from the disk where it is kept.
-
-    `kind` is what it depends on besides the objective and its arguments, `package` where
-    `evaluate` is.
-    """
-    what = f"the objective {found.copy.__name__}"
-    digest = found.digest() if _is_plain(args_type) else None
-    with compile_lock(), _keeps(args_type):
-        if digest is None:
-            function = inner(evaluate)
-            with reported(what, None, objective_logger):
-                function.compile(EVALUATE)
-        else:
-            function = portable(evaluate)
-            name = "-".join(map(str, (digest, args_type, *kind)))
-            compile_portable(function, what, name, package, EVALUATE)
-    found.keep()
-    return function
-
-
-def _compiles(fun: Any, form: str, x_type: Any, args_type: Any) -> bool:
-    """Whether an objective would compile for an x that may be written to."""
-    try:
-        evaluate = _make_evaluate(fun, form, _as_it_is, x_type, args_type)
-        with compile_lock(), _keeps(args_type):
-            inner(evaluate).compile(EVALUATE)
-    except (NumbaError, AttributeError):
-        return False
-    return True
+def goes_of(form: str) -> str:
+    """Words on where the gradient goes."""
+    return f"the gradient {'is returned' if form == RETURNS else 'goes into g'}"
 
 
 #: Numba's types of results that are no number: a forgotten `return`, or a sum.
@@ -501,75 +296,126 @@ _NO_NUMBER = (types.NoneType, types.Array, types.BaseTuple)
 
 def _last_returned(fun: Any) -> Any:
     """Return type of an objective as Numba compiled it last."""
-    compiled = list(fun.overloads.values())
-    return compiled[-1].signature.return_type if compiled else None
+    compiled = fun.nopython_signatures
+    return compiled[-1].return_type if compiled else None
 
 
-def _make_evaluate(fun: Any, form: str, guard: Any, x_type: Any, args_type: Any) -> Any:
-    """The function that evaluates a block of problems."""
-    load_tuple, rest, ndim = make_load_tuple(args_type), make_rest(form), x_type.ndim
-    dtype = np.dtype(str(x_type.dtype))
-    item = dtype.itemsize
+def caller(fun: Any, form: str, guard: Any) -> Any:
+    """``call(x, g, i, args) -> f``: write the gradient into g, which is 0."""
+    lines = "\n    ".join([*CALLS[form], "return np.float64(f)"]).replace(
+        f"return {FAILED}", "raise ValueError"
+    )
+    scope = {"fun": fun, "guard": guard, "np": np}
+    text = f"def call(x, g, i, args):\n    x = guard(x)\n    {lines}\n"
+    exec(compile(text, f"<the objective {fun.__name__}>", "exec"), scope)
+    return scope["call"]
+
+
+def evaluation(evaluate: Any) -> Any:
+    """A function of the signature `EVALUATE`, compiled."""
+    dispatcher: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        evaluate
+    )
+    dispatcher.compile(EVALUATE)
+    return dispatcher.overloads[EVALUATE.args]
+
+
+def call_again(
+    fun: Any, form: str, is_guarded: bool, x: np.ndarray, number: int, args: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    """Evaluate from Python, as the exception of a compiled call is raised: f and gradient."""
+    x.flags.writeable = not is_guarded
     if form == RETURNS:
-        fun = njit(returning(fun), no_cfunc_wrapper=True)
-
-    def evaluate(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
-        shape = to_fixed_tuple(array_at(dims_at, ndim, np.int64), ndim)
-        fs, numbers = array_at(f_at, live, np.float64), array_at(numbers_at, live, np.int64)
-        args = load_tuple(args_at)
-        for k in range(live):
-            x, g = array_at(x_at, shape, dtype), array_at(g_at, shape, dtype)
-            flat = array_at(g_at, g.size, dtype)
-            for i in range(g.size):
-                flat[i] = 0  # an objective may add up its gradient
-            fs[k] = fun(guard(x), g, *rest(numbers[k], args))
-            x_at += g.size * item
-            g_at += g.size * item
-        return 0
-
-    return evaluate
+        f, g = fun(x, *args)
+        if g.shape != x.shape:
+            raise ValueError(
+                f"fun: the gradient that it returns has shape {g.shape}, x has {x.shape}."
+            )
+        return f, g
+    numbers, g = (number,) if form == INDEXED else (), np.zeros_like(x)
+    return fun(x, g, *numbers, *args), g
 
 
-def adapter_for(
+# --- one problem ---------------------------------------------------------------------------------
+
+
+_DRIVE = """
+def drive(iterate, table_at, operands):
+    x, g, flat, value, args = load(address_of(operands))
+    x = guard(x)
+    code = call1(iterate, table_at)
+    while code == 0:
+        for k in range(flat.size):
+            flat[k] = 0
+        {lines}
+        value[0] = f
+        code = call1(iterate, table_at)
+    return code
+"""
+
+
+class CompiledObjective:
+    """A compiled objective for one type of x and of its arguments.
+
+    Attributes
+    ----------
+    drive : callable
+        ``drive(iterate, table_at, (x, g, flat_g, f, args))``: evaluate until the C function at the
+        address `iterate` does not return 0; returns what it returns, or FAILED.
+    writes : bool
+        Whether it is known to give a gradient: the first call of a run tells.
+    """
+
+    def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
+        self._fun, self._form = fun, form
+        self.writes = form == RETURNS
+        source = _DRIVE.format(lines="\n        ".join(CALLS[form]))
+        flat = types.Array(x_type.dtype, 1, "C")
+        operands = types.Tuple((x_type, x_type, flat, types.float64[::1], args_type))
+        signature = int64(int64, int64, operands)
+        known = {"call1": call1, "address_of": address_of, "load": loader(operands)}
+
+        def compile_for(function: Any, guard: Any) -> Any:
+            scope: dict[str, Any] = {"fun": function, "guard": guard, **known}
+            exec(compile(source, f"<the objective {fun.__name__}>", "exec"), scope)
+            drive: Any = njit(nogil=True, error_model="numpy")(scope["drive"])
+            drive.compile(signature)
+            return drive.get_overload(signature)
+
+        explain = functools.partial(text_of_error, fun, form, x_type, args_type)
+        self.drive, self._is_guarded = guarded(fun, goes_of(form), compile_for, explain)
+
+    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Evaluate from Python: f and gradient."""
+        return call_again(self._fun, self._form, self._is_guarded, x, number, args)
+
+
+def objective_for(
     fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args: tuple[Any, ...]
-) -> ObjectiveAdapter:
-    """The adapter to an objective, compiled or cached."""
-    return _adapter(fun, form, dtype, ndim, type_of_args(args))
+) -> CompiledObjective:
+    """An objective, compiled or cached."""
+    return _objective(fun, form, dtype, ndim, type_of_args(args))
 
 
 @functools.lru_cache(ADAPTERS)
-def _adapter(
+def _objective(
     fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args_type: Any
-) -> ObjectiveAdapter:
-    x_type = types.Array(from_dtype(dtype), ndim, "C")
-    return ObjectiveAdapter(fun, form, x_type, args_type)
+) -> CompiledObjective:
+    return CompiledObjective(fun, form, types.Array(from_dtype(dtype), ndim, "C"), args_type)
+
+
+@functools.lru_cache(ADAPTERS)
+def _entry(kind: Any) -> Any:
+    def entry(args, kernel, a, b):
+        return call3(kernel, a, b, address_of(args))
+
+    dispatcher: Any = njit(nogil=True)(entry)
+    signature = int64(kind, int64, int64, int64)
+    with compile_lock():
+        dispatcher.compile(signature)
+    return dispatcher.get_overload(signature)
 
 
 def entry_for(args: tuple[Any, ...]) -> Any:
-    """``entry(args, kernel, meta_at, record_at)``: run a kernel on arguments of this type."""
-    return _entry_of(type_of_args(args))
-
-
-def _is_plain(kind: Any) -> bool:
-    """Whether a type is that of numbers, arrays of them, or tuples: its text says all of it."""
-    if type(kind) in (types.Tuple, types.UniTuple):
-        return all(map(_is_plain, kind.types))
-    number = kind.dtype if type(kind) is types.Array else kind
-    return isinstance(number, (types.Number, types.Boolean))
-
-
-def _entry_of(kind: Any) -> Any:
-    if kind not in _entries:
-
-        def entry(args, kernel, meta_at, record_at):
-            return call3(kernel, meta_at, record_at, address_of_tuple(args))
-
-        dispatcher: Any = njit(nogil=True, no_cfunc_wrapper=True)(entry)
-        signature = int64(kind, int64, int64, int64)
-        with compile_lock():
-            if _is_plain(kind):
-                compile_cached(dispatcher, "entry", "_minimize", signature)
-            else:
-                dispatcher.compile(signature)
-        _entries[kind] = dispatcher
-    return _entries[kind]
+    """``entry(args, kernel, a, b)``: call a C function with the address of these arguments."""
+    return _entry(type_of_args(args))

@@ -5,36 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from ctypes import addressof
 from typing import Any
 
 import numpy as np
 
 from numadam._arrays.interop import aligned_zeros
 from numadam._backend import Leaves
-from numadam._core import norms
-from numadam._core import plan as pl
 from numadam._core.hyper import LR
 from numadam._core.options import freeze
 from numadam._core.parts import parts_of
-from numadam._cpu.kernel import code_address
-from numadam._cpu.old_state import CpuState
-from numadam._jit.loops import compiled_loop
-from numadam._jit.pointers import struct_of
+from numadam._core.plan import Plan
+from numadam._cpu.state import CpuState
 from numadam._jit.process import defer_interrupts
 from numadam._minimize.checkpoint import Best, RunState, Task, first_of
 from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.kernel import SINGLE, make_kernel
-from numadam._minimize.compiled.objective import (
-    KERNEL,
-    RAISED_ONCE,
-    ObjectiveAdapter,
-    kernel_address,
-)
+from numadam._minimize.compiled.loop import AT, EVALUATED, FRESH, TESTED, loop_of
+from numadam._minimize.compiled.objective import FAILED, CompiledObjective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import make_history
 from numadam._minimize.run import Memory, Run
-from numadam._minimize.stopping import MAXITER, RAISED, RUNNING, gradient_limit
+from numadam._minimize.stopping import MAXITER, RUNNING, gradient_limit
+from numadam._minimize.test_text import AT as NUMBER
+from numadam._minimize.test_text import LANES, start_of
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.settings import Settings, is_plain
@@ -85,15 +77,14 @@ class StepTables:
         return steps
 
 
-# --- state and arguments -------------------------------------------------------------------------
+# --- state -------------------------------------------------------------------------
 
 
 class StateOnly(CpuState):
-    """State and arguments of one array: the kernel of the minimisation has its own step."""
+    """State of one array, whose loop has a step of its own."""
 
     def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
         super().__init__(settings, params, names)
-        self.arguments.meta["settle"] = code_address("settle")
         self.begin()
 
     def restart(self, x: Any) -> None:
@@ -111,21 +102,46 @@ class StateOnly(CpuState):
         return found
 
 
+# --- scalars of the steps ------------------------------------------------------------------------
+
+
+class Rows:
+    """Scalars of the steps from the first one on, as far as a run has come."""
+
+    def __init__(self, plan: Plan, width: int, most: int) -> None:
+        self.array, self.known = np.zeros((most, width), plan.real), 0
+
+
+#: Those of the last settings: the powers in them take as long as the rest of an iteration. So many
+#: settings, and steps of each: later ones are computed as they come.
+_rows: dict[Any, Rows] = {}
+_MOST_SETTINGS, _MOST_ROWS = 16, 16_384
+
+
+def rows_for(plan: Plan, control: np.ndarray, lr: float, width: int) -> Rows:
+    """The scalars of the steps under these settings, which all runs share."""
+    key = plan, control.tobytes(), lr
+    rows = _rows.pop(key, None) or Rows(plan, width, _MOST_ROWS)
+    _rows[key] = rows  # as the last one
+    if len(_rows) > _MOST_SETTINGS:
+        _rows.pop(next(iter(_rows)), None)
+    return rows
+
+
 # --- a problem -----------------------------------------------------------------------------------
 
 
-#: Seconds that a call of the kernel should take: so long Ctrl-C and callbacks may have to wait.
+#: Seconds that a call of the loop should take: so long Ctrl-C and callbacks may have to wait.
 _SECONDS_A_CALL = 0.03
 #: Iterations of a call at most: a fast objective may become slow. And at most where x0 alone has
 #: been timed, or where schedules have to be tabulated.
 _MOST_STEPS, _FEW_STEPS = 65_536, 4_096
 #: Lines of the history between two times that they are copied.
 _LINES = 4_096
-_Single = struct_of(SINGLE)
 
 
 class Problem:
-    """One problem: x, gradient and state, and all that the kernel reads and writes.
+    """One problem: x, gradient and state, and all that the loop reads and writes.
 
     It serves several runs, one after another: `start` resets all numbers.
 
@@ -152,52 +168,49 @@ class Problem:
         backend: Any = parts_of(optimizer).backend
         self.optimizer, self.backend, self.settings = optimizer, backend, backend.settings
         self.plan = plan = self.settings.plan
+        self._loop = loop = loop_of(plan, norm)
         self.x = x = backend.params[0]
         self.gradient = aligned_zeros(x.nbytes).view(x.dtype).reshape(x.shape)
+        self._flat = self.gradient.reshape(-1)
         self.best_x, self.best_gradient = np.empty_like(x), np.empty_like(x)
-        self.firsts = np.zeros_like(x)
-        arguments, group = backend.arguments, self.settings.group_of_leaf[0]
-        arguments.bind(pl.P, np.array([x.ctypes.data]))
-        arguments.bind(pl.G, np.array([self.gradient.ctypes.data]))
-        self._meta, self._meta_at = arguments.meta, arguments.meta_at
-        self._f, self._tables = np.zeros(1), StepTables(self.settings, _FEW_STEPS)
-        self._page = np.empty((_LINES, 4))
+        self.firsts, self._before_step = np.zeros_like(x), np.empty_like(x)
+        self._tables = tables = StepTables(self.settings, _FEW_STEPS)
+        self._page, self._own_row = np.empty((_LINES, 4)), Rows(plan, loop.width, 1)
+        self._numbers = np.zeros(len(NUMBER))
+        self._group = self.settings.group_of_leaf[0]
         self._control = self.settings.control.copy()
-        numbers = x.size * plan.numbers
-        #: the arrays that the kernel finds by fields of its record
+        #: the arrays that the loop finds by words of its table
         self._arrays = {
-            "shape": np.array([*x.shape, 0], np.int64),
-            "number": np.zeros(1, np.int64),
-            "f": self._f,
-            "before": np.empty_like(x),
-            "best": self.best_x,
-            "best_gradient": self.best_gradient,
-            "firsts": self.firsts,
-            "rates": self._tables.rates,
-            "columns": self._tables.columns,
-            "changes": self._tables.changes,
-            "partials": np.zeros(int(norms.words(numbers)) if plan.norm else 0, np.int64),
-            "history": self._page,
+            AT.COUNTERS: backend.memory.counters,
+            AT.NUMBERS: self._numbers,
+            AT.CONTROL: self.settings.control[self._group],
+            AT.PRODUCTS: backend.products[self._group],
+            AT.RATES: tables.rates,
+            AT.COLUMNS: tables.columns,
+            AT.CHANGES: tables.changes,
+            AT.HISTORY: self._page,
+            AT.TOPS: np.zeros(LANES),
+            AT.BLOCKS: backend.memory.cuts.blocks,
+            AT.SUMS: np.zeros(len(backend.memory.cuts.blocks)),
+            AT.TOTALS: backend.memory.totals,
+            AT.BEFORE: self._before_step,
+            AT.BEST: self.best_x,
+            AT.BEST_GRADIENT: self.best_gradient,
+            AT.FIRSTS: self.firsts,
         }
-        #: the record at the begin of a run
-        self._fresh = _Single(
-            updates=x.size * plan.unit,
-            numbers=numbers,
-            group=group,
-            changing=len(self._tables.columns),
-            capacity=_LINES,
-            at_start=1,
-            f_before=math.nan,
-            size=math.nan,
-            f_best=math.inf,
-            size_best=math.nan,
-            **{name: array.ctypes.data for name, array in self._arrays.items()},
-        )
-        name = f"{plan.name}-single" + ("" if norm == math.inf else f"-norm-{norm:g}")
-        loops = compiled_loop(name, lambda: (make_kernel(plan, norm, name),), KERNEL)
-        self._kernel = kernel_address(loops.serial)
+        #: the table at the begin of a run
+        self._fresh = fresh = np.zeros(AT.ARRAYS + loop.arrays, np.int64)
+        for place, array in self._arrays.items():
+            fresh[place] = array.ctypes.data
+        fresh[AT.ARRAYS :] = backend.memory.table[0, : loop.arrays]
+        fresh[AT.ARRAYS : AT.ARRAYS + 2] = x.ctypes.data, self.gradient.ctypes.data
+        fresh[AT.BLOCK_COUNT] = len(backend.memory.cuts.blocks)
+        fresh[AT.UPDATES], fresh[AT.COUNT] = x.size * plan.unit, x.size * plan.numbers
+        fresh[AT.CHANGING], fresh[AT.MOST_LINES] = len(tables.columns), _LINES
+        self._table = fresh.copy()
+        self._table_at = self._table.ctypes.data
 
-    def start(self, task: Task, adapter: ObjectiveAdapter) -> None:
+    def start(self, task: Task, objective: CompiledObjective) -> None:
         """Begin a run."""
         lr, tolerances, settings = task.lr, task.tolerances, self.settings
         self._task, self.asks = task, True
@@ -205,20 +218,26 @@ class Problem:
         if is_plain(lr):  # step sizes by element are in the back end's arrays
             settings.set_lr(LR.check_or_schedule(lr))
         self.backend.restart(task.x)
-        self._adapter, self._args, self._seconds, self._before = adapter, task.args, 0.0, 0
+        self._objective, self._seconds, self._before = objective, 0.0, 0
+        self._started = False
         self._lines: list[np.ndarray] = []
-        self.history, self._f[0] = task.every, math.nan
+        self.history = task.every
         self.firsts[...] = 0
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
-        record = self._record = _Single.from_buffer_copy(self._fresh)
-        record.fun, record.every = adapter.address, task.every
-        record.gtol, record.ftol, record.xtol = tolerances.limits
-        record.gtol_rel, record.first = tolerances.gtol_rel, first_of(task.state, tolerances)
-        record.rate_step = callable(settings.lr)
+        rows, table = self._own_row, self._table
+        is_shared = isinstance(settings.lr, float) and not len(self._tables.columns)
+        if is_shared and not self.plan.products and not self.plan.clip_norm:
+            row = settings.control[self._group]
+            rows = rows_for(self.plan, row, settings.lr, self._loop.width)
+        self._rows = rows
+        table[:] = self._fresh
+        table[AT.ROWS], table[AT.MOST_ROWS] = rows.array.ctypes.data, len(rows.array)
+        table[AT.EVERY], table[AT.RATE_STEP] = task.every, callable(settings.lr)
         if tolerances.xtol == 0.0:
-            record.before = 0
+            table[AT.BEFORE] = 0
         if task.track_best is False:
-            record.best = 0
+            table[AT.BEST] = 0
+        self._numbers[:] = start_of(tolerances, first_of(task.state, tolerances))
 
     def evaluate_at(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """F and gradient at another x, which another problem of the same kind evaluates."""
@@ -226,7 +245,7 @@ class Problem:
         lr, options, norm = task.lr, task.options, task.tolerances.norm
         key = key_for(task.rule, x, lr, options, norm)
         other = take(key, task.rule, x.copy(), lr, options, norm)
-        other.start(task._replace(x=x, state=None), self._adapter)
+        other.start(task._replace(x=x, state=None), self._objective)
         other.asks = False
         other.advance(0)
         f, g = other.iterate[0], other.gradient.copy()
@@ -235,7 +254,7 @@ class Problem:
 
     def release(self) -> None:
         """Release what the caller has passed."""
-        del self._adapter, self._args, self._task
+        del self._objective, self._task
         self._lines = []
         if callable(self.settings.lr):
             self.settings.set_lr(0.0)
@@ -244,31 +263,33 @@ class Problem:
         """Take the best iterate of an earlier run."""
         self.best_x[...] = best.x
         self.best_gradient[...] = math.nan if best.jac is None else best.jac
-        self._record.f_best, self._record.size_best = best.fun, best.grad_norm
+        self._numbers[[NUMBER.F_BEST, NUMBER.SIZE_BEST]] = best.fun, best.grad_norm
 
     def advance(self, most: int) -> int:
         """Evaluate x0 or go on, for at most so many iterations; returns the test that holds."""
-        at_start, self._before = self.at_start, self.done
+        table, numbers, args = self._table, self._numbers, self._task.args
+        at_start, self._before = not self.tested, self.done
         # at x0 no step is taken, but its line of the history has the lr of the first
         steps = 0 if at_start else min(most, self._chunk())
         # an iterate of a file that is not yet evaluated has the lr of the step that led to it
         late = at_start and self._before > 0
         steps = self._tables.tabulate(self.settings.lr, self.backend.t - late, steps)
-        self._record.steps, record_at = steps, addressof(self._record)
-        asks = at_start and self.asks and not self._adapter.writes
-        first = FirstCall(self._args) if asks else None
-        start = time.perf_counter()
-        self._adapter.entry(self._args, self._kernel, self._meta_at, record_at)
+        asks = at_start and self.asks and not self._objective.writes
+        first, start = FirstCall(args) if asks else None, time.perf_counter()
+        table[AT.LEFT], table[AT.STEP], table[AT.KNOWN_ROWS] = steps, 0, self._rows.known
+        if at_start:
+            table[AT.STATE] = FRESH
+        self._started = True
+        given = self.x, self.gradient, self._flat, numbers, args
+        found = self._objective.drive(self._loop.address, self._table_at, given)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
-        code = self.code
-        if code == RAISED:  # called once more, it raises its exception here
-            self._f[0] = math.nan
-            self._adapter.call_again(self.x.copy(), 0, self._args)
-            raise RuntimeError(RAISED_ONCE)
+        self._rows.known = max(self._rows.known, int(table[AT.KNOWN_ROWS]))
+        if found == FAILED:
+            self._objective.call_again(self.x.copy(), 0, args)
         if first is not None:
             there = self.gradient, self.x, self.evaluate_at
-            self._adapter.writes = first.check(self.iterate[0], *there)
-        return code
+            self._objective.writes = first.check(self.iterate[0], *there)
+        return self.code
 
     def _chunk(self) -> int:
         """Iterations of the next call: about as many as take `_SECONDS_A_CALL`."""
@@ -276,59 +297,63 @@ class Problem:
             _SECONDS_A_CALL / max(self._seconds, 1e-9), _MOST_STEPS if self.done else _FEW_STEPS
         )
         if self.history:
-            room = _LINES - self._record.kept
+            room = _LINES - self._table[AT.LINES]
             if room < _LINES // 2:
                 with defer_interrupts():  # a file may be written after Ctrl-C
                     self._lines.append(self._page[: _LINES - room].copy())
-                    self._record.kept, room = 0, _LINES
+                    self._table[AT.LINES], room = 0, _LINES
             most = min(most, (room - 2) * self.history)
         return max(1, int(most))
 
     @property
-    def at_start(self) -> bool:
-        """Whether nothing has been evaluated yet."""
-        return bool(self._record.at_start)
+    def started(self) -> bool:
+        """Whether anything has been evaluated."""
+        return self._started
 
     @property
     def code(self) -> int:
         """RUNNING, or the test that holds."""
-        code: int = self._record.code
-        return code
+        return int(self._table[AT.CODE])
 
     @property
     def done(self) -> int:
         """Iterations of this run."""
-        done: int = self._record.done
-        return done
+        return int(self._table[AT.DONE])
 
     @property
     def tested(self) -> bool:
         """Whether the iterate at hand has been evaluated and tested."""
-        return not self.at_start and self.code != RAISED
+        return bool(self._table[AT.STATE] == TESTED)
+
+    @property
+    def raised(self) -> bool:
+        """Whether the objective has raised at the iterate at hand."""
+        return bool(self._table[AT.STATE] == EVALUATED)
 
     @property
     def iterate(self) -> tuple[float, float, float]:
         """F and the norm of the projected gradient at x, and the learning rate of the last step."""
         taken = max(self.done - self._before - 1, 0)
-        rate = self._tables.rates[taken * self._record.rate_step]
-        return float(self._f.item()), self._record.size, float(rate)
+        rate = self._tables.rates[taken * self._table[AT.RATE_STEP]]
+        f = math.nan if self.raised else self._numbers.item(NUMBER.F)
+        return f, self._numbers.item(NUMBER.SIZE), float(rate)
 
     @property
     def lines(self) -> np.ndarray:
         """The history until now: iteration of this run, f, gradient, lr. To be copied."""
-        rest = self._page[: self._record.kept]
+        rest = self._page[: self._table[AT.LINES]]
         return np.concatenate([*self._lines, rest]) if self._lines else rest
 
     def remember(self) -> Memory:
         """The last and the best iterate; the arrays are those of the problem."""
-        record = self._record
+        value = self._numbers.item
         # the best f is infinite where it was not tracked
-        best = record.f_best, record.size_best
-        memory = Memory(*self.iterate, *best, record.first, record.f_before)
+        best = value(NUMBER.F_BEST), value(NUMBER.SIZE_BEST)
+        memory = Memory(*self.iterate, *best, value(NUMBER.FIRST), value(NUMBER.F_BEFORE))
         if self.tested:
             memory.gradient = self.gradient
-        elif record.before:
-            memory.before = [self._arrays["before"]]
+        elif self._table[AT.BEFORE]:
+            memory.before = [self._before_step]
         if memory.lowest < math.inf:
             memory.best_x, memory.best_gradient = self.best_x, self.best_gradient
         return memory
@@ -339,18 +364,20 @@ class Problem:
             (self.gradient, memory.gradient),
             (self.best_x, memory.best_x),
             (self.best_gradient, memory.best_gradient),
-            *((self._arrays["before"], saved) for saved in memory.before),
+            *((self._before_step, saved) for saved in memory.before),
         ):
             if saved is not None:
                 array[...] = saved
-        self._lines, self._f[0] = [lines], memory.f
-        self._tables.rates[0], self._before = memory.lr, done
+        self._lines, self._tables.rates[0], self._before = [lines], memory.lr, done
         self._seconds = _SECONDS_A_CALL  # unknown: one iteration to begin with
-        record, first = self._record, memory.first_grad_norm
-        record.done, record.at_start, record.f_before = done, not tested, memory.f_before
-        record.size, record.size_best = memory.grad_norm, memory.best_grad_norm
-        record.f_best, record.first = memory.lowest, first
-        record.limit = gradient_limit(record.gtol, record.gtol_rel, first)
+        self._table[AT.DONE], self._table[AT.STATE] = done, TESTED if tested else FRESH
+        self._started = tested
+        numbers, first = self._numbers, memory.first_grad_norm
+        numbers[NUMBER.F], numbers[NUMBER.SIZE] = memory.f, memory.grad_norm
+        numbers[NUMBER.F_BEFORE], numbers[NUMBER.FIRST] = memory.f_before, first
+        numbers[[NUMBER.F_BEST, NUMBER.SIZE_BEST]] = memory.lowest, memory.best_grad_norm
+        limits = numbers[NUMBER.GTOL], numbers[NUMBER.GTOL_REL], first
+        numbers[NUMBER.LIMIT] = gradient_limit(*map(float, limits))
 
 
 # --- problems that are ready ---------------------------------------------------------------------
@@ -419,7 +446,7 @@ class CompiledRun(Run):
 
     @property
     def _evaluations(self) -> tuple[int, int]:
-        evaluations = self._problem.done + (not self._problem.at_start)
+        evaluations = self._problem.done + self._problem.started
         return evaluations, evaluations
 
     @property
@@ -450,8 +477,8 @@ class CompiledRun(Run):
 
     def _is_whole(self) -> bool:
         # else an observer may have seen this iterate, or not
-        code = self._problem.code
-        return code == RAISED or (code == RUNNING and not self._observers.each)
+        running = self._problem.code == RUNNING
+        return self._problem.raised or (running and not self._observers.each)
 
     def _remember(self) -> Memory:
         return self._problem.remember()

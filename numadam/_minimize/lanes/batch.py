@@ -21,7 +21,7 @@ from numadam._jit.pointers import struct_of
 from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for, kernel_address
+from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.kernel import make_kernels, scratch_size
 from numadam._minimize.lanes.objective import lay_out, rows_of, to_lanes
@@ -159,7 +159,7 @@ class LaneBatch(Batch):
     def _kernel(self) -> int:
         """The address of the kernel; only the one of the two that runs is loaded."""
         parallel = process.safe(False, self._in_threads)
-        return kernel_address(self._kernels.choose(parallel))
+        return self._kernels.address(parallel)
 
     @property
     def live(self) -> int:
@@ -197,7 +197,11 @@ class LaneBatch(Batch):
         for first in range(0, self._blocks, blocks) or (0,):
             state.first_block, state.end_block = first, min(first + blocks, self._blocks)
             state.last = state.end_block == self._blocks
-            self._entry(self._task.args, kernel, self._arguments.meta_at, state_at)
+            try:
+                self._entry(self._task.args, kernel, self._arguments.meta_at, state_at)
+            except SystemError:  # of `numba.objmode`: its exception is pending, the loop returned
+                if not state.failed:
+                    raise
         calls = max(1, -(-self._blocks // blocks))
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
         if state.failed:

@@ -30,6 +30,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from numadam._core import norms
 from numadam._core import options as op
 from numadam._core import plan as pl
+from numadam._core.element import make_norm_gradient
 from numadam._core.plan import Plan
 from numadam._core.scalars import (
     make_advance_row,
@@ -37,18 +38,59 @@ from numadam._core.scalars import (
     make_products,
     make_scalars,
     product_width,
+    tiny,
     width_of,
 )
 from numadam._cpu.denormals import make_settle
 from numadam._cpu.kernel import make_run
 from numadam._cpu.parts import leaves_of, make_control_of, make_leaf_views, make_products_of
 from numadam._cpu.records import META
+from numadam._jit.calls import call7
 from numadam._jit.functions import linked
 from numadam._jit.pointers import array_at, record_at
-from numadam._minimize.compiled.kernel import make_clip
-from numadam._minimize.compiled.objective import call7
 from numadam._minimize.lanes.stop_tests import LANES, RESULTS, VALUES, BlockState, make_test_packet
 from numadam._minimize.stopping import RAISED, RUNNING, make_ends
+
+# --- the clip by norm ----------------------------------------------------------------------------
+
+
+def make_clip(plan: Plan) -> Any:
+    """``clip(row, n, slots, k, partials) -> pre, factor``: of a problem's gradient.
+
+    `partials` are ``norms.words(n)`` of int64; the last is the exponent to begin with.
+    """
+    if not plan.norm:
+        return linked(_no_clip)
+    ranged, small = plan.real == np.float64, tiny(plan.real)
+    block = norms.make_block(make_norm_gradient(plan, linked), linked, ranged)
+    column = op.COLUMN.clip_norm if plan.norm == "all" else op.COLUMN.clip_array_norm
+    margin = op.COLUMN.margin
+
+    def clip(row, n, slots, k, partials):
+        x, g, low_bounds, high_bounds = slots[pl.P], slots[pl.G], slots[pl.LOW], slots[pl.HIGH]
+        blocks = norms.blocks(n)
+        exponent, settled = norms.forget(partials[2 * blocks]), False
+        high, low, large = 0, 0, 0.0
+        while not settled:
+            unit = norms.unit(exponent, ranged)
+            for b in range(blocks):
+                e = b * norms.NORM_BLOCK
+                m = n - e if n - e < norms.NORM_BLOCK else norms.NORM_BLOCK
+                block(e, m, x, g, low_bounds, high_bounds, k, unit, partials, b)
+            high, low, large = norms.combine(partials, 0, blocks)
+            tried = exponent
+            exponent = norms.next_exponent(high, low, large, tried, ranged)
+            settled = exponent == tried
+        exponent = partials[2 * blocks] = norms.forget(exponent)
+        total = norms.total_of(high, low, large)
+        return norms.clip_factor(total, exponent, row[column], row[margin], small)
+
+    return linked(clip)
+
+
+def _no_clip(row, n, slots, k, partials):
+    return 1.0, 1.0
+
 
 # --- scalars of the steps ------------------------------------------------------------------------
 

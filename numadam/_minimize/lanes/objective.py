@@ -11,40 +11,41 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import errors, from_dtype, njit, types
 from numba.core import cgutils
-from numba.core.errors import NumbaError, NumbaPerformanceWarning
 from numba.extending import intrinsic
-from numba.np.numpy_support import from_dtype
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numadam._jit.objectives import snapshot
+from numadam._backend import Leaves
+from numadam._cpu.kernel import code_address
+from numadam._cpu.old_state import CpuState
+from numadam._jit import private
+from numadam._jit.calls import loader, read_only
 from numadam._jit.pointers import array_at, as_pointer
-from numadam._jit.process import compile_lock
 from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
-    EVALUATE,
     RETURNS,
-    ObjectiveAdapter,
-    adapter_for,
-    address_of,
-    compile_evaluation,
+    call_again,
+    caller,
+    compile_in_thread,
+    evaluation,
     form_of,
-    make_load_tuple,
-    make_rest,
-    read_only,
-    returning,
+    goes_of,
+    guarded,
+    text_of_error,
     type_of_args,
 )
-from numadam._minimize.compiled.problem import StateOnly
 from numadam._minimize.observers import refuse_observers
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.bounds import Box, fits
+from numadam._settings.settings import Settings
 
 # --- the adapter ---------------------------------------------------------------------------------
 
@@ -110,17 +111,39 @@ def _make_memory(size: int) -> tuple[Any, Any]:
     return memory, write
 
 
-def _make_evaluate(
-    fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
+def _one_by_one(call: Any, x_type: Any, args_type: Any) -> Any:
+    """The function that evaluates problems that are contiguous."""
+    load, ndim, dtype = loader(args_type), x_type.ndim, np.dtype(str(x_type.dtype))
+    item = dtype.itemsize
+
+    def evaluate(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
+        shape = to_fixed_tuple(array_at(dims_at, ndim, np.int64), ndim)
+        fs, numbers = array_at(f_at, live, np.float64), array_at(numbers_at, live, np.int64)
+        args = load(args_at)
+        for k in range(live):
+            x, g = array_at(x_at, shape, dtype), array_at(g_at, shape, dtype)
+            flat = array_at(g_at, g.size, dtype)
+            for i in range(g.size):
+                flat[i] = 0  # an objective may add up its gradient
+            fs[k] = call(x, g, numbers[k], args)
+            x_at += g.size * item
+            g_at += g.size * item
+        return 0
+
+    return evaluate
+
+
+def _side_by_side(
+    call: Any, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
 ) -> Any:
-    load_tuple, view = make_load_tuple(args_type), _make_view(x_type, shape, lanes)
-    rest = make_rest(form)
+    """The function that evaluates packets of problems."""
+    load, view = loader(args_type), _make_view(x_type, shape, lanes)
     bytes_each = int(np.prod(shape)) * np.dtype(str(x_type.dtype)).itemsize
     gradients, write_gradients = _make_memory(bytes_each * lanes)
     values, write_values = _make_memory(8 * lanes)
 
     def evaluate(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
-        args = load_tuple(args_at)
+        args = load(args_at)
         for first in range(0, live, lanes):
             # on the stack, where no array among the arguments can overlap them: an objective that
             # gathers (scale[i]) vectorises, too. As zeros, for it may add up its gradient.
@@ -129,7 +152,7 @@ def _make_evaluate(
             numbers = array_at(numbers_at + 8 * first, lanes, np.int64)
             count = live - first if live - first < lanes else lanes
             for j in range(np.uint64(count)):
-                fs[j] = fun(read_only(view(xs, j)), view(g, j), *rest(numbers[j], args))
+                fs[j] = call(view(xs, j), view(g, j), numbers[j], args)
             write_gradients(g_at + first * bytes_each, g)
             write_values(f_at + 8 * first, f)
         return 0
@@ -140,63 +163,101 @@ def _make_evaluate(
 def _inlined(fun: Any) -> Any:
     """The same objective, which becomes part of its caller, and which Python cannot call.
 
-    Else a large one would be compiled before it sees the constant shape; a function between the
-    two that Numba inlines takes twice the time to compile.
+    Else a large one would be compiled before it sees the constant shape.
     """
-    options = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    compiler = fun._compiler.pipeline_class  # noqa: SLF001  # Numba's
-    return type(fun)(fun.py_func, fun.locals, {**fun.targetoptions, **options}, compiler)
+    options = {**fun.targetoptions, "forceinline": True, "no_cfunc_wrapper": True}
+    del options["nopython"]
+    return njit(locals=fun.locals, no_cpython_wrapper=True, **options)(fun.py_func)
 
 
-class LaneAdapter(ObjectiveAdapter):
-    """A compiled objective on lanes of one shape, for one type of its arguments."""
+class ManyObjective:
+    """A compiled objective on many problems, for one type of its arguments.
+
+    Attributes
+    ----------
+    address : int
+        Of ``evaluate``, which the loop calls.
+    writes : bool
+        Whether it is known to give a gradient: the first call of a run tells.
+    """
 
     def __init__(
         self, fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
     ) -> None:
-        found = snapshot(fun)
-        fun = found.copy
-        called = _inlined(fun)
-        if form == RETURNS:
-            called = njit(returning(fun), no_cfunc_wrapper=True, forceinline=True)
-        evaluate = _make_evaluate(called, form, x_type, args_type, shape, lanes)
-        with warnings.catch_warnings():
+        self._fun, self._form, self.writes = fun, form, form == RETURNS
+        wrap = njit(error_model="numpy", no_cfunc_wrapper=True, forceinline=lanes > 1)
+
+        def compile_for(function: Any, guard: Any) -> Any:
+            call = wrap(caller(function, form, guard))
+            if lanes == 1:
+                return evaluation(_one_by_one(call, x_type, args_type))
+            return evaluation(_side_by_side(call, x_type, args_type, shape, lanes))
+
+        if lanes == 1:
+            explain = functools.partial(text_of_error, fun, form, x_type, args_type)
+            self._evaluate, self._is_guarded = guarded(fun, goes_of(form), compile_for, explain)
+        else:
             # np.dot and its like would copy x at each call: contiguous problems are faster
-            warnings.simplefilter("error", NumbaPerformanceWarning)
-            kind = form, x_type, shape, lanes
-            evaluate = compile_evaluation(evaluate, found, args_type, *kind)
-        self._evaluate, self._fun, self._form, self._guard = evaluate, fun, form, read_only
-        self.writes = form == RETURNS
-        self.address = address_of(evaluate, EVALUATE.args)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", errors.NumbaPerformanceWarning)
+                inner = fun if form == RETURNS else _inlined(fun)
+                self._evaluate = compile_in_thread(fun, lambda: compile_for(inner, read_only))
+            self._is_guarded = True
+        self.address = private.address(self._evaluate)
+
+    def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Evaluate from Python: f and gradient."""
+        return call_again(self._fun, self._form, self._is_guarded, x, number, args)
 
 
-def lane_adapter_for(
-    fun: Any,
-    form: str,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    args: tuple[Any, ...],
-    lanes: int,
-) -> LaneAdapter | None:
-    """The adapter to an objective, compiled or cached; None where it needs a contiguous x.
+def objective_on(
+    fun: Any, form: str, dtype: np.dtype[Any], shape: tuple[int, ...], args: Any, lanes: int
+) -> ManyObjective | None:
+    """An objective, compiled or cached; None where it takes no strided x, as lanes need.
 
-    That is: where it does not compile for a strided one, or has signatures of its own.
+    That is: where it does not compile for one, or has signatures of its own.
     """
-    if not fun._can_compile:  # noqa: SLF001  # Numba's
-        return None
-    return _lane_adapter(fun, form, dtype, shape, type_of_args(args), lanes)
+    # contiguous problems tell their shape at each call
+    shape = shape if lanes > 1 else (0,) * len(shape)
+    return _objective(fun, form, dtype, shape, type_of_args(args), lanes)
 
 
 @functools.lru_cache(ADAPTERS)
-def _lane_adapter(
+def _objective(
     fun: Any, form: str, dtype: np.dtype[Any], shape: tuple[int, ...], args_type: Any, lanes: int
-) -> LaneAdapter | None:
-    x_type = types.Array(from_dtype(dtype), len(shape), "A")
-    try:
-        with compile_lock():
-            return LaneAdapter(fun, form, x_type, args_type, shape, lanes)
-    except (NumbaError, NumbaPerformanceWarning, AttributeError):  # the last for x += 1
+) -> ManyObjective | None:
+    x_type = types.Array(from_dtype(dtype), len(shape), "A" if lanes > 1 else "C")
+    if lanes == 1:
+        return ManyObjective(fun, form, x_type, args_type, shape, lanes)
+    if not fun._can_compile:  # noqa: SLF001  # Numba's
         return None
+    try:
+        return ManyObjective(fun, form, x_type, args_type, shape, lanes)
+    except (errors.NumbaError, errors.NumbaPerformanceWarning, AttributeError):  # x += 1, the last
+        return None
+
+
+class StateOnly(CpuState):
+    """State and arguments of one array: the kernel of the minimisation has its own step."""
+
+    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
+        super().__init__(settings, params, names)
+        self.arguments.meta["settle"] = code_address("settle")
+        self.begin()
+
+    def restart(self, x: Any) -> None:
+        """Begin anew at x: state, counters and products as they were at first."""
+        self.params[0][...] = x
+        self.reset()
+
+    def copies(self) -> dict[str, Any]:
+        """Copies of counters and state of the one array, by name."""
+        found: dict[str, Any] = {"t": self.t}
+        for k, name in enumerate(self.settings.plan.products):
+            found[name] = self.products[:, k].copy()
+        for name, (view,) in self.state.items():
+            found[name] = np.array(view)
+        return found
 
 
 # --- layout of problems --------------------------------------------------------------------------
@@ -251,7 +312,7 @@ def _suits(task: Task) -> bool:
     return small and arrays and task.rates is None and not clips
 
 
-def lay_out(task: Task) -> tuple[int, ObjectiveAdapter, Optimizer]:
+def lay_out(task: Task) -> tuple[int, ManyObjective, Optimizer]:
     """The layout that suits the problems of a task.
 
     Problems of a packet, 1 or as many as make `WIDE` numbers; the objective on them; the optimiser
@@ -262,12 +323,13 @@ def lay_out(task: Task) -> tuple[int, ObjectiveAdapter, Optimizer]:
     form = form_of(task.fun, args, task.jac, many=True)
     if _suits(task):
         lanes = WIDE // (2 if x.dtype.kind == "c" else 1)
-        adapter = lane_adapter_for(task.fun, form, x.dtype, shape, args, lanes)
+        adapter = objective_on(task.fun, form, x.dtype, shape, args, lanes)
         if adapter is not None:
             # what this raises is raised again below, with the shapes that the user knows
             with contextlib.suppress(TypeError, ValueError):
                 return lanes, adapter, _make_optimizer(task, lanes)
-    return 1, adapter_for(task.fun, form, x.dtype, len(shape), args), _make_optimizer(task, 1)
+    alone = objective_on(task.fun, form, x.dtype, shape, args, 1)
+    return 1, cast("ManyObjective", alone), _make_optimizer(task, 1)
 
 
 def _make_optimizer(task: Task, lanes: int) -> Optimizer:

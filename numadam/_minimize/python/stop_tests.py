@@ -4,85 +4,105 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from ctypes import addressof
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
-from numba import boolean, float64, int64
+from numba import boolean, carray, float64, from_dtype, int64, types
 
 from numadam._arrays.interop import address_of
 from numadam._core import plan as pl
-from numadam._cpu.records import NDARRAY, NUMBER, POINTER
-from numadam._jit.functions import linked
-from numadam._jit.loops import compiled_loop
-from numadam._jit.pointers import absent, record_at, struct_of, view_of
+from numadam._core.plan import Plan
+from numadam._core.text import indented
+from numadam._jit.build import compiled
+from numadam._jit.private import pointer
 from numadam._minimize import stopping as st
+from numadam._minimize import test_text as tt
 from numadam._minimize.stopping import Tolerances, check_convergence
 
 # --- state of the tests, and those of NumPy arrays ------------------------------------------------
 
 
-#: Address of `TESTED`, object of g, f, whether it is early -> the test that holds. A record instead
-#: of twelve numbers spares a call 0.1 us.
-_ITERATE = int64(int64, int64, float64, boolean)
-#: One array whose iterates are tested.
-TESTED = np.dtype(
-    [
-        ("x", POINTER),
-        ("before", POINTER),  # x before the last step, 0 where no test asks for it
-        ("firsts", POINTER),  # the first gradient of each number, see `share_of_own`
-        ("numbers", NUMBER),  # real numbers of x
-        ("low", POINTER),  # bounds of each element
-        ("high", POINTER),
-        ("lo", np.float64),  # bounds of all elements
-        ("hi", np.float64),
-        ("gtol", np.float64),
-        ("gtol_rel", np.float64),
-        ("ftol", np.float64),
-        ("xtol", np.float64),
-        ("limit", np.float64),  # norm of the gradient at which the run stops
-        ("first", np.float64),  # norm of the first projected gradient, NaN before it is known
-        ("later", NUMBER),  # 1 where there is an iterate before
-        ("f_before", np.float64),
-        ("sizes", np.float64, 3),  # norms of the projected gradient, of the move, of x
-    ]
-)
-_Tested = struct_of(TESTED)
+class _Table(NamedTuple):
+    """Places of whole numbers and addresses of one array whose iterates are tested."""
+
+    COUNT: int  # real numbers of x
+    LATER: int  # 1 where there is an iterate before
+    NUMBERS: int  # float64: the tests' state, and two bounds of all elements
+    TOPS: int  # float64: see `test_text.LANES`
+    X: int
+    FIRSTS: int  # the first gradient of each number
+    BEFORE: int  # x before the last step, 0 where no test asks for it
+    LOWS: int  # bounds of each element
+    HIGHS: int
 
 
-def _make_test(name: str, real: np.dtype[Any], box: str, norm: float) -> Any:
-    """Run the stop tests on one array; its record gets the numbers that they compare."""
-    test, make_box = st.make_test(norm), st.make_ends(box, real)
-    view = view_of(real)
-    end_view = view if box == "array" else absent
+_AT = _Table(*range(len(_Table._fields)))
+_LOW, _HIGH = len(tt.AT), len(tt.AT) + 1
 
-    def test_iterate(tested_at, g_object, f, early):
-        its = record_at(tested_at, TESTED)
-        n, sizes = its.numbers, its.sizes
-        x, before, firsts = view(its.x, n), view(its.before, n), view(its.firsts, n)
-        g = view(record_at(g_object, NDARRAY).data, n)
-        low, high, ends = end_view(its.low, n), end_view(its.high, n), make_box(its.lo, its.hi)
-        found = test(its, n, x, g, low, high, ends, before, firsts, f, its.later != 0, early)
-        code, sizes[0], sizes[1], sizes[2] = found
-        its.later = 1
-        return code
 
-    inner = linked(test_iterate)
-
-    def run(tested_at, g_object, f, early):
-        return inner(tested_at, g_object, f, early)
-
-    run.__qualname__ = f"{name}.test_iterate"
-    return run
+def _source(bounds: str, norm: float) -> str:
+    """The module of the stop tests of one array."""
+    views = {"X": "ps", "FIRSTS": "firsts", "BEFORE": "befores"}
+    views |= {"LOWS": "lows", "HIGHS": "highs"} if bounds == "array" else {}
+    lines = [f"table = carray(pointer(at, at), {len(_AT)})", "count = table[COUNT]"]
+    lines += [f"numbers = carray(pointer(table[NUMBERS], f), {_HIGH + 1})"]
+    lines += [f"{view} = carray(pointer(table[{at}], one), count)" for at, view in views.items()]
+    lines += ["gs = carray(pointer(g.ctypes.data, one), count)"]
+    lines += [f"tops = carray(pointer(table[TOPS], f), {tt.LANES})", "later = table[LATER] != 0"]
+    if bounds == "scalar":
+        lines += [f"low, high = real(numbers[{_LOW}]), real(numbers[{_HIGH}])"]
+    lines += [*tt.test_lines(bounds, norm), "table[LATER] = 1", "return code"]
+    return "\n".join(["def test_iterate(at, g, f, early):", *indented(lines), ""])
 
 
 @functools.cache
-def _compiled(real: np.dtype[Any], box: str, norm: float) -> Any:
-    name = f"stop-tests-{real.name}-{box}-{norm:g}"
-    loop = _make_test(name, real, box, norm)
-    return compiled_loop(name, lambda: (loop,), _ITERATE).direct(parallel=False)
+def _compiled(plan_dtype: np.dtype[Any], real: np.dtype[Any], bounds: str, norm: float) -> Any:
+    """``test_iterate(table_at, flat_g, f, early) -> code``."""
+    scope = {**tt.SCOPE, **_AT._asdict(), "carray": carray, "pointer": pointer}
+    scope |= {"one": real.type(1), "real": real.type}
+    g = types.Array(from_dtype(plan_dtype), 1, "C", readonly=True)
+    return compiled(
+        f"stop-tests-{plan_dtype.name}-{bounds}-{norm:g}",
+        _source(bounds, norm),
+        scope,
+        int64(int64, g, float64, boolean),
+        entry="test_iterate",
+    )
+
+
+class _Tested:
+    """One array whose iterates are tested: its compiled tests, and their state."""
+
+    def __init__(self, plan: Plan, tolerances: Tolerances, first: float) -> None:
+        self._test = _compiled(plan.dtype, plan.real, plan.bounds, tolerances.norm)
+        self.numbers = np.array([*tt.start_of(tolerances, first), 0.0, 0.0])
+        self._tops, self._table = np.zeros(tt.LANES), np.zeros(len(_AT), np.int64)
+        self._table_at = address_of(self._table)
+        self.bind(NUMBERS=self.numbers, TOPS=self._tops)
+        #: norms of the projected gradient, of the move, of x
+        self.sizes = self.numbers.data[tt.AT.SIZE : tt.AT.LENGTH + 1]
+
+    def bind(self, count: int = 0, **arrays: np.ndarray) -> None:
+        """Note addresses, and where given how many real numbers there are."""
+        self._table[_AT.COUNT] = count or self._table[_AT.COUNT]
+        for name, array in arrays.items():
+            self._table[getattr(_AT, name)] = address_of(array)
+
+    def tests(self) -> Callable[[Any, float, bool], int]:
+        """``test(g, f, early)``: the test that holds at the next iterate."""
+        test, at = self._test, self._table_at
+        return lambda g, f, early: test(at, g if g.ndim == 1 else g.reshape(-1), f, early)
+
+    @property
+    def later(self) -> bool:
+        """Whether there is an iterate before."""
+        return bool(self._table[_AT.LATER])
+
+    @later.setter
+    def later(self, later: bool) -> None:
+        self._table[_AT.LATER] = later
 
 
 def joined(norms: Sequence[float], norm: float) -> float:
@@ -180,41 +200,43 @@ class HostStopTests(StopTests):
         plan = backend.settings.plan
         if tolerances.xtol > 0.0:
             self.before = [np.empty_like(leaf) for leaf in self._x]
-        self._call = _compiled(plan.real, plan.bounds, tolerances.norm)
         self._tested = []
         for j, leaf in enumerate(self._x):
-            numbers = leaf.size * plan.numbers
-            its = _Tested(x=address_of(leaf), numbers=numbers, first=first)
-            its.gtol, its.ftol, its.xtol, its.gtol_rel, _ = tolerances
-            its.firsts = address_of(self.firsts[j])
+            its = _Tested(plan, tolerances, first)
+            its.bind(leaf.size * plan.numbers, X=leaf, FIRSTS=self.firsts[j])
             if self.before:
-                its.before = address_of(self.before[j])
+                its.bind(BEFORE=self.before[j])
             if plan.bounds == "array":
-                its.low, its.high = backend.arguments.leaves["address"][j, [pl.LOW, pl.HIGH]]
+                low, high = (backend.per_element[slot][j] for slot in (pl.LOW, pl.HIGH))
+                its.bind(LOWS=low, HIGHS=high)
             elif plan.bounds == "scalar":
-                its.lo, its.hi = self._boxes[j]
+                its.numbers[[_LOW, _HIGH]] = self._boxes[j]
             self._tested.append(its)
+        self._tests = [its.tests() for its in self._tested]
         self._in_record = len(self._x) == 1
         if self._in_record:
-            self.sizes = self._tested[0].sizes
-            call, tested_at = self._call, addressof(self._tested[0])
+            (test,), self.sizes = self._tests, self._tested[0].sizes
             # a method would cost 1 us a test
-            self.test = lambda grads, f, early: call(tested_at, id(grads[0]), f, early)  # type: ignore[method-assign]
+            self.test = lambda grads, f, early: test(grads[0], f, early)  # type: ignore[method-assign]
 
     @property
     def state(self) -> tuple[float, float, bool]:
         """(first, f_before, later): first norm of the gradient or NaN; f; whether a test was."""
         if not self._in_record:
             return super().state
-        its = self._tested[0]
-        return its.first, its.f_before, bool(its.later)
+        numbers = self._tested[0].numbers
+        return (
+            float(numbers[tt.AT.FIRST]),
+            float(numbers[tt.AT.F_BEFORE]),
+            self._tested[0].later,
+        )
 
     def restore(self, first: float, f_before: float, later: bool, before: Sequence[Any]) -> None:
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
         super().restore(first, f_before, later, before)
         for its in self._tested:
-            its.first, its.f_before, its.later = first, f_before, later
-            its.limit = self._limits[0]
+            its.numbers[tt.AT.FIRST], its.numbers[tt.AT.F_BEFORE] = first, f_before
+            its.numbers[tt.AT.LIMIT], its.later = self._limits[0], later
         for own, saved in zip(self.before if before else (), before, strict=True):
             own[...] = saved
 
@@ -225,8 +247,8 @@ class HostStopTests(StopTests):
 
     def measure(self, grads: Sequence[Any]) -> list[float]:
         """Norms of the projected gradient, of the last move, and of x."""
-        for its, g in zip(self._tested, grads, strict=True):
-            self._call(addressof(its), id(g), 0.0, False)
+        for test, g in zip(self._tests, grads, strict=True):
+            test(g, 0.0, False)
         columns = zip(*(its.sizes for its in self._tested), strict=True)
         return [joined(column, self._tolerances.norm) for column in columns] or [0.0, 0.0, 0.0]
 
