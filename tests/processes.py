@@ -1,18 +1,36 @@
 """Code that runs in a process of its own.
 
 No process has a limit of time: pytest-timeout ends a test that hangs.
+
+Exceptions from outside: after some work, or before every bytecode of numadam that runs.
+
+Ranks that are threads of one process: what they exchange goes without MPI.
 """
 
+from __future__ import annotations
+
+import _thread
+import collections
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import numpy as np
+
 import numadam
+from numadam._mpi import Ranks
+from numadam.mpi import RankError
 from tests import emulator, extras
 
 ROOT = Path(numadam.__file__).parent.parent
@@ -116,3 +134,180 @@ def mpiexec(ranks: int, *words: Any) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+# --- interrupts ----------------------------------------------------------------------------------
+
+
+_PACKAGE = str(Path(numadam.__file__).parent)
+
+
+class Strike(Exception):
+    """Stands for KeyboardInterrupt, or for what another thread sets in this one."""
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Ctrl-C after so many seconds of processor time; the test uses the fixture `ctrl_c`.
+
+    On a busy machine the block has then done as much as on a quiet one.
+    """
+    over, end = threading.Event(), time.process_time() + seconds
+
+    def watch() -> None:
+        while not over.wait(0.001):
+            if time.process_time() > end:
+                _thread.interrupt_main()
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _raise() -> None:
+    raise Strike
+
+
+def _struck_at(k: int, work: Callable[[], Any], inside: str, strike: Callable[[], None]) -> bool:
+    """Call `work` with a strike before its k-th bytecode; False where it has fewer."""
+    left = k
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(_PACKAGE + inside):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                strike()
+        return trace
+
+    before = sys.gettrace()
+    # Python 3.12 traces bytecodes only where a frame has asked for it before settrace
+    sys._getframe().f_trace_opcodes = True
+    try:
+        sys.settrace(trace)
+        work()
+    except (Strike, KeyboardInterrupt):
+        return True
+    finally:
+        sys.settrace(before)
+    return left < 0
+
+
+def strike_everywhere(
+    make: Callable[[], Any],
+    work: Callable[[Any], Any],
+    check: Callable[[Any], None],
+    *,
+    inside: str = "",
+    strike: Callable[[], None] = _raise,
+    every: int = 1,
+) -> int:
+    """Repeat ``work(make())`` with a strike at every bytecode in turn; `check` what it leaves.
+
+    Parameters
+    ----------
+    inside : str
+        Folder or file of numadam, such as ``"/_cpu"``, whose bytecodes count.
+    strike : callable
+        What happens there; a signal that is deferred does not end the work.
+    every : int
+        Bytecodes from one strike to the next.
+
+    Returns
+    -------
+    int
+        How many bytecodes there were.
+    """
+    for k in itertools.count(step=every):
+        thing = make()
+        struck = _struck_at(k, lambda thing=thing: work(thing), inside, strike)
+        check(thing)
+        if not struck:
+            return k
+    raise AssertionError
+
+
+# --- rank threads --------------------------------------------------------------------------------
+
+
+#: Seconds after which ranks that wait for each other are a failure.
+PATIENCE = 1200
+
+
+class LeftAloneError(Exception):
+    """Raised on a rank that the others do not come to."""
+
+
+class Group:
+    """Ranks of one communicator."""
+
+    def __init__(self, size):
+        self.size, self.moved, self.failed = size, threading.Condition(), False
+        self.rows = collections.defaultdict(dict)  # of each exchange, by rank
+
+    def run(self, work):
+        """``work(ranks)`` on all ranks at once: the results, or exceptions, by rank."""
+        found = [None] * self.size
+
+        def one(rank):
+            try:
+                found[rank] = work(ThreadRanks(self, rank))
+            except BaseException as error:
+                found[rank], self.failed = error, True
+                self.until(lambda: True)
+
+        threads = [threading.Thread(target=one, args=(rank,)) for rank in range(self.size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    def until(self, there):
+        """Tell the others that this rank has done something, and wait for what they do."""
+        with self.moved:
+            self.moved.notify_all()
+            came = self.moved.wait_for(lambda: there() or self.failed, PATIENCE)
+            if not there():
+                raise LeftAloneError("another rank failed" if came else "the others did not come")
+
+
+class ThreadRanks(Ranks):
+    """One rank."""
+
+    def __init__(self, group, rank):
+        self.group, self.rank, self.size, self.exchanges = group, rank, group.size, 0
+
+    def gather(self, words):
+        rows = np.empty((self.size, len(words)), words.dtype)
+        rows[self.rank] = words
+        self.share(rows)
+        return rows
+
+    def share(self, rows, patience=None):
+        given = self.group.rows[self.exchanges]
+        self.exchanges += 1
+        given[self.rank] = rows[self.rank].copy()
+        self.group.until(lambda: len(given) == self.size)
+        for rank, row in given.items():
+            assert (row.shape, row.dtype) == (rows.shape[1:], rows.dtype)
+            rows[rank] = row
+        return True
+
+
+def on_ranks(size, work):
+    """Results of ``work(ranks)`` on so many ranks; the first own error, if there is one."""
+    found = Group(size).run(work)
+    errors = [error for error in found if isinstance(error, BaseException)]
+    for error in sorted(errors, key=lambda error: isinstance(error, (RankError, LeftAloneError))):
+        raise error
+    return found

@@ -124,7 +124,10 @@ _CHOICES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "complex_form": (ComplexForm, ()),
 }
 #: The value of a column where its option is None.
-NEUTRAL = {"clip_value": math.inf, "clip_norm": math.inf, "clip_array_norm": math.inf, "ema": 0.0}
+NEUTRAL = {
+    **dict.fromkeys(("clip_value", "clip_norm", "clip_array_norm"), math.inf),
+    "ema": 0.0,
+}
 
 
 def check(

@@ -111,6 +111,27 @@ class Plan:
         words += [key for key in switches if getattr(self, key)]
         return "-".join(filter(None, words))
 
+    @property
+    def words(self) -> str:
+        """The loop in words: the rule, the dtype, and the options that differ from none in use."""
+        in_use = {
+            "weight_decay": self.decay,
+            "bounds": self.bounds,
+            "clip_value": self.clip_value,
+            "clip_norm": self.clip_norm,
+            "nonfinite": self.norm and not self.clip_norm,
+            "ema": self.average,
+            "lr by element": self.elementwise,
+            "maximize": self.maximize,
+            "counts by row": self.by_row,
+            'complex_form="modulus"': self.modulus,
+            f'like="{self.like}"': self.like,
+        }
+        forms = [key for key, on in self.variant if on and not self.like]
+        forms += [name for name in self.present if name in self.rule.lasting]
+        options = ", ".join([*forms, *(name for name, is_used in in_use.items() if is_used)])
+        return f"{self.rule.key} for {self.dtype.name}" + (f", with {options}" if options else "")
+
     @cached_property
     def real(self) -> np.dtype[Any]:
         """The dtype of the arithmetic."""
@@ -168,7 +189,7 @@ class Plan:
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """What tells one form of state from another: arrays, their dtypes, products."""
+        """Marks of one form of state: arrays, their dtypes, products."""
         arrays = [(name, self.array_dtype(slot)) for name, slot in self.state_slots.items()]
         return arrays, self.products, self.by_row, self.dtype
 
@@ -191,11 +212,6 @@ class Plan:
     def own_products(self) -> tuple[str, ...]:
         """Products that `advance` forms."""
         return self.rule.own_products(self.like)
-
-    @property
-    def power(self) -> Any:
-        """The power of the preset; None: that of `make_power`."""
-        return self.rule.power_like.get(self.like)
 
     def element(self) -> Any:
         """The rule's formula, as a plain function of scalars."""

@@ -62,9 +62,9 @@ class RuleSpec:
         a class of named tuples: each return calls it with the same names.
     presets : mapping of str to mapping
         By library the keywords that ``like=`` gives; a library without the rule is not there.
-    scalars_like, advance_like, power_like : mapping of str to callable
+    scalars_like, advance_like : mapping of str to callable
         For presets whose library rounds on its way, ``make(is_float32)`` of other `scalars`, and
-        another `advance`; for those that are equal to the last bit, another ``power(beta, t)``.
+        another `advance`.
     present : tuple of str
         State arrays in use; all of them unless said otherwise.
     variant : dict
@@ -124,7 +124,6 @@ class RuleSpec:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scalars_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     advance_like: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    power_like: Mapping[str, Callable[[float, float], float]] = field(default_factory=dict)
     lasting: tuple[str, ...] = ()
     squared: bool = False
     digest: str = ""
@@ -159,7 +158,7 @@ class RuleSpec:
 
     def differs_like(self, like: str | None) -> bool:
         """Whether a preset computes the scalars in a way of its own."""
-        return any(like in of for of in (self.scalars_like, self.advance_like, self.power_like))
+        return like in self.scalars_like or like in self.advance_like
 
     def own_products(self, like: str | None) -> tuple[str, ...]:
         """Products that `advance` forms, in a preset or without one."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
@@ -17,8 +16,7 @@ from numadam._core import options as op
 from numadam._core.plan import Plan
 from numadam._core.rule import named
 from numadam._core.synonyms import library
-from numadam._jit.functions import cast, jit_once, linked
-from numadam._jit.loops import compiled_loop
+from numadam._jit.functions import cast, linked
 
 # --- scalars of one step -------------------------------------------------------------------------
 # A row of scalars holds those of the rule's formula (`RuleSpec.scalar_type`), then those of the
@@ -198,150 +196,10 @@ def make_fill_row(plan: Plan) -> Any:
     return linked(fill_row, forceinline=True)
 
 
-# --- powers beta^t of the bias corrections -------------------------------------------------------
-# A library's `pow` differs from platform to platform, and takes 12 to 40 ns. Here a number is an
-# integer of 128 bits, its highest bit set, times a power of two, as (high, low, exponent): ``(high
-# 2^64 + low) 2^(exponent - 128)``. A product errs by less than 2^-125 of it, so after t of them, or
-# the 2 log2(t) of repeated squaring, the double next to it is the right one but for about one case
-# in 2^40 (as long as t < 2^30). They are operations on integers, which no compiler contracts.
-
-#: Numbers of 8 bytes in which `make_power` keeps the last power: beta, t, high, low, exponent.
-KEPT = 5
-
-#: Smaller powers are 0: nothing that adds them to 1 can tell. They are, where beta^t <
-#: exp(-(1 - beta) t) < exp(-89).
-_LEAST, _CUT = 2.0**-128, 89.0
-
-_WORD, _WIDE, _DOUBLE = ir.IntType(64), ir.IntType(128), ir.DoubleType()
-
-
-def _in_python(beta: float, t: float, kept: Any, place: int) -> float:
-    """``power``, for interpreted code."""
-    from decimal import Context, Decimal  # compiled code does not need it
-
-    if beta < _LEAST or (1.0 - beta) * t > _CUT:
-        return 0.0
-    power = float(Context(prec=60).power(Decimal(beta), int(t)))
-    return power if power >= _LEAST else 0.0
-
-
-# For compiled code, in LLVM's language: in Numba's it would add 0.15 s to the first step.
-
-
-def _multiply(builder: Any, x: Any, y: Any) -> list[Any]:
-    (a, b), (c, d) = ([builder.zext(word, _WIDE) for word in words[:2]] for words in (x, y))
-    product = builder.mul(a, c)
-    for cross in (builder.mul(a, d), builder.mul(b, c)):
-        product = builder.add(product, builder.lshr(cross, _WIDE(64)))
-    normal = builder.icmp_signed("<", product, _WIDE(0))  # its highest bit is set
-    product = builder.select(normal, product, builder.shl(product, _WIDE(1)))
-    exponent = builder.add(builder.add(x[2], y[2]), builder.select(normal, _WORD(0), _WORD(-1)))
-    high = builder.trunc(builder.lshr(product, _WIDE(64)), _WORD)
-    return [high, builder.trunc(product, _WORD), exponent]
-
-
-def _load(builder: Any, places: Sequence[Any]) -> list[Any]:
-    return [builder.load(place) for place in places]
-
-
-def _store(builder: Any, words: Sequence[Any], places: Sequence[Any]) -> None:
-    for word, place in zip(words, places, strict=True):
-        builder.store(word, place)
-
-
-def _raise(builder: Any, power: Any, base: Any, left: Any) -> None:
-    """Multiply a power by ``base^left``, by repeated squaring; all are places in memory."""
-    loop, squaring, after = map(builder.append_basic_block, ("power", "square", "raised"))
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    count = builder.load(left)
-    with builder.if_then(builder.trunc(count, ir.IntType(1))):  # odd
-        product = _multiply(builder, _load(builder, power), _load(builder, base))
-        _store(builder, product, power)
-    count = builder.lshr(count, _WORD(1))
-    builder.store(count, left)
-    builder.cbranch(builder.icmp_unsigned("==", count, _WORD(0)), after, squaring)
-    builder.position_at_end(squaring)
-    square = _load(builder, base)
-    _store(builder, _multiply(builder, square, square), base)
-    builder.branch(loop)
-    builder.position_at_end(after)
-
-
-def _find(builder: Any, beta: Any, t: Any, last: Any) -> list[Any]:
-    """``beta^t``: from the power at `last`, where that is this one or the one before."""
-    bits = builder.bitcast(beta, _WORD)
-    exponent = builder.sub(builder.lshr(bits, _WORD(52)), _WORD(1022))
-    number = builder.or_(builder.shl(bits, _WORD(11)), _WORD(1 << 63)), _WORD(0), exponent
-    power, base = ([cgutils.alloca_once_value(builder, x) for x in number] for _ in range(2))
-    left = cgutils.alloca_once_value(builder, builder.sub(t, _WORD(1)))
-    if last is None:
-        _raise(builder, power, base, left)
-        return _load(builder, power)
-    places = [builder.gep(last, [_WORD(k)]) for k in range(KEPT)]
-    known, known_t, *kept = _load(builder, places)
-    gap = builder.sub(t, known_t)
-    near = builder.and_(
-        builder.icmp_unsigned("==", known, bits), builder.icmp_unsigned("<=", gap, _WORD(1))
-    )
-    with builder.if_then(near):
-        _store(builder, (*kept, gap), (*power, left))
-    _raise(builder, power, base, left)
-    found = _load(builder, power)
-    _store(builder, (bits, t, *found), places)
-    return found
-
-
-def _round(builder: Any, high: Any, low: Any, exponent: Any) -> Any:
-    """The double next to a number of at least 2^-128: rounded once, from 63 bits."""
-    rest = builder.zext(builder.icmp_unsigned("!=", low, _WORD(0)), _WORD)
-    odd = builder.or_(builder.and_(high, _WORD(1)), rest)  # stands for all bits behind
-    rounded = builder.sitofp(builder.or_(builder.lshr(high, _WORD(1)), odd), _DOUBLE)
-    bits = builder.shl(builder.add(exponent, _WORD(1023 - 63)), _WORD(52))
-    power = builder.fmul(rounded, builder.bitcast(bits, _DOUBLE))
-    tiny = builder.icmp_signed("<", exponent, _WORD(-127 & (2**64 - 1)))
-    return builder.select(tiny, _DOUBLE(0.0), power)
-
-
-def _compiled(typingctx: Any, beta: Any, t: Any, kept: Any, place: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        beta, t, array, place = args
-        last = None
-        if isinstance(kept, types.Array):
-            first = context.make_array(kept)(context, builder, array).data
-            last = builder.bitcast(builder.gep(first, [place]), _WORD.as_pointer())
-        found = cgutils.alloca_once_value(builder, _DOUBLE(0.0))
-        gone = builder.fmul(builder.fsub(_DOUBLE(1.0), beta), t)
-        seen = builder.and_(
-            builder.fcmp_ordered(">=", beta, _DOUBLE(_LEAST)),
-            builder.fcmp_ordered("<=", gone, _DOUBLE(_CUT)),
-        )
-        with builder.if_then(seen):
-            parts = _find(builder, beta, builder.fptosi(t, _WORD), last)
-            builder.store(_round(builder, *parts), found)
-        return builder.load(found)
-
-    return types.float64(types.float64, types.float64, kept, types.int64), codegen
-
-
-_in_llvm = intrinsic(_compiled)
-
-
-def make_power(wrap: Any) -> Any:
-    """``power(beta, t, kept, place)``: beta^t for beta in [0, 1] and t a whole number from 1 on.
-
-    `kept` is a contiguous float64 array, or None. From `place` on it has the bits of the last
-    power, zeros before the first. From there the next is one multiplication, 5 ns, where one
-    from the beginning takes 35 to 80. The result is the same.
-    """
-    for_cpu = wrap in (jit_once, linked)
-    return _in_llvm if for_cpu and not config.DISABLE_JIT else _in_python
-
-
 # --- products over the steps ---------------------------------------------------------------------
 # A group has a row of numbers for them, in memory that keeps from step to step::
 #
-#   [those carried, before step t | all, up to step t | the last powers, as `make_power` keeps them]
+#   [those carried, before step t | all, up to step t]
 
 
 def _fields(plan: Plan) -> tuple[str, ...]:
@@ -352,7 +210,7 @@ def _fields(plan: Plan) -> tuple[str, ...]:
 
 def product_width(plan: Plan) -> int:
     """Numbers in a row of products."""
-    return len(plan.products) + len(_fields(plan)) + KEPT * len(plan.rule.powers)
+    return len(plan.products) + len(_fields(plan))
 
 
 def start_products(plan: Plan, groups: int) -> np.ndarray:
@@ -391,20 +249,13 @@ def _make_powers(plan: Plan) -> Any:
     names = [hyper.name for hyper in rule.hypers]
     # where they lie in a row of the control block
     columns = tuple(op.RULE + names.index(name) for name in rule.powers)
-    first, count, kept = len(own), len(columns), len(plan.products) + len(fields)
-    place, changing, exact = kept - count, len(plan.products) > first, plan.power is None
-    power = make_power(linked)
-    of_library = power if exact else linked(plan.power)
+    first, count = len(own), len(columns)
+    place, changing = len(plan.products) + len(fields) - count, len(plan.products) > first
 
     def powers(q, row, t):
         for k in range(count):
             beta = row[columns[k]]
-            if changing:
-                q[place + k] = q[first + k] * beta
-            elif exact:
-                q[place + k] = power(beta, t, q, kept + KEPT * k)
-            else:
-                q[place + k] = of_library(beta, t)
+            q[place + k] = q[first + k] * beta if changing else beta**t
 
     return linked(powers)
 
@@ -439,7 +290,7 @@ def make_products_at(plan: Plan) -> Any:
             advance(q)
             matters = False
             for i in range(carried):
-                matters = matters or q[i] >= _LEAST
+                matters = matters or q[i] >= 2.0**-128
         find(q, row, t)
         return taken
 
@@ -449,32 +300,24 @@ def make_products_at(plan: Plan) -> Any:
 def products_after(
     plan: Plan, steps: int, control: np.ndarray, refresh: Callable[[int], None] | None
 ) -> np.ndarray:
-    """Rows of products after so many steps.
+    """Products that are carried, after so many steps: a row for each group.
 
     `refresh` brings a step's numbers into `control`; None where they never change.
     """
-    rows = start_products(plan, len(control))
-    signature = types.void(types.float64[::1], types.float64[::1], types.int64, types.int64)
-    walk = compiled_loop(f"{plan.name}-products", lambda: _make_walk(plan), signature).serial
-    spans = [(0, steps)] if refresh is None else itertools.pairwise(range(steps + 1))
-    for first, last in spans:
+    own, fields = plan.own_products, plan.products
+    kind, rows = named("Products", own), np.ones((len(control), len(fields)))
+    powers = [name.removesuffix("_product") for name in fields[len(own) :]]
+    for step in range(steps):
         if refresh is not None:
-            refresh(first)
+            refresh(step)
+        elif not rows.any():  # 0 it stays
+            break
         for q, row in zip(rows, control, strict=True):
-            walk(q, row, first, last)
+            c = plan.rule.hyper_type(*row[op.RULE :])
+            factors = [getattr(c, name) for name in powers]
+            after = plan.advance(c, kind(*q[: len(own)]), step + 1.0) if own else ()
+            q[:] = [*after, *(q[len(own) :] * factors)]
     return rows
-
-
-def _make_walk(plan: Plan) -> Any:
-    """``walk(q, row, first, last)``: the products of the steps from one to another, in place."""
-    find, advance = make_products(plan), make_advance_row(plan)
-
-    def walk(q, row, first, last):
-        for step in range(first, last):
-            find(q, row, float(step + 1))
-            advance(q)
-
-    return (walk,)
 
 
 def _nothing(q, row, t):

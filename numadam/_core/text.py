@@ -59,6 +59,11 @@ def _called(head: str, items: list[str]) -> list[str]:
     return [f"{head}({lines[0]})"] if len(lines) < 2 else [f"{head}(", *indented(lines), ")"]
 
 
+#: Of functions that compiled code alone calls: without wrappers for Python and C, a fifth of the
+#: time to compile is saved.
+INNER = '@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)'
+
+
 class Text:
     """The source of the loop of one plan; `of_gradient` is the variable that g is read at.
 

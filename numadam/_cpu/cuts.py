@@ -54,7 +54,7 @@ def _cut(sizes: Sequence[int], rows: Sequence[int], most: int) -> np.ndarray:
 
 
 def _chunked(parts: np.ndarray, size: int) -> np.ndarray:
-    """Where chunks of about so many numbers begin, and the end."""
+    """Begins of chunks of about so many numbers, and the end."""
     ends = np.cumsum(parts[:, 2])
     begins = np.flatnonzero(np.diff((ends - parts[:, 2]) // size)) + 1
     return np.concatenate([[0], begins, [len(parts)]]).astype(_WORD)

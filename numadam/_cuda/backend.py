@@ -155,7 +155,7 @@ class CudaBackend:
         validated = step.validator.validate(used)
         if validated is not step.bound:
             step.bind(validated)
-            kept = step.validator.kept_spans(validated)
+            kept = step.validator.kept_spans(used[pl.P], validated)
             if kept is not None and pl.OUT not in used:
                 step.know({pl.G: used[pl.G]}, kept)
         for copy in step.copies_in:

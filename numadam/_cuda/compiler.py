@@ -12,6 +12,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,31 +129,28 @@ def _kept(name: str) -> bytes | None:
     return None
 
 
-def _keep(name: str, content: bytes) -> None:
+def _keep(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then move it into place, where that can be done."""
-    folder = build.directory()
-    if folder is not None:
-        with contextlib.suppress(OSError):
-            temporary = folder / f"{name}.tmp.{secrets.token_hex(8)}"
-            temporary.write_bytes(hashlib.sha256(content).digest() + content)
-            temporary.replace(folder / name)
+    with contextlib.suppress(OSError):
+        temporary = path.with_name(f"{path.name}.tmp.{secrets.token_hex(8)}")
+        temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        temporary.replace(path)
 
 
 def _image(kernel: Kernel, plan: Plan, capability: tuple[int, int]) -> tuple[bytes, str]:
     """The cubin, and the kernel's name there; from the disk, but for rules of the user's own."""
     key = build.hashed(kernel.text, kernel.kinds, plan.name, capability, private.versions())
-    entry, own = f"{build.PREFIX}{key}.cubin", plan.rule.digest
-    cached = None if own else _kept(entry)
-    if cached is not None:
-        name, image = cached.split(b"\n", 1)
-        return image, name.decode()
-    where = None if own else build.directory()
-    with reported(f"{plan.name} for the GPU ({kernel.name})", where):
-        ptx, title = ptx_of(kernel, capability)
-        image, _ = cubin_of(ptx, capability)
-    if not own:
-        _keep(entry, f"{title}\n".encode() + image)
-    return image, title
+    entry = f"{build.PREFIX}{key}.cubin"
+    content = None if plan.rule.digest else _kept(entry)
+    if content is None:
+        where = None if plan.rule.digest else build.directory()
+        with reported(f"{plan.name} for the GPU ({kernel.name})", where):
+            ptx, title = ptx_of(kernel, capability)
+            content = f"{title}\n".encode() + cubin_of(ptx, capability)[0]
+        if where is not None:
+            _keep(where / entry, content)
+    name, image = content.split(b"\n", 1)
+    return image, name.decode()
 
 
 def compiled(make: Any, device: int, plan: Plan, *more: Any) -> Loaded:

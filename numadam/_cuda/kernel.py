@@ -50,7 +50,7 @@ WORDS = len(FIELDS) + pl.SLOTS
 
 
 class Frame:
-    """What the kernels over one leaf and those over `many` have in different ways.
+    """Parts in which kernels over one leaf and those over `many` differ.
 
     Over one they get the address of each array, over many that of the table and the leaf of each
     block. The scalars are the last argument: one by one, `by_value`, or the address of their rows.
@@ -83,7 +83,7 @@ class Frame:
         self.row, width = "", len(text.scalars)
         if many and not by_value:
             self.row, self.lines = "r + ", [*self.lines, f"r = table[at + 2] * {width}"]
-        self._last = ("row", scalars_kind(text, by_value))
+        self._last = "row", f"{real}[{width}]" if by_value else f"{real}*"
         self._leaf = "2 * leaf" if many and plan.norm == "array" else "0"
 
     def add(self, name: str, kind: str) -> None:
@@ -104,12 +104,6 @@ class Frame:
         head = f"def {name}({', '.join(self.names)}):"
         lines = [head, *indented([*self.lines, *body])]
         return Kernel(name, "\n".join(lines) + "\n", tuple(self.kinds), scope)
-
-
-def scalars_kind(text: Text, by_value: bool) -> str:
-    """The kind of the last argument: the scalars one by one, or the address of their rows."""
-    real = text.plan.real.name
-    return f"{real}[{len(text.scalars)}]" if by_value else f"{real}*"
 
 
 def _own(i: str) -> list[str]:
@@ -179,8 +173,5 @@ def make_rows(plan: Plan) -> Kernel:
     lines = ["def rows(table, control, counts, index, n, lr):"]
     lines += indented(["e = np.int64(cuda.grid(1))", "if e < n:", *indented(body)])
     kinds = (f"{real}*", "float64*", "int64*", "int64*", "int64", "float64")
-
-    def scope(wrap: Any) -> dict[str, Any]:
-        return {**scope_of(plan, wrap), "ema_at": wrap(ema_at)}
-
-    return Kernel("rows", "\n".join(lines) + "\n", kinds, scope)
+    more = "\n".join(lines) + "\n", kinds
+    return Kernel("rows", *more, lambda wrap: scope_of(plan, wrap) | {"ema_at": wrap(ema_at)})

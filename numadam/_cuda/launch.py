@@ -28,7 +28,7 @@ def blocks_for(items: int) -> int:
 class on_gpu:
     """Make a GPU the current one for CuPy, which launches there.
 
-    A class, not a generator: 0.3 us instead of 1.3 where it is the current one already.
+    CuPy's own takes 25 us of the host where it is the current one already.
     """
 
     def __init__(self, device: int) -> None:
@@ -50,10 +50,9 @@ class on_gpu:
 @contextmanager
 def compiling_for(device: int) -> Iterator[None]:
     """Make a GPU the current one for numba-cuda, too, which has a current one of its own."""
-    import cupy
     from numba import cuda
 
-    with cupy.cuda.Device(device), cuda.gpus[device]:
+    with on_gpu(device), cuda.gpus[device]:
         yield
 
 

@@ -40,12 +40,6 @@ def sums_of(plan: Plan) -> int:
     return 3 if plan.real == np.float64 else 1
 
 
-def norm_arrays(plan: Plan) -> list[int]:
-    """The slots of the arrays of a norm."""
-    text = Text(plan)
-    return [text.slots[text.arrays.index(name)] for name in text.norm_arrays]
-
-
 def _folded(count: int) -> list[str]:
     """Add up `count` sums of all threads; those of thread 0 are the totals."""
     places = [f"{k * THREADS} + lane" if k else "lane" for k in range(count)]
@@ -126,6 +120,8 @@ def make_norms(plan: Plan) -> Kernel:
     is at most `largest`.
     """
     count = sums_of(plan)
+    places = ", ".join(f"sums[{k * THREADS}]" for k in range(count))
+    total = f"scaled_total({places})" if count > 1 else f"{places}, 0"
     names = [f"s{k}" for k in range(count)]
     lines = [
         "which, lane = np.int64(cuda.blockIdx.x), np.int64(cuda.threadIdx.x)",
@@ -138,7 +134,7 @@ def make_norms(plan: Plan) -> Kernel:
         *(f"sums[{k * THREADS} + lane] = {name}" for k, name in enumerate(names)),
         *_folded(count),
         "if lane == 0:",
-        f"    total, exponent = {_total(count)}",
+        f"    total, exponent = {total}",
         "    value = norm(total, exponent)",
         "    totals[2 * which], totals[2 * which + 1] = total, exponent",
         "    values[which] = value",
@@ -158,10 +154,3 @@ def make_norms(plan: Plan) -> Kernel:
         return {"np": np, "math": math, "tiny": tiny(plan.real), **compiled}
 
     return Kernel("norms", "\n".join([head, *indented(lines)]) + "\n", kinds, scope)
-
-
-def _total(count: int) -> str:
-    """The total of the sums of all threads, and the exponent of its scale."""
-    if count == 1:
-        return "sums[0], 0"
-    return f"scaled_total(sums[0], sums[{THREADS}], sums[{2 * THREADS}])"

@@ -17,10 +17,11 @@ from numadam._core import options as op
 from numadam._core.norms import clip_factor, norm
 from numadam._core.plan import Plan
 from numadam._core.scalars import tiny
+from numadam._core.text import Text
 from numadam._cuda.arrays import address_of
 from numadam._cuda.compiler import compiled
 from numadam._cuda.launch import Launch
-from numadam._cuda.norms import make_norms, make_sums, norm_arrays, sums_of
+from numadam._cuda.norms import make_norms, make_sums, sums_of
 from numadam._cuda.scalars import Scalars
 from numadam._cuda.state import KernelArguments
 from numadam._settings.settings import same_numbers
@@ -66,7 +67,8 @@ class GradientNorms:
         count = len(arguments.groups) if by_array else 1
         firsts = arguments.first_parts if by_array else [0, arguments.parts]
         self._tiny, self._factor_bytes = tiny(plan.real), 2 * plan.real.itemsize if by_array else 0
-        self.slots = norm_arrays(plan)
+        text = Text(plan)
+        self.slots = [text.slots[text.arrays.index(name)] for name in text.norm_arrays]
         self._values = cupy.full(count, np.nan, np.float64)
         self._finite = cupy.ones(count, np.int64)
         self.saved = [self._values]
@@ -95,9 +97,7 @@ class GradientNorms:
 
     def read(self) -> np.ndarray:
         """The last norms, one or one an array: the host waits for the GPU."""
-        import cupy
-
-        return np.array(cupy.asnumpy(self._values))
+        return np.array(self._values.get())
 
     def clear(self) -> None:
         """Forget the last norms."""
@@ -121,9 +121,7 @@ class GradientNorms:
 
     def _add_ranks(self, exchange: StepExchange, t: int) -> None:
         """Put norms and clip factors of all ranks in the place of the own ones."""
-        import cupy
-
-        own = cupy.asnumpy(self._totals)
+        own = self._totals.get()
         rows = exchange.gather(own.view(np.int64).reshape(-1), same_numbers(t, self._control))
         limit, margin, largest = self._limits.tolist()
         ranks = np.ascontiguousarray(rows).view(np.float64).reshape(-1, *own.shape)
@@ -137,6 +135,4 @@ class GradientNorms:
 
     def are_finite(self) -> bool:
         """Whether the last gradients were finite: the host waits for the GPU."""
-        import cupy
-
-        return bool(cupy.asnumpy(self._finite).all())
+        return bool(self._finite.get().all())

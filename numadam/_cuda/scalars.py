@@ -61,10 +61,14 @@ class Upload:
         import cupy
 
         if len(self._slots) < self.SLOTS:
-            pinned = empty_pinned(self._target.shape, self._target.dtype)
+            # not cupyx.empty_pinned, which one of two threads does not find where both load cupyx
+            # at once (python/cpython#114763)
+            memory = cupy.cuda.alloc_pinned_memory(self._target.nbytes)
+            pinned = np.ndarray(self._target.shape, self._target.dtype, memory)
             event = cupy.cuda.Event(disable_timing=True)
             with _lock:
-                _release_unused()
+                # those of deleted uploads go, if the copies from them are done
+                _buffers[:] = [one for one in _buffers if one[0]() is not None or not one[2].done]
                 _buffers.append((weakref.ref(self), pinned, event))
             self._slots.append((pinned, event))
             return pinned, event
@@ -72,23 +76,6 @@ class Upload:
         pinned, event = self._slots[self._next]
         event.synchronize()
         return pinned, event
-
-
-def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Uninitialized array in pinned memory.
-
-    As `cupyx.empty_pinned`, which one of two threads does not find where both load cupyx at once
-    (python/cpython#114763).
-    """
-    import cupy
-
-    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    return np.ndarray(shape, dtype, cupy.cuda.alloc_pinned_memory(nbytes))
-
-
-def _release_unused() -> None:
-    """Release the buffers of deleted uploads, if the copies from them are done."""
-    _buffers[:] = [buffer for buffer in _buffers if buffer[0]() is not None or not buffer[2].done]
 
 
 # --- scalars -------------------------------------------------------------------------------------

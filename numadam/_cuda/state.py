@@ -30,7 +30,7 @@ _OF = "step", "norm"
 
 
 class KernelArguments:
-    """What kernels get of each leaf, on the host and, where there are `many`, on the GPU.
+    """Arguments of kernels for each leaf, on the host and, where there are `many`, on the GPU.
 
     `blocks` are those of threads of a step, `parts` the partial sums of a norm; where these begin
     of each leaf is in `first_parts`, with the end.

@@ -167,9 +167,7 @@ class CudaStep:
 
     def _factors(self, leaf: int) -> tuple[int, ...]:
         """Address of a leaf's clip factors, where gradients are clipped by norm."""
-        if self.norms is None or not self._plan.clip_norm:
-            return ()
-        return (self.norms.factors(leaf),)
+        return (self.norms.factors(leaf),) if self.norms and self._plan.clip_norm else ()
 
     def _launch(self, step: policy.Launch, slots: Sequence[int]) -> list[Callable[[], None]]:
         """The launch over all leaves; none where they have no elements."""
@@ -232,22 +230,13 @@ _PER_THREAD = 2
 
 
 @functools.lru_cache(maxsize=256)  # more shapes than a model has: else each call would compile
-def _made(
-    plan: Plan,
-    width: int,
-    device: int,
-    shape: tuple[int, ...],
-    order: tuple[int, ...],
-    has_out: bool,
-    names: tuple[str, ...],
-    stream: Any,
-    thread: int,
-) -> tuple[np.ndarray, CudaStep]:
+def _made(plan: Plan, width: int, device: int, *like: Any) -> tuple[np.ndarray, CudaStep]:
     """A control block of one row of so many numbers, and the step that reads it.
 
     The step's memory belongs to one stream: the stream itself is a key, for it lives as long as the
     step does, and no other gets its number meanwhile.
     """
+    shape, order, has_out, names, _, _ = like
     layout, control = Layout([shape], [order], plan.dtype), np.zeros((1, width))
     given = plan, layout, control, [0], device, lambda slot, leaf: names[slot]
     return control, CudaStep(*given, outs=[has_out])

@@ -6,7 +6,6 @@ again whose arrays have changed. A refused step empties the cache.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -48,11 +47,6 @@ class _Identity:
         self._type = type(arrays[0]) if arrays else None
         self._seen = () if fixed or headers is not None else tuple(map(ref, arrays))
         self._trusted: Leaves = ()
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether they are the optimiser's own parameters."""
-        return self._fixed is not None
 
     def matches(self, arrays: Leaves) -> bool:
         """Whether these are the arrays that were checked, or equal them in what was checked."""
@@ -132,12 +126,10 @@ class Validator:
         self._owned = named
         self._owned_spans = [ca.span(array) for _, array in named]
 
-    def kept_spans(self, validated: Validated) -> list[ca.Span] | None:
+    def kept_spans(self, params: Leaves, validated: Validated) -> list[ca.Span] | None:
         """The memory of the optimiser's own arrays, where the parameters are these."""
-        params = validated.slots[pl.P]
-        if not params.identity.is_fixed:
-            return None
-        return [*self._owned_spans, *params.spans]
+        own = params is self._fixed
+        return [*self._owned_spans, *validated.slots[pl.P].spans] if own else None
 
     def forget(self) -> None:
         """Empty the cache, which refers to the caller's arrays."""
@@ -261,8 +253,7 @@ class Alike:
 
     def __init__(self, arrays: Leaves, places: Sequence[Places], fixed: Sequence[ca.Span]) -> None:
         self._type, self._headers = type(arrays[0]), [_header(array)[1:] for array in arrays]
-        self._nbytes = [array.nbytes for array in arrays]
-        self._sizes = [array.dtype.itemsize for array in arrays]
+        self._sizes = [(array.nbytes, array.dtype.itemsize) for array in arrays]
         self._addresses = [array.data.ptr for array in arrays]
         self._places, self._fixed = places, fixed
 
@@ -277,8 +268,9 @@ class Alike:
                 return False
             addresses.append(address)
         if addresses != self._addresses:
-            spans = [(low, low + n) for low, n in zip(addresses, self._nbytes, strict=True)]
-            aligned = not any(map(operator.mod, addresses, self._sizes))
+            pairs = list(zip(addresses, self._sizes, strict=True))
+            spans = [(low, low + nbytes) for low, (nbytes, _) in pairs]
+            aligned = not any(address % size for address, (_, size) in pairs)
             if not aligned or not ar.are_disjoint([*self._fixed, *spans]):
                 return False
             for address, places in zip(addresses, self._places, strict=True):

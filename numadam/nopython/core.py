@@ -1,4 +1,4 @@
-"""What the texts of the compiled functions of all rules call.
+"""Functions that the texts of the compiled functions of all rules call.
 
 They are compiled where the user calls them: for the CPU with the user's own ``@njit`` function,
 for the GPU with the user's own kernel.

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from numba.extending import register_jitable
-
 from numadam._core.rule import Scalars
 from numadam._core.scalars import f32
 
@@ -70,15 +68,6 @@ def adam_formula(lerp: bool, textbook: bool, nesterov: bool, vhat: bool) -> Call
         return step, m, v, vmax
 
     return element
-
-
-@register_jitable
-def libm_power(beta: float, t: float) -> float:
-    """beta^t as Python has it, for presets that repeat a library bit for bit.
-
-    0 where ``1 - beta^t`` is 1 anyway, since beta^t < exp(-(1 - beta) t).
-    """
-    return 0.0 if (1.0 - beta) * t > 60.0 else math.pow(beta, t)
 
 
 def adam_scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:

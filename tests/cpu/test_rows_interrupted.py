@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.interrupts import Strike, strike_everywhere
+from tests.processes import Strike, strike_everywhere
 
 SHAPES = ((7, 3), (5,))
 ROWS = (np.array([1, 4, 5]), np.array([0, 3]))

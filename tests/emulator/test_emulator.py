@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -117,7 +118,8 @@ def test_faults_are_found(name):
     ended = program(code)
     assert fault in ended.stderr
     if not fault:
-        assert (ended.returncode, ended.stderr) == (0, "")
+        said = re.sub(r"^numadam: compiling .*\n", "", ended.stderr, flags=re.MULTILINE)
+        assert (ended.returncode, said) == (0, "")
 
 
 @pytest.mark.parametrize("name", PLANTED)

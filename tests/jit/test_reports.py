@@ -12,8 +12,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import numadam as na
+from numadam._core.plan import Plan
 from numadam._jit import reports
 from numadam._jit.reports import reported
 from tests import extras
@@ -219,3 +222,20 @@ def test_what_is_interrupted_ends_its_line(terminal, caplog, monkeypatch):
                 raise KeyboardInterrupt(work(terminal))
     assert terminal.getvalue() == "numadam: compiling a loop ... stopped\n"
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "adam for float64"),
+        ({"bounds": "scalar"}, "adam for float64, with bounds"),
+        (
+            {"present": ("m", "v", "vmax"), "norm": "all", "clip_norm": True},
+            "adam for float64, with vmax, clip_norm",
+        ),
+        ({"norm": "all", "like": "keras"}, 'adam for float64, with nonfinite, like="keras"'),
+    ],
+)
+def test_what_is_compiled_is_told_by_what_differs(options, words):
+    plain = {"present": ("m", "v"), "variant": (), "products": (), "dtype": np.dtype(float)}
+    assert Plan(na.Adam.rule, **{**plain, **options}).words == words

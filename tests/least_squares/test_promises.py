@@ -15,9 +15,8 @@ import pytest
 import numadam as na
 from numadam._least_squares import batch
 from tests import extras
-from tests.interrupts import interrupted_after
 from tests.least_squares.models import decay, decay_with_j, decays
-from tests.processes import python
+from tests.processes import interrupted_after, python
 
 FITS = decays(400)
 NAMES = ("x", "cost", "optimality", "cov", "stderr", "status", "nfev", "njev")

@@ -19,7 +19,6 @@ from numadam._minimize import checkpoint
 from numadam._minimize.compiled import problem
 from numadam._minimize.lanes import batch
 from tests import extras
-from tests.interrupts import interrupted_after
 from tests.minimize.objectives import (
     START,
     Cut,
@@ -37,7 +36,7 @@ from tests.minimize.objectives import (
     square,
     why,
 )
-from tests.processes import python
+from tests.processes import interrupted_after, python
 
 pytestmark = pytest.mark.usefixtures("quick_files")
 

@@ -17,9 +17,8 @@ import numadam as na
 from numadam._jit import process
 from numadam._minimize.lanes.batch import LaneBatch
 from tests import extras
-from tests.interrupts import interrupted_after
 from tests.minimize.objectives import START, all_at_once, assert_alone, assert_same_problems, rosen
-from tests.processes import FORKED, python
+from tests.processes import FORKED, interrupted_after, python
 
 RNG = np.random.default_rng(1)
 

@@ -13,7 +13,6 @@ from scipy.optimize import OptimizeResult
 
 import numadam as na
 from numadam._minimize.objective import LARGE_X
-from tests.interrupts import interrupted_after
 from tests.minimize.objectives import (
     START,
     Counted,
@@ -25,6 +24,7 @@ from tests.minimize.objectives import (
     run,
     square,
 )
+from tests.processes import interrupted_after
 
 # --- x -------------------------------------------------------------------------------------------
 

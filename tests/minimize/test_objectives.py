@@ -7,9 +7,9 @@ import math
 import numba
 import numpy as np
 import pytest
-from tests.minimize.compared import assert_alone
 
 import numadam as na
+from tests.minimize.objectives import assert_alone
 from tests.processes import python
 
 START, MANY = np.array([2.0, -1.0]), np.tile([2.0, -1.0], (60, 1))

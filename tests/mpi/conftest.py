@@ -55,8 +55,8 @@ def pytest_collect_file() -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs more ranks; end a test that is stuck in a call of MPI."""
-    for item in items:
-        if ABSENT or Path(__file__).parent not in item.path.parents:
+    for item in [] if ABSENT else items:
+        if Path(__file__).parent not in item.path.parents:
             continue
         item.add_marker(pytest.mark.mpi)
         item.add_marker(pytest.mark.timeout(LIMIT, method="thread"), append=False)

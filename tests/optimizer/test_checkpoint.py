@@ -16,8 +16,7 @@ import numadam as na
 from numadam import CheckpointError
 from numadam._checkpoint.container import read, write
 from numadam._optimizer import checkpoint
-from tests.interrupts import strike_everywhere
-from tests.processes import python
+from tests.processes import python, strike_everywhere
 from tests.runs import SINK, digest, load_into, loaded, meanwhile, tree_of
 from tests.trees import relaxed
 

@@ -15,7 +15,7 @@ from numadam._core import options as op
 from numadam._jit.process import at_once
 from numadam._settings import settings
 from tests.bits import assert_same_bits
-from tests.interrupts import strike_everywhere
+from tests.processes import strike_everywhere
 from tests.runs import SINK, digest, meanwhile, tree_of
 from tests.trees import tree_leaves, tree_map
 

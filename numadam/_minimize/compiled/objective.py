@@ -227,7 +227,7 @@ RAISED_ONCE = "fun: raised an exception, but not again when it was called once m
 def guarded(
     fun: Any, goes: str, compile_for: Callable[[Any, Any], Any], explain: Callable[[Any], str]
 ) -> tuple[Any, bool]:
-    """What ``compile_for(fun, guard)`` gives, and whether `fun` takes a read-only x.
+    """Result of ``compile_for(fun, guard)``, and whether `fun` takes a read-only x.
 
     `guard` is what x passes through: `read_only`, or, where signatures of the user's do not fit
     that, nothing. `goes` says what goes where instead of into x, ``explain(error)`` all of any
@@ -256,7 +256,7 @@ def guarded(
 
 
 def compile_in_thread(fun: Any, make: Callable[[], Any]) -> Any:
-    """What `make` compiles for an objective; reported."""
+    """Functions that `make` compiles for an objective; reported."""
 
     def work() -> Any:
         with compile_lock(), reported(f"the objective {fun.__name__}", None, objective_logger):

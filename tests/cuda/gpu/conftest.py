@@ -18,7 +18,7 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 def pytest_collection_modifyitems(items):
     """Mark all tests of this folder: they need a GPU."""
-    for item in items:
+    for item in [] if _why_not() else items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.gpu)
 

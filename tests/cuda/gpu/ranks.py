@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.rank_threads import on_ranks as on_threads
+from tests.processes import on_ranks as on_threads
 
 
 def on_ranks(size, work):

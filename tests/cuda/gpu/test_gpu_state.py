@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from tests.interrupts import strike_everywhere
+from tests.processes import strike_everywhere
 from tests.runs import load_into, loaded
 from tests.trees import tree_map
 
