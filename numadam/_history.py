@@ -13,7 +13,7 @@ from numadam._arrays import formatting
 from numadam._arrays.interop import as_view
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import check_switch, count
-from numadam._settings.settings import parts_of
+from numadam._core.parts import parts_of
 
 __all__ = ["History"]
 

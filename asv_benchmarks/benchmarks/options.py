@@ -9,7 +9,7 @@ import numadam
 from numadam import rules
 from numadam._bench import peers
 from numadam._core import plan
-from numadam._settings.settings import parts_of
+from numadam._core.parts import parts_of
 
 from .common import Case, Cases, pair, ratio, size, values
 

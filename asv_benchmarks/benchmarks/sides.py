@@ -8,9 +8,9 @@ from numba import carray, njit, prange
 
 import numadam
 from numadam._bench.peers import values
+from numadam._core.parts import parts_of
 from numadam._jit import loops
 from numadam._jit.pointers import as_pointer
-from numadam._settings.settings import parts_of
 
 #: Learning rate in Rosenbrock's valley, and its start.
 VALLEY_LR, START = 0.01, (-1.2, 1.0)

@@ -8,8 +8,8 @@ import numpy as np
 import numadam
 from numadam import nopython
 from numadam._bench import peers
+from numadam._core.parts import parts_of
 from numadam._cpu.loop import SERIAL, compiled_step
-from numadam._settings.settings import parts_of
 
 from . import sides as own
 from .common import Case, Cases, pair, size, step, under_layer, values

@@ -14,6 +14,7 @@ from array_api_compat import array_namespace
 from numba import boolean, float64, int64, types
 
 from numadam._arrays.interop import is_cupy, to_host
+from numadam._core.parts import parts_of
 from numadam._jit.loops import compiled_loop
 from numadam._minimize import checkpoint as ck
 from numadam._minimize import stopping as st
@@ -24,7 +25,6 @@ from numadam._minimize.observers import ProgressBar, refuse_observers
 from numadam._minimize.result import ManyResult, attach
 from numadam._minimize.stop_tests import projected, released
 from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
-from numadam._settings.settings import parts_of
 
 # --- results -------------------------------------------------------------------------------------
 

@@ -21,11 +21,11 @@ from numadam._checkpoint import tree as nesting
 from numadam._checkpoint.container import CheckpointError, Container
 from numadam._core.hyper import count
 from numadam._core.options import DEFAULTS, own_copy
+from numadam._core.parts import parts_of
 from numadam._minimize.arguments import checksum
 from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.stopping import BAD_G, CALLBACK, Tolerances
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.settings import parts_of
 
 # --- the state of a result -----------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from numba import cuda, errors, types
 
 from numadam._core import options as op
 from numadam._core import plan as pl
+from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._core.text import Text, indented, scope_of
 from numadam._cuda.kernel import THREADS
@@ -43,7 +44,6 @@ from numadam._minimize.stopping import (
     share_of_own,
 )
 from numadam._settings.bounds import Box
-from numadam._settings.settings import parts_of
 
 # --- the kernel ----------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from numadam._arrays.checks import describe, in_dtype, is_masked, refuse_more_th
 from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import Differences
+from numadam._core.parts import parts_of
 from numadam._minimize.arguments import copy_tree
-from numadam._settings.settings import parts_of
 
 if TYPE_CHECKING:
     from numadam._minimize.checkpoint import Task

@@ -12,10 +12,10 @@ from typing import Any
 
 from scipy.optimize import OptimizeResult
 
+from numadam._core.parts import parts_of
 from numadam._history import History
 from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, XTOL
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.settings import parts_of
 
 # --- iterates for callbacks ----------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from numadam._arrays.interop import to_host
 from numadam._core.hyper import LR
+from numadam._core.parts import parts_of
 from numadam._minimize import checkpoint as ck
 from numadam._minimize import stopping as st
 from numadam._minimize.arguments import check_interval, copy_tree
@@ -23,7 +24,6 @@ from numadam._minimize.result import Result, attach, make_history
 from numadam._minimize.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.settings import parts_of
 
 
 @dataclass(slots=True)

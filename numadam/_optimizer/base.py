@@ -21,6 +21,7 @@ from numadam._backend import Backend
 from numadam._core import options as op
 from numadam._core import synonyms
 from numadam._core.hyper import LR, Array, Schedule
+from numadam._core.parts import Parts, parts_of
 from numadam._core.rule import RuleSpec
 from numadam._jit import process
 from numadam._optimizer.state import State, check_steps
@@ -89,7 +90,7 @@ class option:
     def __get__(self, instance: OptimizerBase | None, owner: type) -> Any:
         if instance is None:
             return self
-        value = st.parts_of(instance).settings.options[self._name]
+        value = parts_of(instance).settings.options[self._name]
         return value if type(value) is float else op.read_only(value)
 
 
@@ -321,8 +322,8 @@ class OptimizerBase(metaclass=OptimizerType):
             with process.defer_interrupts():  # CuPy's assignments are not in C alone
                 process.at_once([*writes, put("_settings", changed), put("_backend", backend)])
 
-    def _parts(self) -> st.Parts:
-        return st.Parts(self._tree, self._settings, self._backend, self._lock)
+    def _parts(self) -> Parts:
+        return Parts(self._tree, self._settings, self._backend, self._lock)
 
     def __dir__(self) -> list[str]:
         """Attributes, without those that only say what they are called here."""

@@ -19,10 +19,10 @@ from numadam._arrays.tree import some
 from numadam._checkpoint import tree as nesting
 from numadam._checkpoint.container import Container, about_file, read, write
 from numadam._core import options as op
+from numadam._core.parts import parts_of
 from numadam._jit.process import Writes
 from numadam._optimizer.base import Kind, OptimizerBase, default_options
 from numadam._optimizer.state import check_state
-from numadam._settings.settings import parts_of
 from numadam._version import __version__
 from numadam.schedules import ReduceOnPlateau
 

@@ -11,8 +11,8 @@ from numadam._arrays import formatting
 from numadam._arrays.checks import refuse_counts, refuse_negative
 from numadam._arrays.interop import to_host
 from numadam._backend import Backend
+from numadam._core.parts import Parts, parts_of
 from numadam._core.plan import ROW_COUNTS
-from numadam._settings.settings import Parts, parts_of
 
 if TYPE_CHECKING:
     from numadam._optimizer.base import OptimizerBase

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -26,7 +26,6 @@ from numadam._jit.process import Writes, at_once
 from numadam._settings.bounds import OPEN, Pair, as_numbers, fits, inward
 
 if TYPE_CHECKING:
-    from numadam._backend import Backend
     from numadam._mpi import StepExchange
 
 # --- learning rates ------------------------------------------------------------------------------
@@ -560,21 +559,3 @@ def _alike(rule: RuleSpec, frozen: Any, kind: type[Any], count: int, pair: Pair)
     leaves = [np.empty(0, kind)] * count
     options = op.check_frozen(rule, "", *frozen)
     return Settings(rule, options, leaves, [""] * count, [{}] * count, [pair] * count)
-
-
-# --- internal objects of an optimiser, for other packages -----------------------------------------
-
-
-class Parts(NamedTuple):
-    """The internal objects of an optimiser."""
-
-    tree: Tree
-    settings: Settings
-    backend: Backend
-    lock: Any
-
-
-def parts_of(optimizer: Any) -> Parts:
-    """The internal objects of an optimiser: by this function, so that ``dir`` shows none."""
-    parts: Parts = optimizer._parts()  # noqa: SLF001  # the one place
-    return parts

@@ -13,6 +13,7 @@ from numadam._arrays.interop import aligned_zeros
 from numadam._backend import Leaves
 from numadam._core.hyper import LR
 from numadam._core.options import freeze
+from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._cpu.state import CpuState
 from numadam._jit.process import defer_interrupts
@@ -28,7 +29,7 @@ from numadam._minimize.test_text import AT as NUMBER
 from numadam._minimize.test_text import LANES, start_of
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.settings import Settings, is_plain, parts_of
+from numadam._settings.settings import Settings, is_plain
 
 # --- schedules -----------------------------------------------------------------------------------
 

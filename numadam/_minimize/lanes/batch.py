@@ -13,6 +13,7 @@ import numpy as np
 
 from numadam._arrays.interop import aligned_zeros
 from numadam._core import plan as pl
+from numadam._core.parts import parts_of
 from numadam._core.scalars import product_width, width_of
 from numadam._jit import loops, process
 from numadam._jit.loops import compiled_loop
@@ -34,7 +35,6 @@ from numadam._minimize.lanes.stop_tests import (
     VALUES,
 )
 from numadam._minimize.stopping import RAISED, RUNNING, gradient_limit
-from numadam._settings.settings import parts_of
 
 #: Numbers of the problems that are stepped side by side: x, gradient and state of a block stay in
 #: the first cache; and packets in a block at most.
