@@ -77,7 +77,8 @@ class _Tested:
 
     def __init__(self, plan: Plan, tolerances: Tolerances, first: float) -> None:
         self._test = _compiled(plan.dtype, plan.real, plan.bounds, tolerances.norm)
-        self.numbers = np.array([*tt.start_of(tolerances, first), 0.0, 0.0])
+        self.numbers = np.zeros(_HIGH + 1)
+        tt.begin(self.numbers, tolerances, first)
         self._tops, self._table = np.zeros(tt.LANES), np.zeros(len(_AT), np.int64)
         self._table_at = address_of(self._table)
         self.bind(NUMBERS=self.numbers, TOPS=self._tops)

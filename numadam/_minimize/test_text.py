@@ -24,45 +24,36 @@ LANES = 8
 
 
 class Numbers(NamedTuple):
-    """State of the tests, or the places of it."""
+    """Places of the state of the tests."""
 
-    F: float  # at the iterate
-    SIZE: float  # the norm of its projected gradient
-    WAY: float  # that of the move
-    LENGTH: float  # that of x
-    F_BEFORE: float  # f at the iterate tested before
-    FIRST: float  # norm of the first projected gradient, NaN before it is known
-    LIMIT: float  # norm of the gradient at which the run stops
-    GTOL: float
-    GTOL_REL: float
-    FTOL: float
-    XTOL: float
-    F_BEST: float
-    SIZE_BEST: float
-
-
-#: The place of each.
-AT: Any = Numbers(*range(len(Numbers._fields)))
+    F: int  # at the iterate
+    SIZE: int  # the norm of its projected gradient
+    WAY: int  # that of the move
+    LENGTH: int  # that of x
+    F_BEFORE: int  # f at the iterate tested before
+    FIRST: int  # norm of the first projected gradient, NaN before it is known
+    LIMIT: int  # norm of the gradient at which the run stops
+    GTOL: int
+    GTOL_REL: int
+    FTOL: int
+    XTOL: int
+    F_BEST: int
+    SIZE_BEST: int
 
 
-def start_of(tolerances: st.Tolerances, first: float) -> Numbers:
-    """The state at the begin of a run; `first` is the norm of an earlier run's first gradient."""
-    nan = math.nan
-    return Numbers(
-        F=nan,
-        SIZE=nan,
-        WAY=nan,
-        LENGTH=nan,
-        F_BEFORE=nan,
-        FIRST=first,
-        LIMIT=nan,
-        GTOL=tolerances.gtol,
-        GTOL_REL=tolerances.gtol_rel,
-        FTOL=tolerances.ftol,
-        XTOL=tolerances.xtol,
-        F_BEST=math.inf,
-        SIZE_BEST=nan,
-    )
+AT = Numbers(*range(len(Numbers._fields)))
+
+
+_FRESH = np.full(len(AT), math.nan)
+_FRESH[AT.F_BEST] = math.inf
+
+
+def begin(numbers: np.ndarray, tolerances: st.Tolerances, first: float) -> None:
+    """Write the state at the begin of a run; `first` is the first gradient's norm, if known."""
+    numbers[: len(AT)] = _FRESH
+    numbers[AT.FIRST] = first
+    numbers[AT.GTOL], numbers[AT.GTOL_REL] = tolerances.gtol, tolerances.gtol_rel
+    numbers[AT.FTOL], numbers[AT.XTOL] = tolerances.ftol, tolerances.xtol
 
 
 #: What the lines read besides: places, and functions that are compiled.

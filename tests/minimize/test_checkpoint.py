@@ -454,9 +454,9 @@ def test_another_run_of_many_is_refused(tmp_path):
 
 @extras.fork
 def test_killed_runs_go_on():
-    """At random moments; `tests/campaigns/killed_runs.py` kills thousands."""
+    """At random moments; `tests/campaigns/kills.py` kills thousands."""
     code = """
-        from tests.campaigns.killed_runs import LOOPS, kill
+        from tests.campaigns.kills import LOOPS, kill
         rng = np.random.default_rng(0)
         print(sum(kill(name, 6, rng)[0] for name in LOOPS))
     """

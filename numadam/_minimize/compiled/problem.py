@@ -26,7 +26,7 @@ from numadam._minimize.result import make_history
 from numadam._minimize.run import Memory, Run
 from numadam._minimize.stopping import MAXITER, RUNNING, gradient_limit
 from numadam._minimize.test_text import AT as NUMBER
-from numadam._minimize.test_text import LANES, start_of
+from numadam._minimize.test_text import LANES, begin
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.settings import Settings, is_plain
@@ -109,7 +109,8 @@ class Rows:
     """Scalars of the steps from the first one on, as far as a run has come."""
 
     def __init__(self, plan: Plan, width: int, most: int) -> None:
-        self.array, self.known = np.zeros((most, width), plan.real), 0
+        self.array, self.known, self.most = np.zeros((most, width), plan.real), 0, most
+        self.address = self.array.ctypes.data
 
 
 #: Those of the last settings: the powers in them take as long as the rest of an iteration. So many
@@ -123,8 +124,8 @@ def rows_for(plan: Plan, control: np.ndarray, lr: float, width: int) -> Rows:
     key = plan, control.tobytes(), lr
     rows = _rows.pop(key, None) or Rows(plan, width, _MOST_ROWS)
     _rows[key] = rows  # as the last one
-    if len(_rows) > _MOST_SETTINGS:
-        _rows.pop(next(iter(_rows)), None)
+    for old in list(_rows)[:-_MOST_SETTINGS]:
+        _rows.pop(old, None)
     return rows
 
 
@@ -231,13 +232,13 @@ class Problem:
             rows = rows_for(self.plan, row, settings.lr, self._loop.width)
         self._rows = rows
         table[:] = self._fresh
-        table[AT.ROWS], table[AT.MOST_ROWS] = rows.array.ctypes.data, len(rows.array)
+        table[AT.ROWS], table[AT.MOST_ROWS] = rows.address, rows.most
         table[AT.EVERY], table[AT.RATE_STEP] = task.every, callable(settings.lr)
         if tolerances.xtol == 0.0:
             table[AT.BEFORE] = 0
         if task.track_best is False:
             table[AT.BEST] = 0
-        self._numbers[:] = start_of(tolerances, first_of(task.state, tolerances))
+        begin(self._numbers, tolerances, first_of(task.state, tolerances))
 
     def evaluate_at(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """F and gradient at another x, which another problem of the same kind evaluates."""
