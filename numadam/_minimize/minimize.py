@@ -40,7 +40,7 @@ def run_compiled(task: Task) -> Result:
     x, norm = task.x, task.tolerances.norm
     ob.check_for_compiled(x)
     form = ob.form_of(task.fun, task.args, task.jac, many=False)
-    objective = ob.objective_for(task.fun, form, x.dtype, x.ndim, task.args)
+    objective = ob.objective_for(task.fun, form, x, task.args)
     key = pr.key_for(task.rule, x, task.lr, task.options, norm)
     problem = pr.take(key, task.rule, x, task.lr, task.options, norm)
     problem.start(task, objective)
@@ -101,8 +101,9 @@ def minimize(
     fun : function
         ``fun(x, *args)`` returns f, a real number, or ``(f, gradient)`` with ``jac=True``. It is
         never called twice at one x, except for `checkpoint_check` and the trials of ``lr="auto"``.
-        Compiled by Numba, it may also be ``fun(x, g, *args) -> f``, which writes the gradient into
-        g (it contains zeros before): then the whole minimisation runs without Python. A gradient
+        Compiled by Numba, the whole minimisation runs without Python. Then the derivatives of
+        ``fun(x, *args) -> f`` are exact, for an x of one axis and at most 32 real numbers;
+        ``fun(x, g, *args) -> f`` writes the gradient into g (it contains zeros before). A gradient
         of another dtype is converted to that of x.
     x0 : array, number, list of numbers, or nesting of arrays
         Start: real or complex, NumPy or CuPy, any shape. It is not modified. float32 stays
@@ -115,7 +116,7 @@ def minimize(
         True: `fun` returns the gradient too. A function ``jac(x, *args)``: `fun` is then called
         once at the end, and where f is needed: `ftol`, ``track_best=True``, `progress`, a History
         at its records, a callback that reads `fun`, or a schedule that observes f. Otherwise
-        finite differences (SciPy's; None is "2-point").
+        finite differences (SciPy's; None is "2-point", but for a compiled `fun`).
     bounds : (lo, hi), sequence of (lo, hi), scipy.optimize.Bounds, or nesting, optional
         Two numbers for all elements, a pair of numbers for each, two NumPy arrays, or SciPy's
         forms; None leaves a side open. x never leaves the bounds, and an x0 outside is moved to

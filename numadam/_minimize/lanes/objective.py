@@ -30,14 +30,17 @@ from numadam._jit.pointers import array_at, as_pointer
 from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
+    PLAIN,
     RETURNS,
     call_again,
     caller,
+    check_derives,
     compile_in_thread,
     evaluation,
     form_of,
     goes_of,
     guarded,
+    prepared,
     text_of_error,
     type_of_args,
 )
@@ -184,11 +187,12 @@ class ManyObjective:
     def __init__(
         self, fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
     ) -> None:
-        self._fun, self._form, self.writes = fun, form, form == RETURNS
+        self._fun, self._form, self.writes = fun, form, form in (RETURNS, PLAIN)
+        n = int(np.prod(shape))
         wrap = njit(error_model="numpy", no_cfunc_wrapper=True, forceinline=lanes > 1)
 
         def compile_for(function: Any, guard: Any) -> Any:
-            call = wrap(caller(function, form, guard))
+            call = wrap(caller(prepared(function, form, n), form, guard))
             if lanes == 1:
                 return evaluation(_one_by_one(call, x_type, args_type))
             return evaluation(_side_by_side(call, x_type, args_type, shape, lanes))
@@ -200,7 +204,7 @@ class ManyObjective:
             # np.dot and its like would copy x at each call: contiguous problems are faster
             with warnings.catch_warnings():
                 warnings.simplefilter("error", errors.NumbaPerformanceWarning)
-                inner = fun if form == RETURNS else _inlined(fun)
+                inner = fun if form in (RETURNS, PLAIN) else _inlined(fun)
                 self._evaluate = compile_in_thread(fun, lambda: compile_for(inner, read_only))
             self._is_guarded = True
         self.address = private.address(self._evaluate)
@@ -217,8 +221,10 @@ def objective_on(
 
     That is: where it does not compile for one, or has signatures of its own.
     """
-    # contiguous problems tell their shape at each call
-    shape = shape if lanes > 1 else (0,) * len(shape)
+    if form == PLAIN:
+        check_derives(shape, dtype, "write the gradient into g, as fun(x, g, *args) -> f")
+    # contiguous problems tell their shape at each call, unless it is compiled in
+    shape = shape if lanes > 1 or form == PLAIN else (0,) * len(shape)
     return _objective(fun, form, dtype, shape, type_of_args(args), lanes)
 
 
