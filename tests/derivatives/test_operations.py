@@ -13,11 +13,13 @@ import numba
 import numpy as np
 import pytest
 
-pytest.importorskip("mpmath")
-from mpmath import mp, mpf
-
 from numadam._derivatives.derive import with_jacobian
-from tests.derivatives.exact import DIGITS, Exact, apply
+from tests import extras
+
+extras.require("peers", "mpmath")
+from mpmath import mp, mpf  # noqa: E402
+
+from tests.derivatives.exact import DIGITS, Exact, apply  # noqa: E402
 
 #: Roundings of each term of the chain rule, see `Exact`, that a derivative may be off.
 BOUND = 4

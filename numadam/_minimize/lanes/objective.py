@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,9 +20,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numadam._backend import Leaves
-from numadam._cpu.kernel import code_address
-from numadam._cpu.old_state import CpuState
 from numadam._jit import private
 from numadam._jit.calls import loader, read_only
 from numadam._jit.pointers import array_at, as_pointer
@@ -44,11 +40,11 @@ from numadam._minimize.compiled.objective import (
     text_of_error,
     type_of_args,
 )
+from numadam._minimize.compiled.problem import StateOnly
 from numadam._minimize.observers import refuse_observers
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.bounds import Box, fits
-from numadam._settings.settings import Settings
 
 # --- the adapter ---------------------------------------------------------------------------------
 
@@ -241,29 +237,6 @@ def _objective(
         return ManyObjective(fun, form, x_type, args_type, shape, lanes)
     except (errors.NumbaError, errors.NumbaPerformanceWarning, AttributeError):  # x += 1, the last
         return None
-
-
-class StateOnly(CpuState):
-    """State and arguments of one array: the kernel of the minimisation has its own step."""
-
-    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        super().__init__(settings, params, names)
-        self.arguments.meta["settle"] = code_address("settle")
-        self.begin()
-
-    def restart(self, x: Any) -> None:
-        """Begin anew at x: state, counters and products as they were at first."""
-        self.params[0][...] = x
-        self.reset()
-
-    def copies(self) -> dict[str, Any]:
-        """Copies of counters and state of the one array, by name."""
-        found: dict[str, Any] = {"t": self.t}
-        for k, name in enumerate(self.settings.plan.products):
-            found[name] = self.products[:, k].copy()
-        for name, (view,) in self.state.items():
-            found[name] = np.array(view)
-        return found
 
 
 # --- layout of problems --------------------------------------------------------------------------
