@@ -154,7 +154,8 @@ def check_grad(
     GradientCheck
         Shown as one or two sentences; true in ``if`` and ``assert`` if the derivatives are right.
         Its `status` is "right", "wrong", or "unclear" if differences cannot decide, because fun is
-        noisy, has a kink, or is flat at x0.
+        noisy, has a kink, or is flat at x0. What a compiled `fun` writes is compared with its exact
+        derivatives, where it has them (see `minimize`): then no differences are taken.
 
     Raises
     ------
@@ -248,7 +249,10 @@ def _verdict(point: Point, prober: Prober, table: Verdicts) -> tuple[GradientSta
             "to an array that is kept between calls, or belong to an earlier x."
         )
     if table.wrong.any():
-        return "wrong", f"The {whole} is wrong in {_told_wrong(point, table)}"
+        return "wrong", f"The {whole} is wrong in {_told_wrong(point, prober, table)}"
+    if prober.exact is not None:
+        told = formatting.count(len(table.name), point.nouns[1])
+        return "right", f"The {whole} is right in {told}: it agrees with exact derivatives of fun."
     # f jumps or has a kink near: the slope may be any, even beside the largest one
     table.doubt |= ~table.flat & (table.spread > LOOSE * table.largest)
     enough = table.spread <= LOOSE * np.maximum(table.size, LOOSE * table.largest)
@@ -258,7 +262,7 @@ def _verdict(point: Point, prober: Prober, table: Verdicts) -> tuple[GradientSta
     return "right", f"The {whole} is right in {_told_right(point, table, resolved)}"
 
 
-def _told_wrong(point: Point, table: Verdicts) -> str:
+def _told_wrong(point: Point, prober: Prober, table: Verdicts) -> str:
     """Text on where derivatives are wrong, a cause, and the worst one."""
     part, noun = table.is_element, point.nouns[1]
     if not (table.wrong & part).any():
@@ -271,7 +275,8 @@ def _told_wrong(point: Point, table: Verdicts) -> str:
     text = f"{where}{told and f': {told}'}. Worst: {worst['worst']} is {worst['value']:.6g} by "
     if math.isnan(worst["difference"]):
         return f"{text}formula."
-    return f"{text}formula, {worst['difference']:.6g} by differences."
+    by = "by differences" if prober.exact is None else "exactly"
+    return f"{text}formula, {worst['difference']:.6g} {by}."
 
 
 def _told_right(point: Point, table: Verdicts, resolved: np.ndarray) -> str:

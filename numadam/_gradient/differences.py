@@ -20,6 +20,8 @@ _WITHOUT_SCALE = tuple(10.0 ** (-1.5 * k) for k in range(11))
 _SEEN_CHANGE = 1e-4
 #: Estimated errors that a slope may be away.
 SAFETY = 4.0
+#: Roundings of the largest derivative that one by hand may be off, beside exact ones.
+_ROUNDINGS = 64.0
 #: Part of a slope above which its error is too large to tell.
 LOOSE = 0.1
 #: Shortest step at which two slopes are told from each other, in rounding errors of their change.
@@ -67,6 +69,7 @@ class Prober:
     def __init__(self, point: Point, tolerance: float | None, rng: np.random.Generator) -> None:
         self._point, self._rng = point, rng
         self.f, self.J = point.start()
+        self.exact = point.exact()
         self._scale = np.concatenate([_sizes(part) for part in np.split(point.x, point.ends[:-1])])
         with np.errstate(all="ignore"):
             step = (abs(point.x) if point.x.any() else self._scale) * point.eps ** (1 / 3)
@@ -129,6 +132,13 @@ class Prober:
     def judge(self, probe: Probe) -> np.ndarray:
         """Compare derivatives with differences along a probe: the columns of `Verdicts`."""
         J = np.where(probe.d != 0.0, self.J, 0.0)
+        if self.exact is not None:
+            exact = np.where(probe.d != 0.0, self.exact, 0.0)
+            formula, value = J @ probe.d, exact @ probe.d
+            error = _ROUNDINGS * self.eps * np.max(abs(self.exact), axis=1) * np.max(abs(probe.d))
+            off = abs(formula - value) - SAFETY * error
+            wrong = ~(off <= self.tolerance * np.fmax(abs(formula), abs(value)))
+            return np.array([formula, value, error, error, 0.0 * value, wrong, *[0.0 * value] * 2])
         with np.errstate(all="ignore"):  # values may be infinite
             formula = J @ probe.d
             near = np.where(np.isfinite(J), abs(J), 0.0) @ abs(self._point.x)

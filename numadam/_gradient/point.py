@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,14 @@ class Point:
     """
 
     nouns, values_of, has_jac = ("gradient", "element"), 1, False
+    #: the exact derivatives at x, of a compiled function that writes some by hand
+    _exact: Callable[[np.ndarray], Any] | None = None
 
     def __init__(self, fun: Any, x0: Any, args: Any, jac: Any, bounds: Any) -> None:
         nested, self.nfev = own_copy(x0), 0
         self._tree = tree = Tree(nested)
         self._leaves, self._names = list(tree.flatten(nested, "x0")), tree.names("x0")
-        dtype = common_dtype(self._leaves, self._names)
+        dtype = self._dtype = common_dtype(self._leaves, self._names)
         on_host = backend_for(self._leaves, self._names).is_host
         self._real, self.eps = np.dtype(np.finfo(dtype).dtype), float(np.finfo(dtype).eps)
         #: real numbers in an element
@@ -69,9 +72,12 @@ class Point:
         args = read_args(args, compiled.is_compiled(fun))
         if compiled.is_compiled(fun) and not callable(jac):
             compiled.check_for_compiled(nested)
-            form = compiled.form_of(fun, args, jac, many=False)
-            adapter = compiled.objective_for(fun, form, nested.dtype, nested.ndim, args)
+            form = compiled.form_of(fun, args, jac, many=False, derives=False)
+            adapter = compiled.objective_for(fun, form, nested, args)
             call = functools.partial(adapter.call_again, number=0, args=args)
+            if form == compiled.WRITES and compiled.derives(nested.shape, nested.dtype):
+                exact = compiled.derivatives().exact_gradient
+                self._exact = functools.partial(exact, fun, args=args)
             fun, args, jac = call, (), True
         elif compiled.is_compiled(fun):
             compiled.check_plain(fun, args)
@@ -93,6 +99,11 @@ class Point:
         f, g = self._objective.evaluate(need_f)
         value = np.nan if f is None else float(f)  # of a `jac` alone f is not known
         return np.array([value]), self.flat(self._tree.flatten(g, "jac"))[None]
+
+    def exact(self) -> np.ndarray | None:
+        """Exact derivatives at x0, where the function has them."""
+        found = None if self._exact is None else self._exact(self.x.astype(self._dtype))
+        return None if found is None else np.atleast_2d(found).astype(np.float64)
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """All values at another x; infinite or NaN where arithmetic fails, as `math.exp(1000)`."""
@@ -165,6 +176,9 @@ class Residuals(Point):
         self.x = np.clip(x[0].astype(np.float64), self.low, self.high)
         self.values_of, self.nfev, self._dtype = count("m", m, 1), 0, x.dtype
         self._call = functools.partial(adapter.call_again, m=self.values_of, number=0, args=args)
+        if compiled.derives(x[0].shape, x.dtype):
+            exact, numbers = compiled.derivatives().exact_jacobian, (0,) * form[1]
+            self._exact = functools.partial(exact, fun, m=self.values_of, args=(*numbers, *args))
         self.ends, self.eps = np.array([x.size]), float(np.finfo(x.dtype).eps)
 
     def start(self, need_f: bool = True) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ def _make_call(names: str) -> Any:
 
 
 #: ``(address, a, ...)``: call ``int64 f(int64 a, ...)``, compiled by Numba; -1 if it raised.
-call1, call3, call7 = map(_make_call, ("a", "abc", "abcdefg"))
+call1, call3, call5, call7 = map(_make_call, ("a", "abc", "abcde", "abcdefg"))
 
 
 #: For functions that only compiled code calls: half the compile time. Inlined, for an array is

@@ -21,6 +21,7 @@ __all__ = [
     "USER_CACHE",
     "address",
     "dot",
+    "lane_memory",
     "pointer",
     "start_new_thread",
     "uncounted",
@@ -46,6 +47,19 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(getattr(like, "dtype", like))(address, like), codegen
+
+
+@intrinsic
+def lane_memory(typingctx: Any) -> Any:
+    """Memory for 64 numbers of float64 on the stack: an array would be allocated at every call."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        with builder.goto_entry_block():
+            memory = builder.alloca(context.get_value_type(types.float64), 64)
+            memory.align = 64  # a cache line
+        return memory
+
+    return types.CPointer(types.float64)(), codegen
 
 
 def uncounted(context: Any, builder: Any, kind: Any, result: Any, array: Any) -> Any:

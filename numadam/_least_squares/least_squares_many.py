@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import Hyper, check_switch, count
 from numadam._least_squares.batch import FitTask, run_fits
-from numadam._least_squares.objective import adapter_for, form_of
+from numadam._least_squares.objective import DIFFERENCES, adapter_for, form_of
 from numadam._minimize.arguments import Run, own_copy, read_args
+from numadam._minimize.compiled.objective import check_derives
 from numadam._minimize.result import ManyResult
 from numadam._settings.bounds import OPEN, Box, check_ends, inward, standard_bounds
 
@@ -57,7 +58,7 @@ def least_squares_many(
     args: Any = (),
     *,
     m: int,
-    jac: bool | None = None,
+    jac: bool | Literal["differences"] | None = None,
     bounds: Bounds | None = None,
     ftol: float = 1e-8,
     xtol: float = 1e-8,
@@ -78,7 +79,8 @@ def least_squares_many(
     fun : function
         Compiled by Numba: ``fun(x, r, i, *args)`` writes the m residuals of problem i into r, or
         ``fun(x, r, *args)``. r is 0 before the call: a problem of fewer points leaves the rest 0.
-        It is called once more for each run, which checks what it writes.
+        It is called once more for each run, which checks what it writes. Its derivatives are
+        exact, see the page on `minimize`.
     x0 : array of shape (problems, n)
         Starts, float64 or float32; not modified. One problem is ``x0[None]``. An iteration takes
         about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster.
@@ -88,10 +90,11 @@ def least_squares_many(
         Residuals of a problem, the same number for all. That `fun` writes them all, and nothing
         beyond r and J, is checked as far as they are long; further off only
         ``@numba.njit(boundscheck=True)`` can tell.
-    jac : True, optional
-        ``fun(x, r, J, i, *args)`` writes the derivatives as well, ``J[k, j]`` of r[k] by x[j]; J is
-        0 before the call, too. Without it: forward differences, which take some n evaluations.
-        They need an r that is smooth in x, over steps that change it by more than its rounding.
+    jac : True or "differences", optional
+        With True ``fun(x, r, J, i, *args)`` writes the derivatives, ``J[k, j]`` of r[k] by x[j]; J
+        is 0 before the call, too. "differences": forward ones, for n above 32 and functions that
+        have no exact derivatives. They take some n evaluations, and need an r that is smooth in x,
+        over steps that change it by more than its rounding.
     bounds : (low, high), array of shape (n, 2), or scipy.optimize.Bounds, optional
         As in SciPy's `least_squares`: two numbers or arrays, low first; None is open. Pairs for
         each unknown are an array. A start outside is moved to the bound.
@@ -140,14 +143,11 @@ def least_squares_many(
     >>> t = np.linspace(0, 3, 30)
     >>> y = np.array([[2.0], [3.0]]) * np.exp(-t * np.array([[1.0], [0.5]]))
     >>> @numba.njit
-    ... def fun(x, r, J, i, t, y):  # problem i has its own data
+    ... def fun(x, r, i, t, y):  # problem i has its own data
     ...     for k in range(t.size):
-    ...         e = np.exp(-x[1] * t[k])
-    ...         r[k] = x[0] * e - y[i, k]
-    ...         J[k, 0] = e
-    ...         J[k, 1] = -x[0] * t[k] * e
+    ...         r[k] = x[0] * np.exp(-x[1] * t[k]) - y[i, k]
     >>> x0 = np.ones((2, 2))
-    >>> res = na.least_squares_many(fun, x0, (t, y), m=30, jac=True)
+    >>> res = na.least_squares_many(fun, x0, (t, y), m=30)
     >>> res.x.round(6), res.stderr.shape, bool(res.success.all())
     (array([[2. , 1. ],
            [3. , 0.5]]), (2, 2), True)
@@ -155,7 +155,9 @@ def least_squares_many(
     x = read_starts(x0)
     problems, n = x.shape
     args = read_args(args, compiled=True)
-    form = form_of(fun, args, jac)
+    form, exact = form_of(fun, args, jac), 0 if jac else n
+    if exact:
+        check_derives((n,), x.dtype, f"write J, with jac=True, or pass jac={DIFFERENCES!r}")
     low, high = read_bounds(bounds, x)
     m = count("m", m, 1, 2**40)
     task = FitTask(
@@ -172,9 +174,9 @@ def least_squares_many(
         absolute_sigma=check_switch("absolute_sigma", absolute_sigma),
         points=_read_points(points, problems, m),
         progress=progress,
-        derives=form[0],
+        derives=form[0] or exact > 0,
     )
-    return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args))
+    return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args, exact))
 
 
 def read_starts(x0: Any) -> np.ndarray:

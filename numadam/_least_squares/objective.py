@@ -20,12 +20,16 @@ from numadam._minimize.compiled.objective import (
     ADAPTERS,
     about_args,
     counts_of,
+    derivatives,
     evaluation,
     guarded,
     is_compiled,
     refuse_unread,
     type_of_args,
 )
+
+#: What `jac` has to be for differences.
+DIFFERENCES = "differences"
 
 #: Call forms: with J or without, with the number of the problem or without.
 FORMS = {
@@ -44,10 +48,14 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any) -> tuple[bool, bool]:
             f"fun: expected a function compiled by Numba, got {type(fun).__name__}. Decorate it "
             "with @numba.njit; residuals in Python are for scipy.optimize.least_squares."
         )
-    if jac is not None and type(jac) is not bool:
+    if (
+        jac is not None
+        and type(jac) is not bool
+        and not (isinstance(jac, str) and jac == DIFFERENCES)
+    ):
         raise TypeError(
-            f"jac: expected True or None, got {jac!r:.80}. With jac=True fun writes the "
-            "derivatives into J, as fun(x, r, J, i, *args)."
+            f"jac: expected None, True or {DIFFERENCES!r}, got {jac!r:.80}. None: exact "
+            "derivatives of fun; with True it writes them into J, as fun(x, r, J, i, *args)."
         )
     derives = jac is True
     least, most, names = counts_of(fun)
@@ -58,7 +66,7 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any) -> tuple[bool, bool]:
     if len(fits) != 1:
         plain, numbered = FORMS[derives, False], FORMS[derives, True]
         raise TypeError(
-            f"fun: with {len(args)} args and jac={jac} it is called as {numbered} or as {plain}, "
+            f"fun: with {len(args)} args and jac={jac!r} it is called as {numbered} or as {plain}, "
             f"with {len(args) + 3 + derives} or {len(args) + 2 + derives} arguments; got {shown}."
             f"{' Write it without defaults and *args.' if fits else ''}"
         )
@@ -116,13 +124,21 @@ class ResidualAdapter:
         Of ``evaluate``, which the loop calls.
     """
 
-    def __init__(self, fun: Any, form: tuple[bool, bool], real: Any, args_type: Any) -> None:
+    def __init__(
+        self, fun: Any, form: tuple[bool, bool], real: Any, args_type: Any, exact: int
+    ) -> None:
         self._fun, self._form, self._real = fun, form, real
 
         def compile_for(function: Any, guard: Any) -> Any:
-            return evaluation(_make_evaluate(function, form, guard, real, args_type))
+            if exact:
+                function = derivatives().with_jacobian(function, exact)
+            called = form[0] or exact > 0, form[1]
+            return evaluation(_make_evaluate(function, called, guard, real, args_type))
 
         def explain(error: Any) -> str:
+            if exact and (reason := derivatives().reason(error)):
+                advice = f"{about_args(args_type)}Or pass jac={DIFFERENCES!r}, or write J"
+                return f"fun: {reason} {advice}, with jac=True."
             kinds = types.Array(from_dtype(np.dtype(real)), 1, "C")
             return (
                 f"fun: {fun.__name__}{inspect.signature(fun.py_func)} does not compile as "
@@ -149,14 +165,14 @@ class ResidualAdapter:
 
 
 def adapter_for(
-    fun: Any, form: tuple[bool, bool], dtype: np.dtype[Any], args: tuple[Any, ...]
+    fun: Any, form: tuple[bool, bool], dtype: np.dtype[Any], args: tuple[Any, ...], exact: int = 0
 ) -> ResidualAdapter:
-    """The adapter to residuals, compiled or cached."""
-    return _adapter(fun, form, dtype, type_of_args(args))
+    """The adapter to residuals, compiled or cached; with exact derivatives by so many unknowns."""
+    return _adapter(fun, form, dtype, type_of_args(args), exact)
 
 
 @functools.lru_cache(ADAPTERS)
 def _adapter(
-    fun: Any, form: tuple[bool, bool], dtype: np.dtype[Any], args_type: Any
+    fun: Any, form: tuple[bool, bool], dtype: np.dtype[Any], args_type: Any, exact: int
 ) -> ResidualAdapter:
-    return ResidualAdapter(fun, form, dtype.type, args_type)
+    return ResidualAdapter(fun, form, dtype.type, args_type, exact)

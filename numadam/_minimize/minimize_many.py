@@ -61,9 +61,10 @@ def minimize_many(
     Parameters
     ----------
     fun : function
-        Compiled by Numba: ``fun(x, g, *args) -> f`` on one problem, which writes the gradient into
-        g (it contains zeros before), or ``fun(x, g, i, *args) -> f`` with the number of the
-        problem, or with ``jac=True`` ``fun(x, *args) -> (f, gradient)``. All cores share the
+        Compiled by Numba: ``fun(x, *args) -> f`` on one problem, whose derivatives are exact as in
+        `minimize`, ``fun(x, g, *args) -> f``, which writes the gradient into g (it contains zeros
+        before), ``fun(x, g, i, *args) -> f`` with the number of the problem, or with ``jac=True``
+        ``fun(x, *args) -> (f, gradient)``. All cores share the
         problems, and many small ones are vectorised; a `fun` that needs a contiguous x
         (``np.dot``) is not, and takes up to twice the time. With CuPy `x0` each thread of the GPU
         runs one problem. It cannot create arrays: with ``jac=True`` the gradient is a tuple. In

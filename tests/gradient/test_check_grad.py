@@ -682,7 +682,7 @@ def without_number(x, r, J):
 def test_residuals_that_cannot_be_checked_are_refused():
     with pytest.raises(TypeError, match="there is no gradient to check"):
         na.check_grad(fit, np.ones(2), (T, DATA), m=8, jac="2-point")
-    with pytest.raises(TypeError, match="jac: expected True or None, got <function"):
+    with pytest.raises(TypeError, match="jac: expected None, True or 'differences', got <function"):
         na.check_grad(fit, np.ones(2), (T, DATA), m=8, jac=square)
     with pytest.raises(TypeError, match="fun: expected a function compiled by Numba"):
         na.check_grad(square, np.ones(2), m=8, jac=True)

@@ -25,7 +25,9 @@ NAMES = ("x", "cost", "optimality", "cov", "stderr", "status", "nfev", "njev")
 def run(rows, jac=True, t=FITS.t, y=FITS.y, **options):
     fun = decay_with_j if jac else decay
     args = t, np.ascontiguousarray(y[rows])
-    return na.least_squares_many(fun, FITS.x0[rows], args, m=30, jac=jac or None, **options)
+    return na.least_squares_many(
+        fun, FITS.x0[rows], args, m=30, jac=jac or "differences", **options
+    )
 
 
 def assert_same(a, b):
@@ -317,7 +319,12 @@ REFUSED = {
     "x is changed": (TypeError, "x is read-only", (changes_x, START, (1.0,)), {}),
     "returns": (TypeError, r"fun\(x, r, i, \*args\)", (returns, START, (1.0,)), {}),
     "defaults": (TypeError, "without defaults", (with_default, START, (1.0,)), {}),
-    "jac": (TypeError, "jac: expected True", (decay, FEW.x0, ARGS), {"jac": "2-point"}),
+    "jac": (
+        TypeError,
+        "jac: expected None, True or 'differences'",
+        (decay, FEW.x0, ARGS),
+        {"jac": "2-point"},
+    ),
     "jac of NumPy": (TypeError, "jac: .*True", (decay, FEW.x0, ARGS), {"jac": np.True_}),
     "jac of an array": (TypeError, "jac: .*True", (decay, FEW.x0, ARGS), {"jac": np.ones(2)}),
     "no J": (TypeError, r"as fun\(x, r, J, \*args\)", (decay, FEW.x0, ARGS), {"jac": True}),

@@ -170,6 +170,7 @@ def with_signature():
 
 @pytest.mark.parametrize("fun", [with_reshape, with_signature])
 def test_objectives_that_need_a_contiguous_x(fun, widths):
+    fun = fun() if fun is with_signature else fun
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_some_alone(fun, starts(70, 3), (0, 69), lr=0.05, gtol=1e-2, maxiter=200)

@@ -102,12 +102,15 @@ def about_args(args_type: Any) -> str:
 
 
 WRITES, INDEXED, RETURNS = "fun(x, g, *args) -> f", "fun(x, g, i, *args) -> f", "fun(x, *args)"
+#: A function without its gradient: numadam derives it, and calls the form that writes it.
+PLAIN = "fun(x, *args) -> f"
 
 #: Result of an evaluation that has raised, or has returned a gradient of another shape than x.
 FAILED = -1
 #: By form the lines of a text that evaluate `fun` at x: they set f, and write into g, which is 0.
 CALLS = {
     WRITES: ["f = fun(x, g, *args)"],
+    PLAIN: ["f = fun(x, g, *args)"],
     INDEXED: ["f = fun(x, g, i, *args)"],
     RETURNS: [
         "f, given = fun(x, *args)",
@@ -139,16 +142,19 @@ def check_for_compiled(x: Any) -> None:
         )
 
 
-def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
-    """Call form of a compiled objective, from its number of arguments."""
+def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool, derives: bool = True) -> str:
+    """Call form of a compiled objective, from its number of arguments.
+
+    `derives`: a function without its gradient may be one.
+    """
     if jac is not None and type(jac) is not bool and not callable(jac):  # such as numpy.True_
         raise ValueError(f"jac: expected True or None for a compiled fun, got {jac!r:.80}.")
     least, most, names = counts_of(fun)
     forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
-    forms += [(1, RETURNS, jac is True)]
+    forms += [(1, RETURNS, jac is True), (1, PLAIN, jac is None and derives)]
     fits = [form for extra, form, ok in forms if ok and least <= len(args) + extra <= most]
     if len(fits) == 1:
-        if fits[0] != RETURNS:
+        if fits[0] in (WRITES, INDEXED):
             refuse_unread(fun.py_func.__code__, 1, "gradient")
         return fits[0]
     shown = f"fun({', '.join(names)})"
@@ -158,11 +164,11 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool) -> str:
             "without defaults and *args."
         )
     indexed = f", {len(args) + 3} ({INDEXED})" if many else ""
-    hint = "" if jac is True or most < len(args) + 1 or many else ", or jac='2-point'"
+    plain = f", {len(args) + 1} ({PLAIN}, whose derivatives are exact)" if derives else ""
     raise TypeError(
         f"fun: a compiled objective with {len(args)} args takes {len(args) + 2} arguments "
-        f"({WRITES}, which writes the gradient into g){indexed} or, with jac=True, "
-        f"{len(args) + 1} ({RETURNS} -> (f, g)){hint}; got {shown}."
+        f"({WRITES}, which writes the gradient into g){indexed}{plain} or, with jac=True, "
+        f"{len(args) + 1} ({RETURNS} -> (f, g)); got {shown}."
     )
 
 
@@ -208,6 +214,33 @@ def check_plain(fun: Any, args: tuple[Any, ...]) -> None:
             f"fun: with a jac of its own it takes {len(args) + 1} argument"
             f"{'s' if args else ''} (x, *args), got fun({', '.join(names)})."
         )
+
+
+# --- exact derivatives ---------------------------------------------------------------------------
+
+#: Unknowns by which exact derivatives are taken at most: above, forward derivatives are slow.
+MOST_UNKNOWNS = 32
+
+
+def derives(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether exact derivatives can be taken by such an x."""
+    return len(shape) == 1 and dtype.kind == "f" and shape[0] <= MOST_UNKNOWNS
+
+
+def check_derives(shape: tuple[int, ...], dtype: np.dtype[Any], instead: str) -> None:
+    """Refuse an x by which exact derivatives are not taken."""
+    if not derives(shape, dtype):
+        raise ValueError(
+            f"x0: exact derivatives are by at most {MOST_UNKNOWNS} real numbers in one axis, got "
+            f"{dtype} of shape {shape}: {instead}."
+        )
+
+
+def derivatives() -> Any:
+    """The module that makes them: who brings derivatives does not wait for it."""
+    from numadam._derivatives import derive
+
+    return derive
 
 
 # --- what is compiled for an objective -----------------------------------------------------------
@@ -271,8 +304,16 @@ def as_it_is(x):
     return x
 
 
+def prepared(fun: Any, form: str, n: int) -> Any:
+    """The function that is called: a plain one becomes one that writes its gradient."""
+    return derivatives().with_gradient(fun, n) if form == PLAIN else fun
+
+
 def text_of_error(fun: Any, form: str, x_type: Any, args_type: Any, error: Any) -> str:
     """Text on an objective that does not compile."""
+    if form == PLAIN and (reason := derivatives().reason(error)):
+        advice = f"{about_args(args_type)}Or write the gradient into g, as {WRITES}"
+        return f"fun: {reason} {advice}, or pass jac='2-point'."
     returned = _last_returned(fun)
     if form != RETURNS and isinstance(returned, _NO_NUMBER):
         return f"fun: has to return the number f, got {returned}; is there a `return`?"
@@ -287,7 +328,11 @@ def text_of_error(fun: Any, form: str, x_type: Any, args_type: Any, error: Any) 
 
 def goes_of(form: str) -> str:
     """Words on where the gradient goes."""
-    return f"the gradient {'is returned' if form == RETURNS else 'goes into g'}"
+    where = {
+        RETURNS: "the gradient is returned",
+        PLAIN: "derivatives are by what it is called with",
+    }
+    return where.get(form, "the gradient goes into g")
 
 
 #: Numba's types of results that are no number: a forgotten `return`, or a sum.
@@ -333,6 +378,8 @@ def call_again(
             )
         return f, g
     numbers, g = (number,) if form == INDEXED else (), np.zeros_like(x)
+    if form == PLAIN:
+        return fun(x, *args), g
     return fun(x, g, *numbers, *args), g
 
 
@@ -366,9 +413,9 @@ class CompiledObjective:
         Whether it is known to give a gradient: the first call of a run tells.
     """
 
-    def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any) -> None:
+    def __init__(self, fun: Any, form: str, x_type: Any, args_type: Any, n: int) -> None:
         self._fun, self._form = fun, form
-        self.writes = form == RETURNS
+        self.writes = form in (RETURNS, PLAIN)
         source = _DRIVE.format(lines="\n        ".join(CALLS[form]))
         flat = types.Array(x_type.dtype, 1, "C")
         operands = types.Tuple((x_type, x_type, flat, types.float64[::1], args_type))
@@ -376,6 +423,7 @@ class CompiledObjective:
         known = {"call1": call1, "address_of": address_of, "load": loader(operands)}
 
         def compile_for(function: Any, guard: Any) -> Any:
+            function = prepared(function, form, n)
             scope: dict[str, Any] = {"fun": function, "guard": guard, **known}
             exec(compile(source, f"<the objective {fun.__name__}>", "exec"), scope)
             drive: Any = njit(nogil=True, error_model="numpy")(scope["drive"])
@@ -390,18 +438,20 @@ class CompiledObjective:
         return call_again(self._fun, self._form, self._is_guarded, x, number, args)
 
 
-def objective_for(
-    fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args: tuple[Any, ...]
-) -> CompiledObjective:
+def objective_for(fun: Any, form: str, x: np.ndarray, args: tuple[Any, ...]) -> CompiledObjective:
     """An objective, compiled or cached."""
-    return _objective(fun, form, dtype, ndim, type_of_args(args))
+    n = 0
+    if form == PLAIN:
+        n = x.size
+        check_derives(x.shape, x.dtype, "write the gradient into g, or pass jac='2-point'")
+    return _objective(fun, form, x.dtype, x.ndim, type_of_args(args), n)
 
 
 @functools.lru_cache(ADAPTERS)
 def _objective(
-    fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args_type: Any
+    fun: Any, form: str, dtype: np.dtype[Any], ndim: int, args_type: Any, n: int
 ) -> CompiledObjective:
-    return CompiledObjective(fun, form, types.Array(from_dtype(dtype), ndim, "C"), args_type)
+    return CompiledObjective(fun, form, types.Array(from_dtype(dtype), ndim, "C"), args_type, n)
 
 
 @functools.lru_cache(ADAPTERS)

@@ -6,7 +6,6 @@ Above 300 lines, for nearly all of it is one class over one state.
 from __future__ import annotations
 
 import time
-from ctypes import addressof
 from typing import Any
 
 import numpy as np
@@ -14,26 +13,24 @@ import numpy as np
 from numadam._arrays.interop import aligned_zeros
 from numadam._core import plan as pl
 from numadam._core.parts import parts_of
-from numadam._core.scalars import product_width, width_of
+from numadam._cpu.loop import NORM_BLOCK
 from numadam._jit import loops, process
-from numadam._jit.loops import compiled_loop
-from numadam._jit.pointers import struct_of
 from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.objective import KERNEL, RAISED_ONCE, entry_for
+from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.compiled.problem import StepTables
-from numadam._minimize.lanes.kernel import make_kernels, scratch_size
-from numadam._minimize.lanes.objective import lay_out, rows_of, to_lanes
-from numadam._minimize.lanes.stop_tests import (
-    LANES,
+from numadam._minimize.lanes.loop import (
+    AT,
     RESULTS,
     VALUE_BEFORE,
     VALUE_F,
     VALUE_FIRST,
     VALUE_LIMIT,
     VALUES,
+    loop_of,
 )
+from numadam._minimize.lanes.objective import lay_out, rows_of, to_lanes
 from numadam._minimize.stopping import RAISED, RUNNING, gradient_limit
 
 #: Numbers of the problems that are stepped side by side: x, gradient and state of a block stay in
@@ -50,7 +47,6 @@ _VALUE_NAMES = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
 _ROW_NAMES = ("x", "best_x", "best_gradient", "state/average")
 #: Problems in one call, so that many of them do not make it long.
 _CALL_PROBLEMS = 65_536
-_Lanes = struct_of(LANES)
 
 
 def _block_packets(packets: int, numbers: int) -> int:
@@ -70,24 +66,19 @@ class LaneBatch(Batch):
         self._lanes, self._adapter, self.optimizer = lay_out(task)
         backend: Any = parts_of(self.optimizer).backend
         self._backend, self._settings = backend, backend.settings
-        self._arguments, self._plan = backend.arguments, backend.settings.plan
+        self._plan = plan = backend.settings.plan
+        own_lr, norm = task.rates is not None, task.tolerances.norm
+        self._loop = loop_of(plan, self._lanes, own_lr, norm)
         self._x, shape = backend.params[0], task.x.shape[1:]
         size, packets = int(np.prod(shape, dtype=np.int64)), len(self._x)
         block = self._lanes * _block_packets(packets, size * self._lanes)
         self._blocks = -(-problems // block)
-        plan = self._plan
-        self._state = _Lanes(
-            problems=problems,
-            positions=packets * self._lanes,
-            updates=size * plan.unit,
-            numbers=size * plan.numbers,
-            elements=size,
-            block=block,
-            group=self._settings.group_of_leaf[0],
-            table_steps=_TABLE_ROWS,
-            at_start=1,
-            fun=self._adapter.address,
-        )
+        self._words = words = np.zeros(len(AT), np.int64)
+        words[AT.PROBLEMS], words[AT.POSITIONS] = problems, packets * self._lanes
+        words[AT.UPDATES], words[AT.NUMBERS] = size * plan.unit, size * plan.numbers
+        words[AT.ELEMENTS], words[AT.BLOCK] = size, block
+        words[AT.TABLE_STEPS], words[AT.AT_START] = _TABLE_ROWS, 1
+        words[AT.FUN] = self._adapter.address
         self._block, self._seconds, self._begin = block, 0.0, -1
         self._allocate(shape)
         self._compile()
@@ -99,10 +90,11 @@ class LaneBatch(Batch):
         """
         task, plan, problems = self._task, self._plan, self._problems
         tolerances = task.tolerances
-        positions = self._state.positions
+        positions, group = int(self._words[AT.POSITIONS]), self._settings.group_of_leaf[0]
+        memory, loop, updates = self._backend.memory, self._loop, int(self._words[AT.UPDATES])
         self._gradient = aligned_zeros(self._x.nbytes).view(self._x.dtype).reshape(self._x.shape)
-        self._arguments.bind(pl.P, np.array([self._x.ctypes.data]))
-        self._arguments.bind(pl.G, np.array([self._gradient.ctypes.data]))
+        memory.bind(pl.P, [self._x.ctypes.data])
+        memory.bind(pl.G, [self._gradient.ctypes.data])
         self._firsts = np.zeros_like(self._x)
         self._values = np.full((VALUES, positions), np.nan)
         self._codes, self._nit = np.zeros((2, problems), np.int64)
@@ -113,53 +105,50 @@ class LaneBatch(Batch):
         self._kept = [self._x, best, best_g, *(average or ())]
         self._rows = [np.empty((problems, *shape), self._x.dtype) for _ in self._kept]
         self._result = np.empty((RESULTS, problems))
-        each = task.rates is not None or plan.norm != ""  # else asking would compile something
         self._tables = tables = StepTables(self._settings, _CALL_STEPS)
         lr = self.optimizer.lr
         tables.rates[:] = lr if isinstance(lr, float) else np.nan
-        self._state.changing = len(tables.columns)
-        scratch = scratch_size(plan, self._state.numbers) if each else 0
+        self._words[AT.CHANGING] = len(tables.columns)
+        products = np.zeros((_TABLE_ROWS + 1, 2 * len(plan.products)))
         self._arrays = {
-            "shape": np.array([*shape, 0], np.int64),
-            "tolerances": np.array([*tolerances.limits, tolerances.gtol_rel]),
-            "values": self._values,
-            "tests": np.zeros(positions, np.int64),
-            "order": self._order,
-            "codes": self._codes,
-            "nit": self._nit,
-            "result": self._result,
-            "rows": np.array([rows.ctypes.data for rows in self._rows]),
-            "live": self._live,
-            "before": np.empty_like(self._x) if tolerances.xtol > 0.0 else None,
-            "best": best,
-            "best_g": best_g,
-            "firsts": self._firsts,
-            "own_lr": None if task.rates is None else task.rates.copy(),
-            "scratch": np.zeros((self._blocks, scratch)),
-            "rates": tables.rates,
-            "columns": tables.columns,
-            "changes": tables.changes,
-            "products": np.zeros((_TABLE_ROWS + 1, product_width(plan))),
-            "scalars": np.zeros((_TABLE_ROWS, width_of(plan))),
+            AT.SHAPE: np.array([*shape, 0], np.int64),
+            AT.TABLE: memory.table,
+            AT.COUNTERS: memory.counters,
+            AT.CONTROL: self._settings.control[group],
+            AT.CARRIED: self._backend.products[group],
+            AT.TOLERANCES: np.array([*tolerances.limits, tolerances.gtol_rel]),
+            AT.VALUES: self._values,
+            AT.TESTS: np.zeros(positions, np.int64),
+            AT.ORDER: self._order,
+            AT.CODES: self._codes,
+            AT.NIT: self._nit,
+            AT.RESULT: self._result,
+            AT.ROWS: np.array([rows.ctypes.data for rows in self._rows]),
+            AT.LIVE: self._live,
+            AT.BEFORE: np.empty_like(self._x) if tolerances.xtol > 0.0 else None,
+            AT.BEST: best,
+            AT.BEST_G: best_g,
+            AT.FIRSTS: self._firsts,
+            AT.OWN_LR: None if task.rates is None else task.rates.copy(),
+            AT.SCRATCH: np.zeros((self._blocks, loop.scratch(updates))),
+            AT.NO_BLOCKS: np.zeros((-(-updates // NORM_BLOCK), 5), np.int64),
+            AT.RATES: tables.rates,
+            AT.COLUMNS: tables.columns,
+            AT.CHANGES: tables.changes,
+            AT.PRODUCTS: products,
+            AT.SCALARS: np.zeros((_TABLE_ROWS, loop.width), plan.real),
         }
-        for name, array in self._arrays.items():
-            setattr(self._state, name, 0 if array is None else array.ctypes.data)
+        for place, array in self._arrays.items():
+            self._words[place] = 0 if array is None else array.ctypes.data
 
     def _compile(self) -> None:
-        plan, lanes, own_lr = self._plan, self._lanes, self._task.rates is not None
-        norm = self._task.tolerances.norm
-        forms = f"{'own-lr-' if own_lr else ''}{'2-norm-' if norm == 2 else ''}"
-        name = f"{plan.name}-{forms}{lanes}-lanes"
-        kernels = compiled_loop(name, lambda: make_kernels(plan, lanes, own_lr, norm, name), KERNEL)
-        self._kernels = kernels
         self._in_threads = self._blocks > 1 and loops.layer() != "workqueue"
         self._kernel()
         self._entry = entry_for(self._task.args)
 
     def _kernel(self) -> int:
         """The address of the kernel; only the one of the two that runs is loaded."""
-        parallel = process.safe(False, self._in_threads)
-        return self._kernels.address(parallel)
+        return self._loop.kernel(process.safe(False, self._in_threads))
 
     @property
     def live(self) -> int:
@@ -169,42 +158,40 @@ class LaneBatch(Batch):
     @property
     def done(self) -> int:
         """Iterations of this run: as t says, whatever interrupted it."""
-        return int(self._arguments.meta["steps"][0]) - self._begin if self._begin >= 0 else 0
+        return self._backend.t - self._begin if self._begin >= 0 else 0
 
     @property
     def whole(self) -> bool:
         """Whether all problems that run are at one iterate that has been tested."""
-        state = self._state
-        return not state.at_start and not state.failed and state.taken >= 0
+        words = self._words
+        return not words[AT.AT_START] and not words[AT.FAILED] and words[AT.TAKEN] >= 0
 
     def advance(self, most: int, gap: int) -> None:
         """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
         if self._begin < 0:
-            self._begin = int(self._arguments.meta["steps"][0])
-        state = self._state
-        if state.at_start:
+            self._begin = self._backend.t
+        words = self._words
+        if words[AT.AT_START]:
             most = 0
         steps = min(most, gap, self._chunk())
-        steps = self._tables.tabulate(
-            self.optimizer.lr, int(self._arguments.meta["steps"][0]), steps
-        )
-        state.steps, state.done = steps, self.done
-        state.taken = -1  # until the last blocks are done
-        asks = state.at_start and self.asks and not self._adapter.writes
+        steps = self._tables.tabulate(self.optimizer.lr, self._backend.t, steps)
+        words[AT.STEPS], words[AT.DONE] = steps, self.done
+        words[AT.TAKEN] = -1  # until the last blocks are done
+        asks = words[AT.AT_START] and self.asks and not self._adapter.writes
         first_call = FirstCall(self._task.args) if asks else None
         start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
-        kernel, state_at = self._kernel(), addressof(state)
+        kernel, words_at = self._kernel(), words.ctypes.data
         for first in range(0, self._blocks, blocks) or (0,):
-            state.first_block, state.end_block = first, min(first + blocks, self._blocks)
-            state.last = state.end_block == self._blocks
+            words[AT.FIRST_BLOCK], words[AT.END_BLOCK] = first, min(first + blocks, self._blocks)
+            words[AT.LAST] = words[AT.END_BLOCK] == self._blocks
             try:
-                self._entry(self._task.args, kernel, self._arguments.meta_at, state_at)
+                self._entry(self._task.args, kernel, words_at, self._loop.block)
             except SystemError:  # of `numba.objmode`: its exception is pending, the loop returned
-                if not state.failed:
+                if not words[AT.FAILED]:
                     raise
         calls = max(1, -(-self._blocks // blocks))
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
-        if state.failed:
+        if words[AT.FAILED]:
             self._raise_again()
         if first_call is not None:
             at = *self.first_iterate(), self._task.x, self._evaluate_at
@@ -255,7 +242,7 @@ class LaneBatch(Batch):
     @property
     def evaluations(self) -> int:
         """Of f, of all problems together."""
-        return int(self._nit.sum()) + (0 if self._state.at_start else self._problems)
+        return int(self._nit.sum()) + (0 if self._words[AT.AT_START] else self._problems)
 
     def memory(self) -> dict[str, Any]:
         """The last and the best iterates of all problems, in their own order."""
@@ -328,8 +315,8 @@ class LaneBatch(Batch):
         limits = [gradient_limit(its.gtol, its.gtol_rel, one) for one in first]
         self._values[VALUE_LIMIT] = np.array(limits)[of]
         if self._task.rates is not None:
-            self._arrays["own_lr"][...] = self._task.rates[of]
-        self._state.at_start = 0
+            self._arrays[AT.OWN_LR][...] = self._task.rates[of]
+        self._words[AT.AT_START] = 0
         self._begin, self._seconds = self._backend.t - saved.number("done"), _CALL_SECONDS
 
     def _order_blocks(self, running: np.ndarray) -> None:

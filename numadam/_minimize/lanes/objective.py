@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,31 +20,31 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numadam._backend import Leaves
-from numadam._cpu.kernel import code_address
-from numadam._cpu.old_state import CpuState
 from numadam._jit import private
 from numadam._jit.calls import loader, read_only
 from numadam._jit.pointers import array_at, as_pointer
 from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
+    PLAIN,
     RETURNS,
     call_again,
     caller,
+    check_derives,
     compile_in_thread,
     evaluation,
     form_of,
     goes_of,
     guarded,
+    prepared,
     text_of_error,
     type_of_args,
 )
+from numadam._minimize.compiled.problem import StateOnly
 from numadam._minimize.observers import refuse_observers
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.bounds import Box, fits
-from numadam._settings.settings import Settings
 
 # --- the adapter ---------------------------------------------------------------------------------
 
@@ -184,11 +183,12 @@ class ManyObjective:
     def __init__(
         self, fun: Any, form: str, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
     ) -> None:
-        self._fun, self._form, self.writes = fun, form, form == RETURNS
+        self._fun, self._form, self.writes = fun, form, form in (RETURNS, PLAIN)
+        n = int(np.prod(shape))
         wrap = njit(error_model="numpy", no_cfunc_wrapper=True, forceinline=lanes > 1)
 
         def compile_for(function: Any, guard: Any) -> Any:
-            call = wrap(caller(function, form, guard))
+            call = wrap(caller(prepared(function, form, n), form, guard))
             if lanes == 1:
                 return evaluation(_one_by_one(call, x_type, args_type))
             return evaluation(_side_by_side(call, x_type, args_type, shape, lanes))
@@ -200,7 +200,7 @@ class ManyObjective:
             # np.dot and its like would copy x at each call: contiguous problems are faster
             with warnings.catch_warnings():
                 warnings.simplefilter("error", errors.NumbaPerformanceWarning)
-                inner = fun if form == RETURNS else _inlined(fun)
+                inner = fun if form in (RETURNS, PLAIN) else _inlined(fun)
                 self._evaluate = compile_in_thread(fun, lambda: compile_for(inner, read_only))
             self._is_guarded = True
         self.address = private.address(self._evaluate)
@@ -217,8 +217,10 @@ def objective_on(
 
     That is: where it does not compile for one, or has signatures of its own.
     """
-    # contiguous problems tell their shape at each call
-    shape = shape if lanes > 1 else (0,) * len(shape)
+    if form == PLAIN:
+        check_derives(shape, dtype, "write the gradient into g, as fun(x, g, *args) -> f")
+    # contiguous problems tell their shape at each call, unless it is compiled in
+    shape = shape if lanes > 1 or form == PLAIN else (0,) * len(shape)
     return _objective(fun, form, dtype, shape, type_of_args(args), lanes)
 
 
@@ -235,29 +237,6 @@ def _objective(
         return ManyObjective(fun, form, x_type, args_type, shape, lanes)
     except (errors.NumbaError, errors.NumbaPerformanceWarning, AttributeError):  # x += 1, the last
         return None
-
-
-class StateOnly(CpuState):
-    """State and arguments of one array: the kernel of the minimisation has its own step."""
-
-    def __init__(self, settings: Settings, params: Leaves, names: Sequence[str]) -> None:
-        super().__init__(settings, params, names)
-        self.arguments.meta["settle"] = code_address("settle")
-        self.begin()
-
-    def restart(self, x: Any) -> None:
-        """Begin anew at x: state, counters and products as they were at first."""
-        self.params[0][...] = x
-        self.reset()
-
-    def copies(self) -> dict[str, Any]:
-        """Copies of counters and state of the one array, by name."""
-        found: dict[str, Any] = {"t": self.t}
-        for k, name in enumerate(self.settings.plan.products):
-            found[name] = self.products[:, k].copy()
-        for name, (view,) in self.state.items():
-            found[name] = np.array(view)
-        return found
 
 
 # --- layout of problems --------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """How far parameters on a GPU are from those on the CPU: a table in Markdown, a row a rule.
 
-    python tests/campaigns/gpu_agreement.py
+    python asv_benchmarks/gpu_agreement.py
 
 On a machine without a card it needs the emulator: `EMU=1 PYTHONPATH=tests/emulator/startup:.`
 (tests/emulator/README.md). A number is the largest difference after five steps, in units of the
