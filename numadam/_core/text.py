@@ -24,16 +24,17 @@ from numadam._core.plan import Plan
 from numadam._core.rule import RuleSpec, named
 from numadam._core.scalars import ema_at, tiny
 from numadam._core.synonyms import library
+from numadam._jit.build import INNER
 
 #: Names that a text uses: state arrays that are called so step aside.
-_WORDS = """
+_NAMES = """
 p g gg h average rate low high out step element zero one inf row i n t lr c q k control products
 clip pre factor decay lost per_element weight np math prange carray pointer Scalars Hypers Products
 Carried scalars advance ema_at tiny table leaf start begin item fill part square after parts blocks
 most least settle settle_inside total sums whole scale x j
 cuda arrays leaves leaf at block r factors end e which width index
 """
-_TAKEN = frozenset(_WORDS.split())
+_LOCALS = frozenset(_NAMES.split())
 
 
 def parameters_of(rule: RuleSpec, element: Any) -> list[str]:
@@ -59,9 +60,8 @@ def _called(head: str, items: list[str]) -> list[str]:
     return [f"{head}({lines[0]})"] if len(lines) < 2 else [f"{head}(", *indented(lines), ")"]
 
 
-#: Of functions that compiled code alone calls: without wrappers for Python and C, a fifth of the
-#: time to compile is saved.
-INNER = '@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)'
+#: Of functions of a text that its entry calls.
+DECORATOR = f'@njit(error_model="numpy", {", ".join(f"{key}={on}" for key, on in INNER.items())})'
 
 
 class Text:
@@ -108,7 +108,7 @@ class Text:
     def _free_name(self, state: str) -> str:
         """A variable for a number of a state array of any name."""
         others = {f"{name}s" for name in (*self.states, "p", "g")}
-        taken = state in _TAKEN or state in others or keyword.iskeyword(state)
+        taken = state in _LOCALS or state in others or keyword.iskeyword(state)
         return f"{state}_" if taken else state
 
     def _view(self, name: str) -> str:

@@ -18,7 +18,7 @@ from numadam._core import plan as pl
 from numadam._core.norms import clip_factor, norm
 from numadam._core.plan import Plan
 from numadam._core.scalars import is_due, tiny
-from numadam._core.text import INNER, Text, indented, scope_of
+from numadam._core.text import DECORATOR, Text, indented, scope_of
 from numadam._jit.build import compiled
 from numadam._jit.private import pointer
 
@@ -78,7 +78,7 @@ AT = Frame(*range(len(Frame._fields)))
 
 def _function(head: str, body: list[str]) -> str:
     """A function of a module, compiled for its callers."""
-    return "\n".join([INNER, f"def {head}:", *indented(body)])
+    return "\n".join([DECORATOR, f"def {head}:", *indented(body)])
 
 
 def _array(name: str, kind: str, *shape: str) -> str:
@@ -394,14 +394,14 @@ def compiled_step(plan: Plan, out: bool, form: str) -> Callable[..., int]:
 
 
 _SETTLE = f"""\
-{INNER}
+{DECORATOR}
 def settle(numbers, least):
     for i in range(len(numbers)):
         x = numbers[i]
         numbers[i] = least - least if abs(x) < least else x
 
 
-{INNER}
+{DECORATOR}
 def settle_inside(numbers, lows, highs, least):
     zero = least - least
     for i in range(len(numbers)):

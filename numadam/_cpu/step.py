@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # --- headers of arrays ---------------------------------------------------------------------------
 # Bits of ``flags.num`` of an array, as the C API of NumPy names them.
 
-_C, _F, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400
+_C_ORDER, _F_ORDER, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400
 
 
 def wanted_flags(order: tuple[int, ...], written: bool) -> int:
@@ -47,7 +47,7 @@ def wanted_flags(order: tuple[int, ...], written: bool) -> int:
     axes = tuple(range(len(order)))
     if order not in (axes, axes[::-1]):
         return -1
-    return (_C if order == axes else _F) | _ALIGNED | (_WRITEABLE if written else 0)
+    return (_C_ORDER if order == axes else _F_ORDER) | _ALIGNED | (_WRITEABLE if written else 0)
 
 
 #: In place of the only parameter and gradient where there are others.
