@@ -8,7 +8,7 @@ from numba import carray, njit, prange
 
 import numadam
 from numadam._bench.peers import values
-from numadam._core.parts import parts_of
+from numadam._cpu.cuts import part_size
 from numadam._jit import loops
 from numadam._jit.pointers import as_pointer
 
@@ -52,10 +52,10 @@ class Roofline:
 
     def __init__(self, n, dtype=np.float32):
         optimizer = numadam.Adam(p := values(n, dtype))
-        state, backend = optimizer.state, parts_of(optimizer).backend
+        state = optimizer.state
         self.arrays = p, values(n, dtype, 1), state["m"], state["v"]
         addresses = [array.ctypes.data for array in self.arrays]
-        part = backend.arguments.meta["part"][0]
+        part = part_size(n)
         self._table = np.array([*addresses, n, part], np.int64)
         self._table_at = self._table.ctypes.data
         self._run = _stream(p.dtype, loops.wants_parallel(n))

@@ -23,7 +23,7 @@ _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
 #: less time from 50,000 to 500,000 elements.
 _PART_STEP = 64
 
-_WORD = np.int64
+_INTEGER = np.int64
 
 
 class Cuts(NamedTuple):
@@ -45,7 +45,7 @@ def part_size(total: int) -> int:
 
 def _cut(sizes: Sequence[int], rows: Sequence[int], most: int) -> np.ndarray:
     """Leaves of these sizes cut into parts of at most so many numbers."""
-    whole, first = np.array(sizes, _WORD), np.array(rows, _WORD)
+    whole, first = np.array(sizes, _INTEGER), np.array(rows, _INTEGER)
     counts = -(-whole // most)
     leaf = np.repeat(np.arange(len(whole)), counts)
     start = (np.arange(len(leaf)) - np.repeat(np.cumsum(counts) - counts, counts)) * most
@@ -57,7 +57,7 @@ def _chunked(parts: np.ndarray, size: int) -> np.ndarray:
     """Begins of chunks of about so many numbers, and the end."""
     ends = np.cumsum(parts[:, 2])
     begins = np.flatnonzero(np.diff((ends - parts[:, 2]) // size)) + 1
-    return np.concatenate([[0], begins, [len(parts)]]).astype(_WORD)
+    return np.concatenate([[0], begins, [len(parts)]]).astype(_INTEGER)
 
 
 @functools.lru_cache(maxsize=256)
@@ -76,7 +76,7 @@ def dense_cuts(
     part = part or part_size(sum(sizes))
     parts = _cut(sizes, rows, part)
     blocks = _cut(sizes if plan.norm else [0] * len(sizes), rows, NORM_BLOCK)
-    return Cuts(parts, _chunked(parts, part), blocks, np.array(owners, _WORD).reshape(-1, 2))
+    return Cuts(parts, _chunked(parts, part), blocks, np.array(owners, _INTEGER).reshape(-1, 2))
 
 
 #: Of a leaf the row numbers, sorted, and the values of a sparse gradient.
@@ -113,7 +113,7 @@ def row_cuts(
             taken, kinds = classes_of(counts[leaf][rows])
             kinds = kinds + place
             place += len(taken)
-            owners.append(np.tile(np.array([groups[leaf], leaf], _WORD), (len(taken), 1)))
+            owners.append(np.tile(np.array([groups[leaf], leaf], _INTEGER), (len(taken), 1)))
             tables.append((taken + 1.0, counts[leaf].ctypes.data + 8 * rows))
         found.append(_runs(leaf, rows, kinds, values.size // max(len(rows), 1), part))
     parts = np.concatenate(found)

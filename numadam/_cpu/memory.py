@@ -114,9 +114,12 @@ class Work:
         self.frame = np.array(frame, np.int64)
 
 
+_PLACES = AT._asdict()
+
+
 def changed(frame: np.ndarray, **words: int) -> np.ndarray:
     """A copy of a frame with some other words."""
     frame = frame.copy()
     for name, value in words.items():
-        frame[getattr(AT, name)] = value
+        frame[_PLACES[name]] = value
     return frame

@@ -14,7 +14,7 @@ from numadam._jit.build import compiled
 #: What `meets` returns: no ranges meet; two do; `order` is not sorted.
 APART, MEET, UNSORTED = range(3)
 
-_TABLE, _LIST = types.Array(types.int64, 2, "C"), types.Array(types.int64, 1, "C")
+_PAIRS, _LIST = types.Array(types.int64, 2, "C"), types.Array(types.int64, 1, "C")
 
 
 def _note(x, table, spans, leaf, column, place, size):  # type: ignore[no-untyped-def]  # Numba types it
@@ -94,7 +94,7 @@ def collector(dtypes: tuple[np.dtype[Any], ...]) -> Callable[..., bool]:
 
 def _signature(dtypes: Sequence[np.dtype[Any]], numbers: int) -> Any:
     arrays = [types.Array(from_dtype(dtype), 1, "A", readonly=True) for dtype in dtypes]
-    return boolean(*arrays, _TABLE, _TABLE, *[int64] * numbers)
+    return boolean(*arrays, _PAIRS, _PAIRS, *[int64] * numbers)
 
 
 @functools.cache
@@ -104,5 +104,5 @@ def meets() -> Callable[..., int]:
     The first `written` of `spans` are; `order` sorts them by their begin. Empty ranges are 0, 0.
     """
     text = "def meets(spans, order, written):\n    return find(spans, order, written)\n"
-    signature = int64(_TABLE, _LIST, int64)
+    signature = int64(_PAIRS, _LIST, int64)
     return compiled("overlap", text, {"find": _meets}, signature, entry="meets", nogil=False)

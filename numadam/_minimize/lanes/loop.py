@@ -31,7 +31,7 @@ from numba import int64
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._core.text import INNER, indented
+from numadam._core.text import DECORATOR, indented
 from numadam._cpu.loop import NORM_BLOCK, StepText
 from numadam._jit import build
 from numadam._jit.calls import call5, call7
@@ -120,10 +120,10 @@ class _Scratch:
 
 
 #: Of small functions: each is optimised by itself first, then part of its caller. Calls take 5 %.
-_INLINED = INNER.replace(")", ", forceinline=True)")
+_INLINED = DECORATOR.replace(")", ", forceinline=True)")
 
 
-def _function(head: str, lines: list[str], decorator: str = INNER) -> str:
+def _function(head: str, lines: list[str], decorator: str = DECORATOR) -> str:
     return "\n".join([decorator, f"def {head}:", *indented(lines)])
 
 
@@ -137,7 +137,7 @@ def _word(name: str, place: str, like: str, shape: object) -> str:
 
 
 _COMMON = f'''
-{INNER}
+{DECORATOR}
 def copy_words(to_at, to_step, of_at, of_step, count, words):
     """Copy `count` elements of so many words of 4 bytes, which lie `step` words apart."""
     to = carray(pointer(to_at, WORD), count * to_step)
@@ -147,7 +147,7 @@ def copy_words(to_at, to_step, of_at, of_step, count, words):
             to[i * to_step + k] = of[i * of_step + k]
 
 
-{INNER}
+{DECORATOR}
 def move_values(w, problem, position, last, number):
     """Write the result of a problem that stops, and move the last one, as far as numbers go."""
     values = carray(pointer(w[VALUES], 1.0), (ALL_VALUES, w[POSITIONS]))
@@ -164,7 +164,7 @@ def move_values(w, problem, position, last, number):
         own_lr[position] = own_lr[last]
 
 
-{INNER}
+{DECORATOR}
 def retire(w, position, last, number):
     """A problem has stopped: its results go to the place of its number, the last one to its."""
     n = w[ELEMENTS]
@@ -191,7 +191,7 @@ def retire(w, position, last, number):
     order[position] = order[last]
 
 
-{INNER}
+{DECORATOR}
 def retire_block(w, first, live, number):
     """Retire all problems of a block that have stopped; how many are left."""
     tests = carray(pointer(w[TESTS], w[0]), first + live)
@@ -202,7 +202,7 @@ def retire_block(w, first, live, number):
     return live
 
 
-{INNER}
+{DECORATOR}
 def count_iterations(w, first, live, number, failed):
     """Note how far the problems that run have come, and whether the objective raised."""
     order = carray(pointer(w[ORDER], w[0]), first + live)
@@ -228,7 +228,7 @@ def gradient_tests(count, tests, f, norms, limit):
     return stopped
 
 
-{INNER}
+{DECORATOR}
 def all_tests(count, tests, f, f_before, norms, way, length, later, limit, ftol, xtol):
     """All tests of `count` problems."""
     stopped = np.int64(0)
@@ -241,7 +241,7 @@ def all_tests(count, tests, f, f_before, norms, way, length, later, limit, ftol,
 '''
 
 _KERNEL = f"""
-{INNER}
+{DECORATOR}
 def tabulate(w, begin, steps):
     # the scalars of some steps, for all problems
     changing = w[CHANGING]
@@ -263,7 +263,7 @@ def tabulate(w, begin, steps):
             products[it + 1, k] = products[it, COUNT + k]
 
 
-{INNER}
+{DECORATOR}
 def bring_on(w, begin, steps):
     # t and the products after these steps
     taken = steps
@@ -277,7 +277,7 @@ def bring_on(w, begin, steps):
     carray(pointer(w[COUNTERS], w[0]), 1)[0] += begin + taken
 
 
-{INNER}
+{DECORATOR}
 def goes_on(w):
     # whether a block has a problem that still runs, and none has failed
     if w[FAILED] != 0:
