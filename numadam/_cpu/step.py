@@ -221,8 +221,14 @@ class CpuStep:
             (wanted_flags(order, False), wanted_flags(order, True)) for order in layout.orders
         ]
         #: the parameters, and what each of them and its gradient are as a rule
-        leaves = zip(self._params, layout.shapes, self._wanted, layout.sizes, strict=False)
-        self._leaves = [(p, shape, *flags, len(shape), size) for p, shape, flags, size in leaves]
+        leaves = zip(self._params, layout.shapes, self._wanted, strict=False)
+        self._leaves = [(p, shape, *flags, len(shape)) for p, shape, flags in leaves]
+        self._is_plain = self._is_plain and all(type(p) is np.ndarray for p in self._params)
+        #: numbers of each leaf, and ranges of bytes, for as many leaves as are noted together
+        rest = -len(layout.sizes) % overlap.TOGETHER
+        self._sizes = np.array([*layout.sizes, *[0] * rest], np.int64)
+        self._spans = np.zeros((2 * len(self._sizes) + 1, 2), np.int64)
+        self._spans[0] = memory.state
 
     def kernel(self, has_out: bool = False) -> Kernel:
         """The step that writes parameters, or its direction to `out`; compiled when first asked."""
@@ -252,11 +258,9 @@ class CpuStep:
         ok, not_finite = OK, NOT_FINITE
         if not self._is_plain or len(self._leaves) > 1 or 0 in self.memory.layout.sizes:
             return run
-        p, shape, reads, writes, axes, _ = self._leaves[0]
+        p, shape, reads, writes, axes = self._leaves[0]
         memory, step = self.memory, self.kernel().step
         at = address_of(memory.of_one)
-        if type(p) is not ndarray:
-            return run
 
         def one(g: Any, lr: float, params: Any = None, out: Any = None) -> bool:
             if (
@@ -310,34 +314,37 @@ class CpuStep:
 
     def _many(self, grads: Leaves, lr: float) -> int | None:
         """The status of a step of usual arrays; None where one is not, or two may overlap."""
-        ndarray, dtype, note = np.ndarray, self._dtype, self._note
-        memory, count = self.memory, len(self._leaves)
-        table, spans = memory.table.copy(), np.zeros((2 * count + 1, 2), np.int64)
-        spans[0] = memory.state
-        kept, place, far = list(grads), 1, count + 1
-        for leaf, (g, one) in enumerate(zip(kept, self._leaves, strict=True)):
-            p, shape, reads, writes, axes, size = one
+        ndarray, dtype, flat = np.ndarray, self._dtype, list[Any]()
+        for g, (p, shape, reads, writes, axes) in zip(grads, self._leaves, strict=True):
             if not (
                 type(g) is ndarray
                 and g.ndim == axes
                 and (g.dtype is dtype or g.dtype == dtype)
-                and type(p) is ndarray
                 and p.ndim == axes
                 and (p.dtype is dtype or p.dtype == dtype)
                 and p.flags.writeable
             ):
                 return None
-            if axes != 1:
-                if not (
-                    g.shape == p.shape == shape
-                    and g.flags.num & reads == reads
-                    and p.flags.num & writes == writes
-                ):
-                    return None
-                p, g = p.ravel("K"), g.ravel("K")
-            if not note(p, g, table, spans, leaf, place + leaf, far + leaf, size):
+            if axes == 1:
+                flat += p, g
+            elif (
+                g.shape == p.shape == shape
+                and g.flags.num & reads == reads
+                and p.flags.num & writes == writes
+            ):
+                flat += p.ravel("K"), g.ravel("K")
+            else:
                 return None
-        if self._meet(spans, far):
+        memory, note, sizes, every = self.memory, self._note, self._sizes, 2 * overlap.TOGETHER
+        count = len(sizes)
+        flat += [self._none] * (2 * count - len(flat))
+        table, spans = np.zeros((count, len(memory.columns)), np.int64), self._spans.copy()
+        table[: len(memory.table)] = memory.table
+        for leaf in range(0, count, overlap.TOGETHER):
+            arrays = flat[2 * leaf : 2 * leaf + every]
+            if not note(*arrays, table, spans, sizes, leaf):
+                return None
+        if self._meet(spans, count + 1):
             return None
         frame = changed(memory.work.frame, table=address_of(table))
         return self.kernel().step(address_of(frame), self._none, self._none, lr)
