@@ -9,9 +9,6 @@ import numpy as np
 from numba.extending import register_jitable
 
 from numadam._core.hyper import Hyper
-from numadam._core.norms import NORM_LANES, lane_memory
-from numadam._jit.functions import cast, linked
-from numadam._jit.pointers import array_at
 
 # Codes of `check_convergence`; the loops add the last four.
 RUNNING, GTOL, FTOL, XTOL, BAD_F, BAD_G, MAXITER, CALLBACK, RAISED, UNSEEN = range(10)
@@ -174,11 +171,6 @@ def check_convergence(
     return RUNNING
 
 
-#: Numbers from which they are compared in lanes, which the compiler vectorises: one after another
-#: they wait for each other.
-_COMPARE_IN_LANES = 4 * NORM_LANES
-
-
 def projected(i, x, g, low, high, lo, hi):
     """Element i of the projected gradient, ``x - clip(x - g, low, high)``; NaN stays."""
     d = g[i]
@@ -212,93 +204,3 @@ def moved(i, x, y, low, high, lo, hi):
 def itself(i, x, y, low, high, lo, hi):
     """Element i."""
     return x[i]
-
-
-def make_own() -> tuple[Any, Any]:
-    """Functions that compare each component of the gradient with its own first one.
-
-    ``learn(n, x, g, low, high, ends, firsts)`` makes each of `firsts` at least ``|component|``;
-    ``remains(n, x, g, low, high, ends, firsts, share)``: whether a component is more than `share`
-    of its first. One that was 0 has none.
-    """
-    one = linked(released)
-
-    def learn(n, x, g, low, high, ends, firsts):
-        for i in range(np.uint64(n)):
-            a = abs(one(i, x, g, low, high, ends[0], ends[1]))
-            if a > firsts[i]:
-                firsts[i] = a
-
-    def remains(n, x, g, low, high, ends, firsts, share):
-        for i in range(np.uint64(n)):
-            a = abs(np.float64(one(i, x, g, low, high, ends[0], ends[1])))
-            if a > share * firsts[i] and firsts[i] > 0:
-                return True
-        return False
-
-    return linked(learn), linked(remains)
-
-
-def make_largest(element: Any, wrap: Any) -> Any:
-    """``largest(n, x, y, low, high, lo, hi)``: the largest ``|element|``, NaN where one is."""
-    one = wrap(element)
-
-    def largest(n, x, y, low, high, lo, hi):
-        top = 0.0
-        at, left, row = np.uint64(0), np.uint64(n), np.uint64(NORM_LANES)
-        if n >= _COMPARE_IN_LANES:
-            lanes = array_at(lane_memory(), NORM_LANES, np.float64)
-            for i in range(NORM_LANES):
-                lanes[i] = 0.0
-            for _ in range(left // row):
-                for i in range(row):
-                    a, b = abs(np.float64(one(at + i, x, y, low, high, lo, hi))), lanes[i]
-                    lanes[i] = a if a > b or a != a else b
-                at += row
-            left = left % row
-            for i in range(NORM_LANES):
-                a = lanes[i]
-                top = a if a > top or a != a else top
-        for i in range(left):
-            a = abs(np.float64(one(at + i, x, y, low, high, lo, hi)))
-            top = a if a > top or a != a else top
-        return top
-
-    return wrap(largest, forceinline=True)
-
-
-def make_norm(element: Any, wrap: Any, norm: float) -> Any:
-    """``norm(n, x, y, low, high, lo, hi)`` of all elements: `norm` is inf or 2; NaN where one is.
-
-    The 2-norm divides by the largest element, so that no square overflows or underflows. Its sum
-    is in the order of the elements, which many problems side by side can repeat.
-    """
-    largest = make_largest(element, wrap)
-    if norm == math.inf:
-        return largest
-    one = wrap(element)
-
-    def euclidean(n, x, y, low, high, lo, hi):
-        top = largest(n, x, y, low, high, lo, hi)
-        if top == 0.0 or not math.isfinite(top):
-            return top
-        total = 0.0
-        for i in range(np.uint64(n)):
-            a = np.float64(one(i, x, y, low, high, lo, hi)) / top
-            total += a * a
-        return top * math.sqrt(total)
-
-    return wrap(euclidean, forceinline=True)
-
-
-def make_ends(bounds: str, real: np.dtype[Any]) -> Any:
-    """``ends(low, high)``: what `projected` takes as lo and hi, None where no box is for all."""
-    one = real.type(1)
-
-    def of_all(low, high):
-        return cast((low, high), one)
-
-    def absent(low, high):
-        return None, None
-
-    return linked(of_all if bounds == "scalar" else absent, forceinline=True)
