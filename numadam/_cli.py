@@ -19,7 +19,7 @@ from numadam._demos import mlp
 from numadam._version import __version__
 
 PROGRAM = "python -m numadam"
-FAILED, USAGE_ERROR = 1, 2
+FAILURE, USAGE_ERROR = 1, 2
 #: As a shell counts processes that SIGINT and SIGPIPE have ended.
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
@@ -160,7 +160,7 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:  # `| head`: no error of ours
         raise
     except (OSError, RuntimeError) as error:  # a folder that cannot be written, a setting of Numba
-        return _fail(args.command, error, FAILED)
+        return _fail(args.command, error, FAILURE)
 
 
 def _fail(command: str, message: object, code: int) -> int:
@@ -195,7 +195,7 @@ def run_process(command: Callable[[], int], name: str) -> int:
         code = PIPE_CLOSED
     except OSError as error:  # a full disk
         print(f"{name}: error: cannot write the output: {error.strerror}", file=sys.stderr)
-        code = FAILED
+        code = FAILURE
     # Python would try again at its end to write what is left, and print the error
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code

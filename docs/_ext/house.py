@@ -33,6 +33,7 @@ PACKAGES = {
     "_core": "arithmetic of a step, for any device",
     "_arrays": "kinds of arrays, and their checks",
     "_jit": "compiling and caching with Numba",
+    "_derivatives": "exact derivatives",
     "_version": "the version",
 }
 _COLOURS = {"_cpu": "#cfe5f7", "_cuda": "#d6efd0", "_core": "#fbe3c4", "rules": "#fbe3c4"}

@@ -14,7 +14,7 @@ from typing import Any
 #: Elements of an array, and entries of a container, that are shown in full.
 _SHORT, _ENTRIES = 6, 4
 #: Colours are those of the page: right in a dark notebook, too.
-_TABLE = '<table style="border-collapse: collapse; color: inherit">'
+_BEGIN_TABLE = '<table style="border-collapse: collapse; color: inherit">'
 _CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0; vertical-align: top"
 
 
@@ -89,7 +89,7 @@ def table(title: str, rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -
     >>> "<b>a &lt; b</b>" in table("a < b", [("lr", "0.1")])
     True
     """
-    parts = [_TABLE, f"<caption><b>{html.escape(title)}</b></caption>"]
+    parts = [_BEGIN_TABLE, f"<caption><b>{html.escape(title)}</b></caption>"]
     parts += [_row("th", head)] if head else []
     parts += [_row("td", row) for row in rows]
     return "".join([*parts, "</table>"])

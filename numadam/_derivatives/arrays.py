@@ -1,4 +1,4 @@
-"""What a function with derivatives gets in place of its arrays of unknowns and residuals."""
+"""Arrays of unknowns and of residuals, as a function with derivatives gets them."""
 
 from __future__ import annotations
 

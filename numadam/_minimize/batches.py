@@ -22,8 +22,8 @@ from numadam._minimize.arguments import check_interval
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 from numadam._minimize.observers import ProgressBar, refuse_observers
-from numadam._minimize.python.stop_tests import projected, released
 from numadam._minimize.result import ManyResult, attach
+from numadam._minimize.stop_tests import projected, released
 from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
 
 # --- results -------------------------------------------------------------------------------------

@@ -8,24 +8,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from numadam._core.hyper import Differences, RateSearch, check_switch, count
+from numadam._minimize import arguments as ar
 from numadam._minimize import rate_search
-from numadam._minimize.arguments import (
-    check_maxiter,
-    own_copy,
-    read_args,
-    read_bounds,
-    rule_class,
-    takes_names_of_scipy,
-)
+from numadam._minimize.arguments import takes_names_of_scipy
 from numadam._minimize.checkpoint import Task, read_checkpoint, start_of
-from numadam._minimize.compiled.objective import (
-    check_for_compiled,
-    check_plain,
-    form_of,
-    is_compiled,
-    objective_for,
-)
-from numadam._minimize.compiled.problem import CompiledRun, key_for, put_back, take
+from numadam._minimize.compiled import objective as ob
+from numadam._minimize.compiled import problem as pr
 from numadam._minimize.hints import with_hint
 from numadam._minimize.observers import Observers, takes_result
 from numadam._minimize.result import Result, every_for
@@ -50,16 +38,16 @@ if TYPE_CHECKING:
 def run_compiled(task: Task) -> Result:
     """A compiled objective: no Python between the iterations."""
     x, norm = task.x, task.tolerances.norm
-    check_for_compiled(x)
-    form = form_of(task.fun, task.args, task.jac, many=False)
-    objective = objective_for(task.fun, form, x, task.args)
-    key = key_for(task.rule, x, task.lr, task.options, norm)
-    problem = take(key, task.rule, x, task.lr, task.options, norm)
+    ob.check_for_compiled(x)
+    form = ob.form_of(task.fun, task.args, task.jac, many=False)
+    objective = ob.objective_for(task.fun, form, x, task.args)
+    key = pr.key_for(task.rule, x, task.lr, task.options, norm)
+    problem = pr.take(key, task.rule, x, task.lr, task.options, norm)
     problem.start(task, objective)
     observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = CompiledRun(problem, observers, task).go()
+    result = pr.CompiledRun(problem, observers, task).go()
     # after an exception it is not kept
-    put_back(key, problem)
+    pr.put_back(key, problem)
     return result
 
 
@@ -246,24 +234,23 @@ def minimize(
     ----------
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     """
-    searched = None
+    searched, maxiter = None, ar.check_maxiter(maxiter)
     if isinstance(lr, str):
-        rate_search.check_search(lr, check_maxiter(maxiter), state=state, checkpoint=checkpoint)
+        rate_search.check_search(lr, maxiter, state=state, checkpoint=checkpoint)
     if track_best not in (None, True, False):
         raise TypeError(f"track_best: expected True, False or None, got {track_best!r}.")
-    maxiter = check_maxiter(maxiter)
     file = read_checkpoint(checkpoint, checkpoint_every, "minimize")
-    x = own_copy(x0)
+    x = ar.own_copy(x0)
     if state is not None:
         x = start_of(state, x)
     task = Task(
         fun=fun,
         x=x,
-        args=read_args(args, is_compiled(fun)),
+        args=ar.read_args(args, ob.is_compiled(fun)),
         jac=jac,
-        rule=rule_class(rule),
+        rule=ar.rule_class(rule),
         lr=lr,
-        options={"bounds": read_bounds(bounds, x), "weight_decay": 0.0, **options},
+        options={"bounds": ar.read_bounds(bounds, x), "weight_decay": 0.0, **options},
         tolerances=Tolerances.read(gtol, gtol_rel, ftol, xtol, norm),
         maxiter=maxiter,
         track_best=None if track_best is None else bool(track_best),
@@ -277,9 +264,9 @@ def minimize(
     )
     if file is not None:
         file.define(task, track_best=task.track_best)
-    compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
-    if is_compiled(fun) and not compiled:
-        check_plain(fun, task.args)
+    compiled = ob.is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
+    if ob.is_compiled(fun) and not compiled:
+        ob.check_plain(fun, task.args)
     if isinstance(lr, str):
         if callback is not None:
             takes_result(callback)  # before the search, it refuses what cannot be called

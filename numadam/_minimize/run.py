@@ -20,8 +20,8 @@ from numadam._minimize.arguments import check_interval, copy_tree
 from numadam._minimize.checkpoint import Best, RunState, Task
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
-from numadam._minimize.python.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.result import Result, attach, make_history
+from numadam._minimize.stop_tests import DeviceStopTests, HostStopTests
 from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
 from numadam._optimizer.optimizer import Optimizer
 

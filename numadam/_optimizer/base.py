@@ -13,21 +13,21 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
 
+from numadam._arrays import checks as ar
 from numadam._arrays import formatting
-from numadam._arrays.checks import describe, refuse_same_memory
 from numadam._arrays.interop import home, is_array
 from numadam._arrays.tree import Tree, refuse_replaced
 from numadam._backend import Backend
 from numadam._core import options as op
+from numadam._core import synonyms
 from numadam._core.hyper import LR, Array, Schedule
 from numadam._core.parts import Parts, parts_of
 from numadam._core.rule import RuleSpec
-from numadam._core.synonyms import FOREIGN_ATTRIBUTES, attribute_hint
 from numadam._jit import process
-from numadam._jit.process import at_once, defer_interrupts
 from numadam._optimizer.state import State, check_steps
+from numadam._settings import settings as st
 from numadam._settings.bounds import leaf_bounds
-from numadam._settings.settings import Settings, group_overrides, is_plain, settings_for
+from numadam._settings.settings import Settings
 
 if TYPE_CHECKING:
     from numadam._mpi import Construction
@@ -53,7 +53,7 @@ def backend_for(arrays: Sequence[Any], names: Sequence[str], written: bool = Tru
     for array, name, library in zip(arrays, names, homes, strict=True):
         if not library or (written and not is_array(array)):
             of_torch = _OF_TORCH if "['params']" in "".join(names) else ""
-            raise TypeError(f"{name}: {describe(array)}{of_torch}")
+            raise TypeError(f"{name}: {ar.describe(array)}{of_torch}")
         if library != homes[0]:
             raise TypeError(
                 f"{name}: is a {library} array, but {names[0]} is a {homes[0]} array. One "
@@ -172,7 +172,7 @@ class OptimizerType(ABCMeta):
 
 def with_foreign_names(kind: Class) -> Class:
     """Decorator of a class: attributes of other libraries are missed by their names."""
-    for name in FOREIGN_ATTRIBUTES:
+    for name in synonyms.FOREIGN_ATTRIBUTES:
         setattr(kind, name, _Foreign(name))
     return kind
 
@@ -184,7 +184,7 @@ def own_names(kind: type, names: Iterable[str]) -> list[str]:
 
 def missing(kind: type, name: str, to: str = "") -> str:
     """Error text for an attribute that a class does not have."""
-    hint = attribute_hint(name, own_names(kind, type.__dir__(kind)))
+    hint = synonyms.attribute_hint(name, own_names(kind, type.__dir__(kind)))
     return f"{kind.__name__} has no attribute {name!r}{to}. {hint}".rstrip()
 
 
@@ -227,7 +227,7 @@ class OptimizerBase(metaclass=OptimizerType):
         """Set all up, on all ranks of `comm` or on none; `own`: options of this rule alone."""
         process.give_lock(self)
         name = type(self).__name__
-        if (isinstance(params, numbers.Number) or callable(params)) and not is_plain(lr):
+        if (isinstance(params, numbers.Number) or callable(params)) and not st.is_plain(lr):
             raise TypeError(
                 f"params: expected arrays, got {params!r:.40}. The order is {name}(params, lr)."
             )
@@ -258,9 +258,9 @@ class OptimizerBase(metaclass=OptimizerType):
         if comm is None:
             yield None
             return
-        from numadam._mpi import Construction, ranks_of
+        from numadam import _mpi
 
-        made = Construction(ranks_of(comm), what)
+        made = _mpi.Construction(_mpi.ranks_of(comm), what)
         try:
             yield made
         except BaseException as error:
@@ -279,19 +279,19 @@ class OptimizerBase(metaclass=OptimizerType):
         if made is not None:
             shared = {**shared, "comm": made.ranks}
         options, frozen = op.read(self.rule, type(self).__name__, shared, own)
-        lr = LR.check_or_schedule(lr) if is_plain(lr) else op.own_copy(lr)
+        lr = LR.check_or_schedule(lr) if st.is_plain(lr) else op.own_copy(lr)
         whole = Tree(params)
-        overrides = group_overrides(self.rule, options, lr, whole)
+        overrides = st.group_overrides(self.rule, options, lr, whole)
         tree = whole.without([of_leaf.get("frozen", False) for of_leaf in overrides])
         leaves, names = tree.flatten(params, "params"), tree.names("params")
         if whole.size and not leaves:
             raise ValueError("groups: every array is frozen, there is nothing to optimise.")
         backend: type[Backend] = self._backend_class or backend_for(leaves, names)
         backend.check_params(leaves, names)
-        refuse_same_memory(leaves, names)
+        ar.refuse_same_memory(leaves, names)
         pairs = leaf_bounds(options["bounds"], tree, leaves, names)
         of_leaves = tree.select(overrides)
-        settings = settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs)
+        settings = st.settings_for(self.rule, options, frozen, leaves, names, of_leaves, pairs)
         settings.set_lr(lr)
         if made is not None:
             made.join(settings, names)
@@ -319,8 +319,8 @@ class OptimizerBase(metaclass=OptimizerType):
                     )
                 backend, writes = self._backend.with_settings(changed)
             put = functools.partial(partial, object.__setattr__, self)
-            with defer_interrupts():  # CuPy's assignments are not in C alone
-                at_once([*writes, put("_settings", changed), put("_backend", backend)])
+            with process.defer_interrupts():  # CuPy's assignments are not in C alone
+                process.at_once([*writes, put("_settings", changed), put("_backend", backend)])
 
     def _parts(self) -> Parts:
         return Parts(self._tree, self._settings, self._backend, self._lock)
@@ -433,7 +433,7 @@ class OptimizerBase(metaclass=OptimizerType):
         """
         with self._lock:
             lr, tree = self._settings.lr, self._tree
-            if is_plain(lr):
+            if st.is_plain(lr):
                 return LR.check(lr(self.t)) if callable(lr) else lr
             rates = tree.flatten(lr, "lr")
             now = [LR.check(rate(self.t)) if callable(rate) else rate for rate in rates]
@@ -460,8 +460,8 @@ class OptimizerBase(metaclass=OptimizerType):
         with self._lock:
             refuse_replaced(self._tree, self.grads, self._grad_leaves, "opt.grads")
             pairs = zip(self._grad_leaves, staged, strict=True)
-            with defer_interrupts():  # CuPy's assignments are not in C alone
-                at_once([partial(operator.setitem, to, ..., leaf) for to, leaf in pairs])
+            with process.defer_interrupts():  # CuPy's assignments are not in C alone
+                process.at_once([partial(operator.setitem, to, ..., leaf) for to, leaf in pairs])
 
     def _refuse_new_params(self) -> None:
         """Refuse a container of the parameters in which an array was replaced."""

@@ -7,6 +7,7 @@ import functools
 import inspect
 import platform
 import re
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -14,8 +15,8 @@ import pytest
 from llvmlite import binding
 from numba import float32, float64, int64, none, types
 
-from numadam._core.scalars import LoopScalars
-from numadam._cpu import kernel as loops
+from numadam._core.text import parameters_of
+from numadam._cpu import loop
 from tests import extras
 from tests.variants import CASES, VARIANTS, plan_of
 
@@ -30,18 +31,18 @@ pytestmark = extras.machine(platform.machine() in ("x86_64", "AMD64"), "x86-64 i
 
 @functools.cache
 def compiled(case: str, out: bool, real: Any) -> Any:
-    """The compiled loop of a rule over arrays of this type."""
-    plan = plan_of(*CASES[case], str(real))
-    array = real[::1]
-    slots = [array if plan.has(slot) else none for slot in (2, 3, 4)]
-    kinds = plan.rule.scalar_type, LoopScalars
-    scalars = [types.NamedUniTuple(real, len(kind._fields), kind) for kind in kinds]
-    signature = types.void(
-        int64, array, array, *slots, array if out else none, *[none] * 4, *scalars
-    )
-    function = loops.make_run(plan).py_func
-    how = {"error_model": "numpy", "no_cpython_wrapper": True, "_nrt": False}
-    return numba.njit(signature, **how)(function)
+    """The compiled loop of a rule over a part of an array of this type."""
+    text = loop.text_of(plan_of(*CASES[case], str(real)), out)
+    wrap = numba.njit(error_model="numpy")
+    scope = {
+        name: wrap(x) if isinstance(x, FunctionType) and x.__module__[:5] != "numba" else x
+        for name, x in text.scope.items()
+    }
+    scope["njit"] = numba.njit
+    exec(text.text, scope)
+    signature = types.void(int64[:, ::1], int64, int64, int64, int64, real[::1])
+    how = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(signature, **how)(scope["part"].py_func)
 
 
 def mnemonics(assembly: str) -> list[str]:
@@ -100,7 +101,14 @@ def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_no_fma_on_aarch64(case: str, real: Any) -> None:
     """There every processor has it, and some compilers use it unasked."""
-    (code,) = compiled(case, False, real).inspect_llvm().values()
+    plan = plan_of(*CASES[case], str(real))
+    kind = plan.rule.scalar_type
+    known = dict.fromkeys(set(plan.rule.state) - set(plan.present), none)
+    known["h"] = types.NamedUniTuple(real, len(kind._fields), kind)
+    element = plan.element()
+    arguments = [known.get(name, real) for name in parameters_of(plan.rule, element)]
+    how = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    (code,) = numba.njit(tuple(arguments), **how)(element).inspect_llvm().values()
     codes = for_aarch64(code)
     assert {"fmul", "fadd", "fsub", "fdiv", "fsqrt", "fcmp"} & set(codes)
     assert not [one for one in codes if re.match(r"fn?m(add|sub)|fml[as]|bfm", one)]
