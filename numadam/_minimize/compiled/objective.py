@@ -248,8 +248,6 @@ def derivatives() -> Any:
 
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0; it may raise
 EVALUATE = int64(*[int64] * 7)
-#: addresses of two records and of the arguments -> 0
-KERNEL = int64(int64, int64, int64)
 
 #: Objectives that are cached: each keeps its functions alive.
 ADAPTERS = 128
