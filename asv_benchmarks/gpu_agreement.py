@@ -1,4 +1,4 @@
-"""How far parameters on a GPU are from those on the CPU: a table in Markdown, a row a rule.
+"""Distance of parameters on a GPU from those on the CPU: a table in Markdown, a row a rule.
 
     python asv_benchmarks/gpu_agreement.py
 

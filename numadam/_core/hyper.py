@@ -164,6 +164,8 @@ AMSGrad = Literal["v", "vhat", "paper"]
 
 #: Finite differences in place of a gradient.
 Differences = Literal["2-point", "3-point", "cs"]
+#: `jac` of compiled residuals.
+OfResiduals = Literal["differences"]
 #: A learning rate that is searched for.
 RateSearch = Literal["auto"]
 

@@ -100,8 +100,8 @@ class Fits:
             "past": self._past,
         }
         #: what the loop reads, by name: whole numbers, then those of float64
-        self._words = np.zeros(len(kn.WHOLE) + len(kn.FLOATS), np.int64)
-        self._numbers = self._words[len(kn.WHOLE) :].view(np.float64)
+        self._words = np.zeros(len(kn.INTEGERS) + len(kn.FLOATS), np.int64)
+        self._numbers = self._words[len(kn.INTEGERS) :].view(np.float64)
         self._set(
             workers=workers,
             n=n,
@@ -122,7 +122,7 @@ class Fits:
     def _set(self, **words: int) -> None:
         """Set what the loop reads."""
         for name, value in words.items():
-            self._words[kn.WHOLE.index(name)] = value
+            self._words[kn.INTEGERS.index(name)] = value
 
     def check(self, adapter: ResidualAdapter) -> None:
         """Call the residuals on marks between guards, and refuse what they write elsewhere."""

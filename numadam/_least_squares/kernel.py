@@ -46,8 +46,8 @@ _ADDRESSES = (
     *("status", "nfev", "njev", "small", "large", "trial", "raised", "past"),
 )
 #: Whole numbers, then those of float64, as they lie in memory.
-WHOLE, FLOATS = (*_INTEGERS, *_ADDRESSES), ("ftol", "xtol", "gtol", "eps")
-Fits: Any = named("Fits", (*WHOLE, *FLOATS))
+INTEGERS, FLOATS = (*_INTEGERS, *_ADDRESSES), ("ftol", "xtol", "gtol", "eps")
+Fits: Any = named("Fits", (*INTEGERS, *FLOATS))
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
 _VECTORS, _MATRICES = 13, 2
@@ -340,16 +340,16 @@ def work(w, state_at, args_at):
     return 0
 """
 
-_SHARE = f"""
+_ALL_WORK = f"""
 def share(state_at, work_at, args_at):
-    words = array_at(state_at, {len(WHOLE)}, 0)
+    words = array_at(state_at, {len(INTEGERS)}, 0)
     workers = words[0]
     for w in prange(workers):
         call3(work_at, int64(w), state_at, args_at)
     count = 0
     for w in range(workers):
-        raised = array_at(words[{WHOLE.index("raised")}], w + 1, 0)
-        past = array_at(words[{WHOLE.index("past")}], 4 * w + 1, 0)
+        raised = array_at(words[{INTEGERS.index("raised")}], w + 1, 0)
+        past = array_at(words[{INTEGERS.index("past")}], 4 * w + 1, 0)
         count += 1 if raised[w] >= 0 or past[4 * w] != {FINE} else 0
     return count
 """
@@ -359,9 +359,9 @@ _CALLED = int64(int64, int64, int64)
 @functools.cache
 def work_address(dtype: np.dtype[Any]) -> int:
     """The address of ``work(worker, state_at, args_at)``: fit the problems of a worker."""
-    fields = [f"words[{k}]" for k in range(len(WHOLE))]
+    fields = [f"words[{k}]" for k in range(len(INTEGERS))]
     fields += [f"numbers[{k}]" for k in range(len(FLOATS))]
-    text = _WORK.format(words=len(WHOLE), floats=len(FLOATS), fields=", ".join(fields))
+    text = _WORK.format(words=len(INTEGERS), floats=len(FLOATS), fields=", ".join(fields))
     scope: dict[str, Any] = {"array_at": array_at, "Fits": Fits, "places": places, "fit": fit}
     scope |= {"check": check, "set_guards": set_guards, "find_past": find_past}
     scope |= {"mark": dtype.type(MARKS[dtype.type]), "item": dtype.itemsize}
@@ -376,4 +376,4 @@ def share_address(parallel: bool) -> int:
     """
     scope = {"array_at": array_at, "prange": prange, "int64": int64, "call3": call3}
     name = "workers-of-fits"
-    return build.address(name, _SHARE, scope, _CALLED, entry="share", parallel=parallel)
+    return build.address(name, _ALL_WORK, scope, _CALLED, entry="share", parallel=parallel)

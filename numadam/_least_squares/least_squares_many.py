@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from numadam._arrays.interop import is_cupy, to_host
-from numadam._core.hyper import Hyper, check_switch, count
+from numadam._core.hyper import Hyper, OfResiduals, check_switch, count
 from numadam._least_squares.batch import FitTask, run_fits
 from numadam._least_squares.objective import DIFFERENCES, adapter_for, form_of
 from numadam._minimize.arguments import Run, own_copy, read_args
@@ -58,7 +58,7 @@ def least_squares_many(
     args: Any = (),
     *,
     m: int,
-    jac: bool | Literal["differences"] | None = None,
+    jac: bool | OfResiduals | None = None,
     bounds: Bounds | None = None,
     ftol: float = 1e-8,
     xtol: float = 1e-8,

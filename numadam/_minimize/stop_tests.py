@@ -315,7 +315,7 @@ def _top(xp: Any, x: Any) -> Any:
 
 
 def _euclidean(xp: Any, x: Any) -> Any:
-    """The 2-norm, divided by the largest element as in `stopping.make_norm`."""
+    """The 2-norm, divided by the largest element as in `test_text.norm_lines`."""
     top = _top(xp, x)
     if x.size == 0:
         return top

@@ -165,7 +165,7 @@ def _first_scalars(title: str, scalars: Any, c: Any, q: Any) -> dict[str, float]
     return dict(returned)
 
 
-#: What a loop cannot hold: its functions count no references (see `numadam._jit.functions`).
+#: What a loop cannot hold: its functions count no references.
 _CONTAINERS = (types.Buffer, types.List, types.ListType, types.DictType, types.Set)
 
 

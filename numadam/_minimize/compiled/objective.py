@@ -247,9 +247,7 @@ def derivatives() -> Any:
 
 
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0; it may raise
-EVALUATE = int64(*[int64] * 7)
-#: addresses of two records and of the arguments -> 0
-KERNEL = int64(int64, int64, int64)
+EVALUATION = int64(*[int64] * 7)
 
 #: Objectives that are cached: each keeps its functions alive.
 ADAPTERS = 128
@@ -357,12 +355,12 @@ def caller(fun: Any, form: str, guard: Any) -> Any:
 
 
 def evaluation(evaluate: Any) -> Any:
-    """A function of the signature `EVALUATE`, compiled."""
+    """A function of the signature `EVALUATION`, compiled."""
     dispatcher: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
         evaluate
     )
-    dispatcher.compile(EVALUATE)
-    return dispatcher.overloads[EVALUATE.args]
+    dispatcher.compile(EVALUATION)
+    return dispatcher.overloads[EVALUATION.args]
 
 
 def call_again(
