@@ -53,7 +53,7 @@ class RankError(RuntimeError):
 #: Seconds that a failed rank waits for the others, before it ends the whole program.
 LEFT_ALONE = 5.0
 #: Seconds between two looks at whether they have come.
-_LOOK = 0.001
+_PAUSE = 0.001
 #: Bytes of a message to the other ranks; a longer one is cut.
 _MESSAGE = 512
 
@@ -104,7 +104,7 @@ class Ranks:
         while not request.Test():
             if time.monotonic() > end:
                 return False
-            time.sleep(_LOOK)
+            time.sleep(_PAUSE)
         return True
 
     def agree(self, error: BaseException | None, what: str) -> None:

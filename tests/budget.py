@@ -37,10 +37,15 @@ _SKIP = {
 _SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+def files() -> list[Path]:
+    """The Python files of the package, without those of compiled texts in its cache folder."""
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "__pycache__" not in path.parts]
+
+
 @functools.cache
 def sources() -> dict[Path, str]:
     """The text of each Python file of the package."""
-    return {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+    return {path: path.read_text(encoding="utf-8") for path in files()}
 
 
 def _docstring_lines(tree: ast.Module) -> set[int]:

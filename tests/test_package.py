@@ -26,7 +26,7 @@ import pytest
 
 import numadam as na
 from numadam import _version
-from tests import extras
+from tests import budget, extras
 from tests.processes import python
 
 ROOT = Path(na.__file__).parents[1]
@@ -200,7 +200,7 @@ def test_the_extra_of_cupy_has_the_libraries():
 
 
 def test_no_index_is_advised_that_has_no_numadam():
-    places = [*(ROOT / "numadam").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    places = [*budget.files(), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for path in places:
         if path.name == "releasing.md":  # of the time when an index has it
             continue
@@ -262,7 +262,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def sources(*suffixes: str) -> set[str]:
     """Files of the package in this checkout, from the checkout on."""
-    found = (ROOT / "numadam").rglob("*")
+    found = [path for path in (ROOT / "numadam").rglob("*") if "__pycache__" not in path.parts]
     return {path.relative_to(ROOT).as_posix() for path in found if path.suffix in suffixes}
 
 

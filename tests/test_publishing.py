@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import numadam
-from tests import extras, owner
+from tests import budget, extras, owner
 
 ROOT = Path(numadam.__file__).parents[1]
 GITHUB = ROOT / ".github"
@@ -163,7 +163,7 @@ def test_mypy_finds_what_it_reads_where_its_stage_runs_alone() -> None:
     for name in re.findall(r"numadam\[(\w+)\]", " ".join(installed)):
         installed += extras[name]
     there = {re.match(r"[\w-]+", one).group().replace("-", "_") for one in installed}
-    used = set().union(*map(imported, (ROOT / "numadam").rglob("*.py")))
+    used = set().union(*map(imported, budget.files()))
     assert "mpi4py" in used
     assert used - unread - there - set(sys.stdlib_module_names) - {"numadam"} == set()
 

@@ -10,8 +10,8 @@ from numba.extending import intrinsic, models, overload, overload_attribute, reg
 
 from numadam._derivatives.dual import Dual, is_scalar, make_dual, parts, plain, value
 
-_ADDRESSES, _NUMBERS = ("data", "jacobian"), ("size", "first", "rows", "columns")
-_FIELD = {name: place for place, name in enumerate(_ADDRESSES + _NUMBERS)}
+_POINTER_FIELDS, _COUNT_FIELDS = ("data", "jacobian"), ("size", "first", "rows", "columns")
+_FIELD = {name: place for place, name in enumerate(_POINTER_FIELDS + _COUNT_FIELDS)}
 
 
 class _Wrapped(types.Type):  # type: ignore[misc]  # Numba has no types
@@ -46,8 +46,8 @@ class Residuals(_Wrapped):
 @register_model(Residuals)
 class _WrappedModel(models.StructModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: _Wrapped) -> None:
-        members = [(name, types.CPointer(kind.dtype)) for name in _ADDRESSES]
-        super().__init__(manager, kind, [*members, *((name, types.intp) for name in _NUMBERS)])
+        members = [(name, types.CPointer(kind.dtype)) for name in _POINTER_FIELDS]
+        super().__init__(manager, kind, [*members, *((name, types.intp) for name in _COUNT_FIELDS)])
 
 
 def make_wraps(n: int, width: int, is_checked: bool) -> tuple[Any, Any]:

@@ -100,7 +100,7 @@ def _exact(beside: Any, exact: Any, x: Any, *others: Any) -> Any:
 _PACKAGES = tuple(str(Path(package).parent) for package in (__file__, numba.__file__))
 _PLACE = re.compile(r"During: .* at (.+) \((\d+)\)")
 _CALL = re.compile(r">>> (.+)")
-_NAMES = (
+_KNOWN_NAMES = (
     (re.compile(r"unknown\([^()]*\)"), "an unknown"),
     (re.compile(r"unknowns\([^()]*\)"), "the array of unknowns"),
     (re.compile(r"residuals\([^()]*\)"), "the array of residuals"),
@@ -114,7 +114,7 @@ def reason(error: BaseException) -> str:
     call = _CALL.search(text)
     lines = [line for line in text.splitlines() if line and not line.startswith("Failed in")]
     what = call[1] if call else lines[0].rstrip(". ") if lines else ""
-    for pattern, name in _NAMES:
+    for pattern, name in _KNOWN_NAMES:
         what = pattern.sub(name, what)
     if what.startswith(write_gradient.__name__):
         return f"it has to return the number f, got {what.partition('residuals, ')[2][:-1]}."

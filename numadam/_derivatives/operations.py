@@ -226,8 +226,18 @@ def _constant_of_two(function: Any) -> None:
         return (lambda x, y: function(value(x), value(y))) if is_dual(x, y) else None
 
 
-_STEPS = ("floor", "ceil", "trunc", "rint", "sign", "isnan", "isinf", "isfinite", "signbit")
-for _function in (*_same(*_STEPS), round, bool, operator.not_):
+_STEP_FUNCTIONS = (
+    "floor",
+    "ceil",
+    "trunc",
+    "rint",
+    "sign",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "signbit",
+)
+for _function in (*_same(*_STEP_FUNCTIONS), round, bool, operator.not_):
     _constant(_function)
 for _name in ("eq", "ne", "lt", "le", "gt", "ge", "floordiv"):
     _constant_of_two(getattr(operator, _name))

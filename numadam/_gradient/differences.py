@@ -21,7 +21,7 @@ _SEEN_CHANGE = 1e-4
 #: Estimated errors that a slope may be away.
 SAFETY = 4.0
 #: Roundings of the largest derivative that one by hand may be off, beside exact ones.
-_ROUNDINGS = 64.0
+_ALLOWED = 64.0
 #: Part of a slope above which its error is too large to tell.
 LOOSE = 0.1
 #: Shortest step at which two slopes are told from each other, in rounding errors of their change.
@@ -135,7 +135,7 @@ class Prober:
         if self.exact is not None:
             exact = np.where(probe.d != 0.0, self.exact, 0.0)
             formula, value = J @ probe.d, exact @ probe.d
-            error = _ROUNDINGS * self.eps * np.max(abs(self.exact), axis=1) * np.max(abs(probe.d))
+            error = _ALLOWED * self.eps * np.max(abs(self.exact), axis=1) * np.max(abs(probe.d))
             off = abs(formula - value) - SAFETY * error
             wrong = ~(off <= self.tolerance * np.fmax(abs(formula), abs(value)))
             return np.array([formula, value, error, error, 0.0 * value, wrong, *[0.0 * value] * 2])

@@ -35,7 +35,7 @@ _FOREIGN = {
     "maxiter": "write max_nfev, which counts evaluations of fun",
 }
 _FOREIGN |= dict.fromkeys(
-    ("mask", "fixed", "frozen", "vary", "groups"), "bounds of equal low and high hold an unknown"
+    ("mask", "frozen", "vary", "groups"), "fixed=[0, 2] holds unknowns 0 and 2 at x0"
 )
 
 
@@ -60,6 +60,7 @@ def least_squares_many(
     m: int,
     jac: bool | OfResiduals | None = None,
     bounds: Bounds | None = None,
+    fixed: ArrayLike | None = None,
     ftol: float = 1e-8,
     xtol: float = 1e-8,
     gtol: float = 1e-8,
@@ -98,6 +99,9 @@ def least_squares_many(
     bounds : (low, high), array of shape (n, 2), or scipy.optimize.Bounds, optional
         As in SciPy's `least_squares`: two numbers or arrays, low first; None is open. Pairs for
         each unknown are an array. A start outside is moved to the bound.
+    fixed : whole numbers, or mask of shape (n,) or (problems, n), optional
+        Unknowns that stay at `x0`, outside of `bounds`, too. They are no unknowns of the fit: they
+        have no error, and do not count in the scale of `cov`.
     ftol, xtol, gtol : float, default 1e-8
         Tolerances of MINPACK's tests: of the relative change of the cost, of that of x, and of
         the cosine between r and the columns of J. The first two hold only where the next step
@@ -158,7 +162,7 @@ def least_squares_many(
     form, exact = form_of(fun, args, jac), 0 if jac else n
     if exact:
         check_derives((n,), x.dtype, f"write J, with jac=True, or pass jac={DIFFERENCES!r}")
-    low, high = read_bounds(bounds, x)
+    low, high = _read_fixed(fixed, x, *read_bounds(bounds, x))
     m = count("m", m, 1, 2**40)
     task = FitTask(
         x=x,
@@ -235,6 +239,31 @@ def _read_box(bounds: Any, x: np.ndarray) -> Box:
         for end, other in zip(bounds, OPEN, strict=True)
     ]
     return Box(*ends)
+
+
+def _read_fixed(
+    fixed: Any, x: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high, equal to x where an unknown is fixed."""
+    if fixed is None:
+        return low, high
+    n = x.shape[1]
+    wanted = f"fixed: expected numbers of unknowns, 0 to {n - 1}, each once, or a mask of bool"
+    try:
+        held = np.atleast_1d(to_host(fixed))
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{wanted}, got {fixed!r:.80}.") from None
+    if held.dtype.kind in "iu" or held.size == 0:
+        numbers = held.ravel().astype(np.int64)
+        once = len(np.unique(numbers)) == len(numbers)
+        if held.ndim != 1 or not once or ((numbers < 0) | (numbers >= n)).any():
+            raise ValueError(f"{wanted}, got {fixed!r:.80}.")
+        held = np.isin(np.arange(n), numbers)
+    if held.dtype != bool or held.shape not in {(n,), x.shape}:
+        raise ValueError(
+            f"{wanted}, of shape ({n},) or {x.shape}, got shape {held.shape} of {held.dtype}."
+        )
+    return np.where(held, x, low), np.where(held, x, high)
 
 
 def _read_tolerance(name: str, value: Any, dtype: np.dtype[Any]) -> float:

@@ -351,7 +351,7 @@ def _sizes(xp: Any, x: Any) -> Any:
 
 @np.errstate(all="ignore")
 def _norms(xp: Any, a: Any, norm: float) -> np.ndarray:
-    """The norm of each row of sizes, with the bits of `test_text.norm_lines` on NumPy arrays."""
+    """The norm of each row of sizes, with the bits of `stop_text.norm_lines` on NumPy arrays."""
     if a.size == 0:
         return np.zeros(len(a))
     top = a.max(axis=1)

@@ -91,7 +91,7 @@ def _calling(fun: Any, form: str) -> Any:
 
 
 def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
-    """``norm(b, problems, x, y, low, high, lo, hi)`` of problem b, as `test_text.norm_lines`.
+    """``norm(b, problems, x, y, low, high, lo, hi)`` of problem b, as `stop_text.norm_lines`.
 
     The largest element has the dtype of the problem, in which it is exact: most GPUs have few units
     for float64. The 2-norm is a float64 as on the CPU, of squares that are exact where the problem
@@ -166,7 +166,7 @@ def _make_stop_tests(plan: Plan, norm: float, wrap: Any) -> tuple[Any, Any, Any]
 
 
 def _make_own(plan: Plan, wrap: Any) -> tuple[Any, Any]:
-    """``learn`` and ``remains`` of problem b: what `test_text.test_lines` does with `firsts`."""
+    """``learn`` and ``remains`` of problem b: what `stop_text.test_lines` does with `firsts`."""
     one, scalar = wrap(released), plan.bounds == "scalar"
 
     def size(i, x, g, low, high, ends):

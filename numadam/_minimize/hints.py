@@ -16,7 +16,7 @@ from numadam._minimize.stopping import BAD_F, BAD_G, GTOL, MAXITER, STATUS
 from numadam._settings.settings import is_plain
 
 #: Iterations, or lines of the history, below which a run is too short to say anything.
-_FEW = 20
+_FEW_ITERATIONS = 20
 #: Elements of an array that are compared.
 _SAMPLE = 10_000
 #: Share of iterations in which f has to rise.
@@ -74,7 +74,7 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool) -> str:
     f = history["fun"]
     lines = len(f)
     quarter = lines // 4
-    above = lines > _FEW and f.item(-1) > f.item(0)
+    above = lines > _FEW_ITERATIONS and f.item(-1) > f.item(0)
     if above and np.isfinite(f).all():
         rising = float(np.mean(f[1:] > f[:-1]))
         if rising >= _RISING:
@@ -82,12 +82,12 @@ def _hint(result: Result, x0: Any, lr: Any, resumed: bool) -> str:
                 f"f rose in {rising:.0%} of the iterations, from {f[0]:.4g} to {f[-1]:.4g}: check "
                 "the sign of the gradient (numadam.check_grad), or try a smaller lr."
             )
-    if not resumed and result["nit"] >= _FEW and _goes_straight(result, x0, lr):
+    if not resumed and result["nit"] >= _FEW_ITERATIONS and _goes_straight(result, x0, lr):
         return (
             "Most elements of x moved one way, by the full lr in nearly every iteration: try a "
             "larger lr, or more iterations."
         )
-    if quarter < _FEW:
+    if quarter < _FEW_ITERATIONS:
         return ""
     if above and (f[-quarter:] > f[0]).all():
         return (
@@ -120,7 +120,7 @@ def _goes_straight(result: Result, x0: Any, lr: Any) -> bool:
     x, steps = result["x_last"], result["nit"]
     plain = type(lr) is float or is_plain(lr)
     if plain and callable(lr):
-        if len(result.history["nit"]) < _FEW:
+        if len(result.history["nit"]) < _FEW_ITERATIONS:
             return False
         steps, lr = float(np.diff(result.history["nit"]) @ result.history["lr"][1:]), 1.0
     elif not plain and not (is_array(x) and hasattr(lr, "dtype")):

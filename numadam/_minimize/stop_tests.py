@@ -17,8 +17,8 @@ from numadam._core.plan import Plan
 from numadam._core.text import indented
 from numadam._jit.build import compiled
 from numadam._jit.private import pointer
+from numadam._minimize import stop_text as tt
 from numadam._minimize import stopping as st
-from numadam._minimize import test_text as tt
 from numadam._minimize.stopping import Tolerances, check_convergence
 
 # --- state of the tests, and those of NumPy arrays ------------------------------------------------
@@ -30,7 +30,7 @@ class _Table(NamedTuple):
     COUNT: int  # real numbers of x
     LATER: int  # 1 where there is an iterate before
     NUMBERS: int  # float64: the tests' state, and two bounds of all elements
-    TOPS: int  # float64: see `test_text.LANES`
+    TOPS: int  # float64: see `stop_text.LANES`
     X: int
     FIRSTS: int  # the first gradient of each number
     BEFORE: int  # x before the last step, 0 where no test asks for it
@@ -39,7 +39,7 @@ class _Table(NamedTuple):
 
 
 _AT = _Table(*range(len(_Table._fields)))
-_LOW, _HIGH = len(tt.AT), len(tt.AT) + 1
+_LOW, _HIGH = len(tt.NUMBER_AT), len(tt.NUMBER_AT) + 1
 
 
 def _source(bounds: str, norm: float) -> str:
@@ -83,7 +83,7 @@ class _Tested:
         self._table_at = address_of(self._table)
         self.bind(NUMBERS=self.numbers, TOPS=self._tops)
         #: norms of the projected gradient, of the move, of x
-        self.sizes = self.numbers.data[tt.AT.SIZE : tt.AT.LENGTH + 1]
+        self.sizes = self.numbers.data[tt.NUMBER_AT.SIZE : tt.NUMBER_AT.LENGTH + 1]
 
     def bind(self, count: int = 0, **arrays: np.ndarray) -> None:
         """Note addresses, and where given how many real numbers there are."""
@@ -227,8 +227,8 @@ class HostStopTests(StopTests):
             return super().state
         numbers = self._tested[0].numbers
         return (
-            float(numbers[tt.AT.FIRST]),
-            float(numbers[tt.AT.F_BEFORE]),
+            float(numbers[tt.NUMBER_AT.FIRST]),
+            float(numbers[tt.NUMBER_AT.F_BEFORE]),
             self._tested[0].later,
         )
 
@@ -236,8 +236,8 @@ class HostStopTests(StopTests):
         """Go on from a file; `before` is x before the last step, where that is still asked for."""
         super().restore(first, f_before, later, before)
         for its in self._tested:
-            its.numbers[tt.AT.FIRST], its.numbers[tt.AT.F_BEFORE] = first, f_before
-            its.numbers[tt.AT.LIMIT], its.later = self._limits[0], later
+            its.numbers[tt.NUMBER_AT.FIRST], its.numbers[tt.NUMBER_AT.F_BEFORE] = first, f_before
+            its.numbers[tt.NUMBER_AT.LIMIT], its.later = self._limits[0], later
         for own, saved in zip(self.before if before else (), before, strict=True):
             own[...] = saved
 
@@ -315,7 +315,7 @@ def _top(xp: Any, x: Any) -> Any:
 
 
 def _euclidean(xp: Any, x: Any) -> Any:
-    """The 2-norm, divided by the largest element as in `test_text.norm_lines`."""
+    """The 2-norm, divided by the largest element as in `stop_text.norm_lines`."""
     top = _top(xp, x)
     if x.size == 0:
         return top

@@ -10,16 +10,14 @@ import itertools
 import re
 import warnings
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numadam
 import numadam as na
-from tests import extras
+from tests import budget, extras
 from tests.bits import KERNELS, OTHERS, RULES
 from tests.trees import (
     LAYOUTS,
@@ -475,6 +473,5 @@ def test_jax_arrays_are_gradients_and_no_parameters():
 
 
 def test_one_file_asks_whether_an_array_is_cupys():
-    files = Path(numadam.__file__).parent.rglob("*.py")
-    asking = [path.name for path in files if "is_cupy_array" in path.read_text()]
+    asking = [path.name for path in budget.files() if "is_cupy_array" in path.read_text()]
     assert asking == ["interop.py"]

@@ -129,7 +129,7 @@ def test_choices_are_written_in_one_file():
     found = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py*")
-        if path.suffix in (".py", ".pyi")
+        if path.suffix in (".py", ".pyi") and "__pycache__" not in path.parts
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal")
     }
@@ -363,5 +363,6 @@ def test_elements_that_stay_have_equal_bounds(name):
     for call in (na.minimize, na.minimize_many):
         with pytest.raises(TypeError, match=f"^{name}: .* Bounds of equal low and high hold"):
             call(lambda x: (x @ x, 2 * x), x, jac=True, **{name: [0]})
-    with pytest.raises(TypeError, match=f"^{name}: .* bounds of equal low and high hold"):
-        na.least_squares_many(lambda x, r: None, x, m=1, **{name: [0]})
+    if name != "fixed":  # which it has
+        with pytest.raises(TypeError, match=rf"^{name}: .* fixed=\[0, 2\] holds unknowns"):
+            na.least_squares_many(lambda x, r: None, x, m=1, **{name: [0]})

@@ -158,7 +158,7 @@ def test_numbers_that_are_not_finite_are_found_in_either_part(bad):
 
 
 #: elements of a sum that are added side by side, and of a block
-LANES, BLOCK = 16, 4096
+LANES, BLOCK = 64, 4096
 #: ulp of a norm by which it may be off: each addition rounds by half an ulp of the sum at most,
 #: and a root halves that; a number meets those of its lane, the lanes and the blocks
 MOST = (BLOCK // LANES + LANES + 200_000 // BLOCK) / 2

@@ -122,6 +122,7 @@ def test_docstrings_of_all_kinds_are_read():
 def test_docstrings_begin_with_a_noun_or_a_verb():
     folders = ("numadam", "asv_benchmarks", "docs/_ext")
     files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    files = [path for path in files if "__pycache__" not in path.parts]
     found = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in files

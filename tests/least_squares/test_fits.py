@@ -216,6 +216,27 @@ def test_a_fixed_element_is_no_unknown_in_the_scale_of_cov():
     assert "no more points" not in points.message
 
 
+@derived
+def test_fixed_unknowns_are_those_of_equal_bounds(jac):
+    fits, rng = FITS["decays"], np.random.default_rng(5)
+    x0 = fits.x0.copy()
+    x0[:, 1] = rng.uniform(0.5, 1.5, 150)
+    mask = np.zeros((150, 3), bool)
+    mask[::2, 1] = mask[::3, 2] = True
+    lowest = np.array([0.0, -np.inf, 0.1])  # a fixed unknown stays at x0, outside the bounds, too
+    for fixed, held in ((1, [0, 1, 0]), ([2, 1], [0, 1, 1]), ([False, True, False], [0, 1, 0]),
+                        (mask, mask)):  # fmt: skip
+        held = np.broadcast_to(np.array(held, bool), x0.shape)
+        res = run(fits, jac, x0=x0, bounds=(lowest, np.inf), fixed=fixed)
+        box = np.where(held, x0, lowest), np.where(held, x0, np.inf)
+        expected = run(fits, jac, x0=x0, bounds=box)
+        np.testing.assert_array_equal(res.x[held], x0[held])
+        assert (np.isnan(res.stderr) | ~held).all()
+        for name in ("x", "cov", "nfev", "status"):
+            np.testing.assert_array_equal(res[name], expected[name])
+    np.testing.assert_array_equal(run(fits, jac, fixed=[]).x, run(fits, jac).x)
+
+
 # --- sets of NIST --------------------------------------------------------------------------------
 # Statistical Reference Datasets, nonlinear regression: data, two starts, certified values.
 

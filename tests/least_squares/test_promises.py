@@ -352,6 +352,10 @@ REFUSED = {
     "too many": (ValueError, "0 to m = 30", (decay, FEW.x0, ARGS), {"points": np.full(20, 31)}),
     "negative": (ValueError, "got -1", (decay, FEW.x0, ARGS), {"points": [30] * 19 + [-1]}),
     "ragged": (ValueError, r"got \[\[1\], \[2", (decay, FEW.x0, ARGS), {"points": [[1], [2, 3]]}),
+    "fixed twice": (ValueError, "each once", (decay, FEW.x0, ARGS), {"fixed": [0, 1, 1]}),
+    "fixed beyond": (ValueError, "0 to 2", (decay, FEW.x0, ARGS), {"fixed": [3]}),
+    "fixed shape": (ValueError, r"got shape \(2,\)", (decay, FEW.x0, ARGS), {"fixed": [True] * 2}),
+    "fixed floats": (ValueError, "of float64", (decay, FEW.x0, ARGS), {"fixed": [0.0, 1.0, 0.0]}),
     "switch": (TypeError, "absolute_sigma", (decay, FEW.x0, ARGS), {"absolute_sigma": 2}),
 }
 

@@ -18,7 +18,7 @@ from numadam._core.plan import Plan
 from numadam._core.text import indented
 from numadam._cpu.loop import StepText
 from numadam._jit import build
-from numadam._minimize import test_text as tt
+from numadam._minimize import stop_text as tt
 
 #: What the loop says of an iterate, `STATE`: it is to be evaluated, it has been, it is tested.
 FRESH, EVALUATED, TESTED = range(3)
@@ -45,7 +45,7 @@ class Table(NamedTuple):
     MOST_ROWS: int  # the last row is for the steps that have none
     # addresses
     COUNTERS: int  # int64: steps taken, ...
-    NUMBERS: int  # float64: the stop tests', see `test_text`
+    NUMBERS: int  # float64: the stop tests', see `stop_text`
     ROWS: int  # scalars of the steps
     CONTROL: int  # float64: the row of the control block
     PRODUCTS: int  # float64: products over the steps that are carried
@@ -53,7 +53,7 @@ class Table(NamedTuple):
     COLUMNS: int  # int64[changing]: columns of the control row with a schedule
     CHANGES: int  # float64[steps, changing]: what they hold
     HISTORY: int  # float64[lines, 4]: iteration, f, gradient, lr
-    TOPS: int  # float64: see `test_text.LANES`
+    TOPS: int  # float64: see `stop_text.LANES`
     BLOCKS: int  # int64[blocks, 5]: of the gradient's norm, as a step has them
     BLOCK_COUNT: int
     SUMS: int  # float64: squares of each block
@@ -65,7 +65,7 @@ class Table(NamedTuple):
     ARRAYS: int  # the first array of the step: x, g, state, ...
 
 
-AT = Table(*range(len(Table._fields)))
+CELL = Table(*range(len(Table._fields)))
 
 
 def _view(name: str, place: str, like: str, shape: object) -> str:
@@ -106,7 +106,7 @@ def _step(text: StepText) -> list[str]:
     lines += ["        table[KNOWN_ROWS] += 1"]
     lines += ["if table[BEFORE] != 0:", "    " + _view("befores", "BEFORE", "one", "count")]
     lines += ["    for i in range(count):", "        befores[i] = ps[i]"]
-    lines += [f"arrays = carray(pointer(at + {8 * AT.ARRAYS}, at), (1, {len(text.arrays)}))"]
+    lines += [f"arrays = carray(pointer(at + {8 * CELL.ARRAYS}, at), (1, {len(text.arrays)}))"]
     lines += ["clip_row(table, arrays, row)"] if text.plan.clip_norm else []
     lines += ["part(arrays, 0, 0, table[UPDATES], 0, row)"]
     lines += ["counters[0], table[DONE], table[STEP] = t + 1, table[DONE] + 1, step_number + 1"]
@@ -178,7 +178,7 @@ class Loop:
         text = StepText(plan)
         self.arrays, self.width = len(text.arrays), text.width
         name = f"{plan.name}-single" + ("" if norm == math.inf else f"-norm-{norm:g}")
-        scope = {**text.scope, **tt.SCOPE, **AT._asdict(), "real": plan.real.type}
+        scope = {**text.scope, **tt.SCOPE, **CELL._asdict(), "real": plan.real.type}
         scope |= {"FRESH": FRESH, "EVALUATED": EVALUATED, "TESTED": TESTED}
         scope |= {"EVALUATE": EVALUATE, "STOP": STOP}
         self.address = build.address(
@@ -194,9 +194,9 @@ class Loop:
 def source_of(text: StepText, norm: float) -> str:
     """The module of the loop of a plan."""
     plan = text.plan
-    lines = [f"table = carray(pointer(at, at), {AT.ARRAYS + len(text.arrays)})"]
+    lines = [f"table = carray(pointer(at, at), {CELL.ARRAYS + len(text.arrays)})"]
     lines += ["if table[STATE] == FRESH:", "    table[STATE] = EVALUATED", "    return EVALUATE"]
-    lines += [_view("numbers", "NUMBERS", "1.0", len(tt.AT))]
+    lines += [_view("numbers", "NUMBERS", "1.0", len(tt.NUMBER_AT))]
     lines += [_view("counters", "COUNTERS", "at", 1), "count = table[COUNT]", *_views(text)]
     if plan.bounds == "scalar":
         lines += [_view("control", "CONTROL", "1.0", op.RULE)]

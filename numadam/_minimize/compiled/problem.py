@@ -19,14 +19,14 @@ from numadam._cpu.state import CpuState
 from numadam._jit.process import defer_interrupts
 from numadam._minimize.checkpoint import Best, RunState, Task, first_of
 from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.loop import AT, EVALUATED, FRESH, TESTED, loop_of
+from numadam._minimize.compiled.loop import CELL, EVALUATED, FRESH, TESTED, loop_of
 from numadam._minimize.compiled.objective import FAILED, CompiledObjective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import make_history
 from numadam._minimize.run import Memory, Run
+from numadam._minimize.stop_text import LANES, begin
+from numadam._minimize.stop_text import NUMBER_AT as NUMBER
 from numadam._minimize.stopping import MAXITER, RUNNING, gradient_limit
-from numadam._minimize.test_text import AT as NUMBER
-from numadam._minimize.test_text import LANES, begin
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
 from numadam._settings.settings import Settings, is_plain
@@ -182,32 +182,32 @@ class Problem:
         self._control = self.settings.control.copy()
         #: the arrays that the loop finds by words of its table
         self._arrays = {
-            AT.COUNTERS: backend.memory.counters,
-            AT.NUMBERS: self._numbers,
-            AT.CONTROL: self.settings.control[self._group],
-            AT.PRODUCTS: backend.products[self._group],
-            AT.RATES: tables.rates,
-            AT.COLUMNS: tables.columns,
-            AT.CHANGES: tables.changes,
-            AT.HISTORY: self._page,
-            AT.TOPS: np.zeros(LANES),
-            AT.BLOCKS: backend.memory.cuts.blocks,
-            AT.SUMS: np.zeros(len(backend.memory.cuts.blocks)),
-            AT.TOTALS: backend.memory.totals,
-            AT.BEFORE: self._before_step,
-            AT.BEST: self.best_x,
-            AT.BEST_GRADIENT: self.best_gradient,
-            AT.FIRSTS: self.firsts,
+            CELL.COUNTERS: backend.memory.counters,
+            CELL.NUMBERS: self._numbers,
+            CELL.CONTROL: self.settings.control[self._group],
+            CELL.PRODUCTS: backend.products[self._group],
+            CELL.RATES: tables.rates,
+            CELL.COLUMNS: tables.columns,
+            CELL.CHANGES: tables.changes,
+            CELL.HISTORY: self._page,
+            CELL.TOPS: np.zeros(LANES),
+            CELL.BLOCKS: backend.memory.cuts.blocks,
+            CELL.SUMS: np.zeros(len(backend.memory.cuts.blocks)),
+            CELL.TOTALS: backend.memory.totals,
+            CELL.BEFORE: self._before_step,
+            CELL.BEST: self.best_x,
+            CELL.BEST_GRADIENT: self.best_gradient,
+            CELL.FIRSTS: self.firsts,
         }
         #: the table at the begin of a run
-        self._fresh = fresh = np.zeros(AT.ARRAYS + loop.arrays, np.int64)
+        self._fresh = fresh = np.zeros(CELL.ARRAYS + loop.arrays, np.int64)
         for place, array in self._arrays.items():
             fresh[place] = array.ctypes.data
-        fresh[AT.ARRAYS :] = backend.memory.table[0, : loop.arrays]
-        fresh[AT.ARRAYS : AT.ARRAYS + 2] = x.ctypes.data, self.gradient.ctypes.data
-        fresh[AT.BLOCK_COUNT] = len(backend.memory.cuts.blocks)
-        fresh[AT.UPDATES], fresh[AT.COUNT] = x.size * plan.unit, x.size * plan.numbers
-        fresh[AT.CHANGING], fresh[AT.MOST_LINES] = len(tables.columns), _LINES
+        fresh[CELL.ARRAYS :] = backend.memory.table[0, : loop.arrays]
+        fresh[CELL.ARRAYS : CELL.ARRAYS + 2] = x.ctypes.data, self.gradient.ctypes.data
+        fresh[CELL.BLOCK_COUNT] = len(backend.memory.cuts.blocks)
+        fresh[CELL.UPDATES], fresh[CELL.COUNT] = x.size * plan.unit, x.size * plan.numbers
+        fresh[CELL.CHANGING], fresh[CELL.MOST_LINES] = len(tables.columns), _LINES
         self._table = fresh.copy()
         self._table_at = self._table.ctypes.data
 
@@ -232,12 +232,12 @@ class Problem:
             rows = rows_for(self.plan, row, settings.lr, self._loop.width)
         self._rows = rows
         table[:] = self._fresh
-        table[AT.ROWS], table[AT.MOST_ROWS] = rows.address, rows.most
-        table[AT.EVERY], table[AT.RATE_STEP] = task.every, callable(settings.lr)
+        table[CELL.ROWS], table[CELL.MOST_ROWS] = rows.address, rows.most
+        table[CELL.EVERY], table[CELL.RATE_STEP] = task.every, callable(settings.lr)
         if tolerances.xtol == 0.0:
-            table[AT.BEFORE] = 0
+            table[CELL.BEFORE] = 0
         if task.track_best is False:
-            table[AT.BEST] = 0
+            table[CELL.BEST] = 0
         begin(self._numbers, tolerances, first_of(task.state, tolerances))
 
     def evaluate_at(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -277,14 +277,14 @@ class Problem:
         steps = self._tables.tabulate(self.settings.lr, self.backend.t - late, steps)
         asks = at_start and self.asks and not self._objective.writes
         first, start = FirstCall(args) if asks else None, time.perf_counter()
-        table[AT.LEFT], table[AT.STEP], table[AT.KNOWN_ROWS] = steps, 0, self._rows.known
+        table[CELL.LEFT], table[CELL.STEP], table[CELL.KNOWN_ROWS] = steps, 0, self._rows.known
         if at_start:
-            table[AT.STATE] = FRESH
+            table[CELL.STATE] = FRESH
         self._started = True
         given = self.x, self.gradient, self._flat, numbers, args
         found = self._objective.drive(self._loop.address, self._table_at, given)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
-        self._rows.known = max(self._rows.known, int(table[AT.KNOWN_ROWS]))
+        self._rows.known = max(self._rows.known, int(table[CELL.KNOWN_ROWS]))
         if found == FAILED:
             self._objective.call_again(self.x.copy(), 0, args)
         if first is not None:
@@ -298,11 +298,11 @@ class Problem:
             _SECONDS_A_CALL / max(self._seconds, 1e-9), _MOST_STEPS if self.done else _FEW_STEPS
         )
         if self.history:
-            room = _LINES - self._table[AT.LINES]
+            room = _LINES - self._table[CELL.LINES]
             if room < _LINES // 2:
                 with defer_interrupts():  # a file may be written after Ctrl-C
                     self._lines.append(self._page[: _LINES - room].copy())
-                    self._table[AT.LINES], room = 0, _LINES
+                    self._table[CELL.LINES], room = 0, _LINES
             most = min(most, (room - 2) * self.history)
         return max(1, int(most))
 
@@ -314,35 +314,35 @@ class Problem:
     @property
     def code(self) -> int:
         """RUNNING, or the test that holds."""
-        return int(self._table[AT.CODE])
+        return int(self._table[CELL.CODE])
 
     @property
     def done(self) -> int:
         """Iterations of this run."""
-        return int(self._table[AT.DONE])
+        return int(self._table[CELL.DONE])
 
     @property
     def tested(self) -> bool:
         """Whether the iterate at hand has been evaluated and tested."""
-        return bool(self._table[AT.STATE] == TESTED)
+        return bool(self._table[CELL.STATE] == TESTED)
 
     @property
     def raised(self) -> bool:
         """Whether the objective has raised at the iterate at hand."""
-        return bool(self._table[AT.STATE] == EVALUATED)
+        return bool(self._table[CELL.STATE] == EVALUATED)
 
     @property
     def iterate(self) -> tuple[float, float, float]:
         """F and the norm of the projected gradient at x, and the learning rate of the last step."""
         taken = max(self.done - self._before - 1, 0)
-        rate = self._tables.rates[taken * self._table[AT.RATE_STEP]]
+        rate = self._tables.rates[taken * self._table[CELL.RATE_STEP]]
         f = math.nan if self.raised else self._numbers.item(NUMBER.F)
         return f, self._numbers.item(NUMBER.SIZE), float(rate)
 
     @property
     def lines(self) -> np.ndarray:
         """The history until now: iteration of this run, f, gradient, lr. To be copied."""
-        rest = self._page[: self._table[AT.LINES]]
+        rest = self._page[: self._table[CELL.LINES]]
         return np.concatenate([*self._lines, rest]) if self._lines else rest
 
     def remember(self) -> Memory:
@@ -353,7 +353,7 @@ class Problem:
         memory = Memory(*self.iterate, *best, value(NUMBER.FIRST), value(NUMBER.F_BEFORE))
         if self.tested:
             memory.gradient = self.gradient
-        elif self._table[AT.BEFORE]:
+        elif self._table[CELL.BEFORE]:
             memory.before = [self._before_step]
         if memory.lowest < math.inf:
             memory.best_x, memory.best_gradient = self.best_x, self.best_gradient
@@ -371,7 +371,7 @@ class Problem:
                 array[...] = saved
         self._lines, self._tables.rates[0], self._before = [lines], memory.lr, done
         self._seconds = _SECONDS_A_CALL  # unknown: one iteration to begin with
-        self._table[AT.DONE], self._table[AT.STATE] = done, TESTED if tested else FRESH
+        self._table[CELL.DONE], self._table[CELL.STATE] = done, TESTED if tested else FRESH
         self._started = tested
         numbers, first = self._numbers, memory.first_grad_norm
         numbers[NUMBER.F], numbers[NUMBER.SIZE] = memory.f, memory.grad_norm

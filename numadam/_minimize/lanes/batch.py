@@ -21,13 +21,13 @@ from numadam._minimize.compiled.first_call import FirstCall
 from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.loop import (
-    AT,
     RESULTS,
     VALUE_BEFORE,
     VALUE_F,
     VALUE_FIRST,
     VALUE_LIMIT,
     VALUES,
+    WORD,
     loop_of,
 )
 from numadam._minimize.lanes.objective import lay_out, rows_of, to_lanes
@@ -73,12 +73,12 @@ class LaneBatch(Batch):
         size, packets = int(np.prod(shape, dtype=np.int64)), len(self._x)
         block = self._lanes * _block_packets(packets, size * self._lanes)
         self._blocks = -(-problems // block)
-        self._words = words = np.zeros(len(AT), np.int64)
-        words[AT.PROBLEMS], words[AT.POSITIONS] = problems, packets * self._lanes
-        words[AT.UPDATES], words[AT.NUMBERS] = size * plan.unit, size * plan.numbers
-        words[AT.ELEMENTS], words[AT.BLOCK] = size, block
-        words[AT.TABLE_STEPS], words[AT.AT_START] = _TABLE_ROWS, 1
-        words[AT.FUN] = self._adapter.address
+        self._words = words = np.zeros(len(WORD), np.int64)
+        words[WORD.PROBLEMS], words[WORD.POSITIONS] = problems, packets * self._lanes
+        words[WORD.UPDATES], words[WORD.NUMBERS] = size * plan.unit, size * plan.numbers
+        words[WORD.ELEMENTS], words[WORD.BLOCK] = size, block
+        words[WORD.TABLE_STEPS], words[WORD.AT_START] = _TABLE_ROWS, 1
+        words[WORD.FUN] = self._adapter.address
         self._block, self._seconds, self._begin = block, 0.0, -1
         self._allocate(shape)
         self._compile()
@@ -90,8 +90,8 @@ class LaneBatch(Batch):
         """
         task, plan, problems = self._task, self._plan, self._problems
         tolerances = task.tolerances
-        positions, group = int(self._words[AT.POSITIONS]), self._settings.group_of_leaf[0]
-        memory, loop, updates = self._backend.memory, self._loop, int(self._words[AT.UPDATES])
+        positions, group = int(self._words[WORD.POSITIONS]), self._settings.group_of_leaf[0]
+        memory, loop, updates = self._backend.memory, self._loop, int(self._words[WORD.UPDATES])
         self._gradient = aligned_zeros(self._x.nbytes).view(self._x.dtype).reshape(self._x.shape)
         memory.bind(pl.P, [self._x.ctypes.data])
         memory.bind(pl.G, [self._gradient.ctypes.data])
@@ -108,35 +108,35 @@ class LaneBatch(Batch):
         self._tables = tables = StepTables(self._settings, _CALL_STEPS)
         lr = self.optimizer.lr
         tables.rates[:] = lr if isinstance(lr, float) else np.nan
-        self._words[AT.CHANGING] = len(tables.columns)
+        self._words[WORD.CHANGING] = len(tables.columns)
         products = np.zeros((_TABLE_ROWS + 1, 2 * len(plan.products)))
         self._arrays = {
-            AT.SHAPE: np.array([*shape, 0], np.int64),
-            AT.TABLE: memory.table,
-            AT.COUNTERS: memory.counters,
-            AT.CONTROL: self._settings.control[group],
-            AT.CARRIED: self._backend.products[group],
-            AT.TOLERANCES: np.array([*tolerances.limits, tolerances.gtol_rel]),
-            AT.VALUES: self._values,
-            AT.TESTS: np.zeros(positions, np.int64),
-            AT.ORDER: self._order,
-            AT.CODES: self._codes,
-            AT.NIT: self._nit,
-            AT.RESULT: self._result,
-            AT.ROWS: np.array([rows.ctypes.data for rows in self._rows]),
-            AT.LIVE: self._live,
-            AT.BEFORE: np.empty_like(self._x) if tolerances.xtol > 0.0 else None,
-            AT.BEST: best,
-            AT.BEST_G: best_g,
-            AT.FIRSTS: self._firsts,
-            AT.OWN_LR: None if task.rates is None else task.rates.copy(),
-            AT.SCRATCH: np.zeros((self._blocks, loop.scratch(updates))),
-            AT.NO_BLOCKS: np.zeros((-(-updates // NORM_BLOCK), 5), np.int64),
-            AT.RATES: tables.rates,
-            AT.COLUMNS: tables.columns,
-            AT.CHANGES: tables.changes,
-            AT.PRODUCTS: products,
-            AT.SCALARS: np.zeros((_TABLE_ROWS, loop.width), plan.real),
+            WORD.SHAPE: np.array([*shape, 0], np.int64),
+            WORD.TABLE: memory.table,
+            WORD.COUNTERS: memory.counters,
+            WORD.CONTROL: self._settings.control[group],
+            WORD.CARRIED: self._backend.products[group],
+            WORD.TOLERANCES: np.array([*tolerances.limits, tolerances.gtol_rel]),
+            WORD.VALUES: self._values,
+            WORD.TESTS: np.zeros(positions, np.int64),
+            WORD.ORDER: self._order,
+            WORD.CODES: self._codes,
+            WORD.NIT: self._nit,
+            WORD.RESULT: self._result,
+            WORD.ROWS: np.array([rows.ctypes.data for rows in self._rows]),
+            WORD.LIVE: self._live,
+            WORD.BEFORE: np.empty_like(self._x) if tolerances.xtol > 0.0 else None,
+            WORD.BEST: best,
+            WORD.BEST_G: best_g,
+            WORD.FIRSTS: self._firsts,
+            WORD.OWN_LR: None if task.rates is None else task.rates.copy(),
+            WORD.SCRATCH: np.zeros((self._blocks, loop.scratch(updates))),
+            WORD.NO_BLOCKS: np.zeros((-(-updates // NORM_BLOCK), 5), np.int64),
+            WORD.RATES: tables.rates,
+            WORD.COLUMNS: tables.columns,
+            WORD.CHANGES: tables.changes,
+            WORD.PRODUCTS: products,
+            WORD.SCALARS: np.zeros((_TABLE_ROWS, loop.width), plan.real),
         }
         for place, array in self._arrays.items():
             self._words[place] = 0 if array is None else array.ctypes.data
@@ -164,34 +164,35 @@ class LaneBatch(Batch):
     def whole(self) -> bool:
         """Whether all problems that run are at one iterate that has been tested."""
         words = self._words
-        return not words[AT.AT_START] and not words[AT.FAILED] and words[AT.TAKEN] >= 0
+        return not words[WORD.AT_START] and not words[WORD.FAILED] and words[WORD.TAKEN] >= 0
 
     def advance(self, most: int, gap: int) -> None:
         """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
         if self._begin < 0:
             self._begin = self._backend.t
         words = self._words
-        if words[AT.AT_START]:
+        if words[WORD.AT_START]:
             most = 0
         steps = min(most, gap, self._chunk())
         steps = self._tables.tabulate(self.optimizer.lr, self._backend.t, steps)
-        words[AT.STEPS], words[AT.DONE] = steps, self.done
-        words[AT.TAKEN] = -1  # until the last blocks are done
-        asks = words[AT.AT_START] and self.asks and not self._adapter.writes
+        words[WORD.STEPS], words[WORD.DONE] = steps, self.done
+        words[WORD.TAKEN] = -1  # until the last blocks are done
+        asks = words[WORD.AT_START] and self.asks and not self._adapter.writes
         first_call = FirstCall(self._task.args) if asks else None
         start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
         kernel, words_at = self._kernel(), words.ctypes.data
         for first in range(0, self._blocks, blocks) or (0,):
-            words[AT.FIRST_BLOCK], words[AT.END_BLOCK] = first, min(first + blocks, self._blocks)
-            words[AT.LAST] = words[AT.END_BLOCK] == self._blocks
+            words[WORD.FIRST_BLOCK] = first
+            words[WORD.END_BLOCK] = min(first + blocks, self._blocks)
+            words[WORD.LAST] = words[WORD.END_BLOCK] == self._blocks
             try:
                 self._entry(self._task.args, kernel, words_at, self._loop.block)
             except SystemError:  # of `numba.objmode`: its exception is pending, the loop returned
-                if not words[AT.FAILED]:
+                if not words[WORD.FAILED]:
                     raise
         calls = max(1, -(-self._blocks // blocks))
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
-        if words[AT.FAILED]:
+        if words[WORD.FAILED]:
             self._raise_again()
         if first_call is not None:
             at = *self.first_iterate(), self._task.x, self._evaluate_at
@@ -242,7 +243,7 @@ class LaneBatch(Batch):
     @property
     def evaluations(self) -> int:
         """Of f, of all problems together."""
-        return int(self._nit.sum()) + (0 if self._words[AT.AT_START] else self._problems)
+        return int(self._nit.sum()) + (0 if self._words[WORD.AT_START] else self._problems)
 
     def memory(self) -> dict[str, Any]:
         """The last and the best iterates of all problems, in their own order."""
@@ -315,8 +316,8 @@ class LaneBatch(Batch):
         limits = [gradient_limit(its.gtol, its.gtol_rel, one) for one in first]
         self._values[VALUE_LIMIT] = np.array(limits)[of]
         if self._task.rates is not None:
-            self._arrays[AT.OWN_LR][...] = self._task.rates[of]
-        self._words[AT.AT_START] = 0
+            self._arrays[WORD.OWN_LR][...] = self._task.rates[of]
+        self._words[WORD.AT_START] = 0
         self._begin, self._seconds = self._backend.t - saved.number("done"), _CALL_SECONDS
 
     def _order_blocks(self, running: np.ndarray) -> None:

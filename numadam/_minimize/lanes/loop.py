@@ -36,8 +36,8 @@ from numadam._cpu.loop import NORM_BLOCK, StepText
 from numadam._jit import build
 from numadam._jit.calls import call5, call7
 from numadam._jit.private import lane_memory
+from numadam._minimize import stop_text as tt
 from numadam._minimize import stopping as st
-from numadam._minimize import test_text as tt
 
 # --- memory shared with Python -------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class Words(NamedTuple):
 
 
 #: The place of each.
-AT: Any = Words(*range(len(Words._fields)))
+WORD: Any = Words(*range(len(Words._fields)))
 
 #: Rows of `values`: f; the best f, and the norm of the projected gradient there; that norm at x,
 #: at the start, and where the problem stops; f before the step. The first ones are results.
@@ -316,7 +316,7 @@ def kernel(words_at, block_at, args_at):
 # --- text: tests of a packet ---------------------------------------------------------------------
 
 #: A row of numbers of float64, one for each lane, or real number of a lane.
-_ROW = "carray(lane_memory(), WIDE)"
+_WIDE_ROW = "carray(lane_memory(), WIDE)"
 
 
 def _largest(element: Callable[[str], list[str]], norm: float, lanes: int) -> list[str]:
@@ -325,11 +325,11 @@ def _largest(element: Callable[[str], list[str]], norm: float, lanes: int) -> li
     `n` are the real numbers of one problem. ``element(i)`` are lines that set `d`.
     """
     if lanes == 1:
-        lines = [f"count, tops = n, {_ROW}", *tt.norm_lines("size", element, norm)]
+        lines = [f"count, tops = n, {_WIDE_ROW}", *tt.norm_lines("size", element, norm)]
         return [*lines, "out[0] = size"]
     each = [*element("i"), "a, b = abs(np.float64(d)), tops[j]"]
     lines = [
-        f"tops = {_ROW}",
+        f"tops = {_WIDE_ROW}",
         "for j in range(WIDE):",
         "    tops[j] = 0.0",
         # unsigned: a signed index may count from the end, which prevents vectorising
@@ -350,8 +350,8 @@ def _largest(element: Callable[[str], list[str]], norm: float, lanes: int) -> li
         return lines
     return [
         *lines,
-        f"totals, scales = {_ROW}, {_ROW}",
-        "for j in range(LANES):",  # as `test_text.norm_lines`, in the same order
+        f"totals, scales = {_WIDE_ROW}, {_WIDE_ROW}",
+        "for j in range(LANES):",  # as `stop_text.norm_lines`, in the same order
         "    totals[j] = 0.0",
         "    scales[j] = out[j] if out[j] > 0.0 and math.isfinite(out[j]) else 1.0",
         "i = np.uint64(0)",
@@ -376,7 +376,7 @@ if first or (f[0] < f_best[0] and math.isfinite(f[0])):
     for i in range(n):
         best[i], best_g[i] = ps[i], gs[i]"""
 _KEEP = f"""\
-better = {_ROW}
+better = {_WIDE_ROW}
 for j in range(LANES):
     low = first or (f[j] < f_best[j] and math.isfinite(f[j]))
     f_best[j] = f[j] if low else f_best[j]
@@ -457,12 +457,12 @@ def _test_packet(text: StepText, ends: str) -> list[str]:
         "gradient_alone = ftol == 0.0 and xtol == 0.0",
         "if gradient_alone and gradient_tests(count, tests, f, norms, limit) == 0:",
         "    return np.int64(0)",
-        f"own = {_ROW}",
+        f"own = {_WIDE_ROW}",
         "share = share_of_own(gtol_rel)",
         f"limits(own, count, n, {given}, firsts, norms, limit, gtol, share)",
         "if gradient_alone:",
         "    return gradient_tests(count, tests, f, norms, own)",
-        f"way, length = {_ROW}, {_ROW}",
+        f"way, length = {_WIDE_ROW}, {_WIDE_ROW}",
         "if xtol > 0.0 and later:",
         "    befores = carray(pointer(w[BEFORE] + skip, one), all_n)",
         "    far(way, n, ps, befores)",
@@ -650,7 +650,7 @@ class LaneLoop:
         }
         names |= {"ITEM_WORDS": items, "KEPT": kept, "ARRAYS": self.arrays, "WIDTH": self.width}
         names |= {"COUNT": len(plan.products), "CONTROLS": op.RULE + plan.rule.width}
-        names |= {"ALL_WORDS": len(AT), "ALL_VALUES": VALUES, "RESULTS": RESULTS}
+        names |= {"ALL_WORDS": len(WORD), "ALL_VALUES": VALUES, "RESULTS": RESULTS}
         names |= {"RUNNING": st.RUNNING, "RAISED": st.RAISED, "WORD": np.uint32(0)}
         names |= {
             "call5": call5,
@@ -658,7 +658,7 @@ class LaneLoop:
             "lane_memory": lane_memory,
             "real": plan.real.type,
         }
-        return {**text.scope, **tt.SCOPE, **AT._asdict(), **names}
+        return {**text.scope, **tt.SCOPE, **WORD._asdict(), **names}
 
     def _address(self, name: str, source: str, entry: str, arguments: int, **how: Any) -> int:
         what = f"{self._name}{name}", source, self._scope, int64(*[int64] * arguments)

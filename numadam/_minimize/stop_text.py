@@ -41,24 +41,24 @@ class Numbers(NamedTuple):
     SIZE_BEST: int
 
 
-AT = Numbers(*range(len(Numbers._fields)))
+NUMBER_AT = Numbers(*range(len(Numbers._fields)))
 
 
-_FRESH = np.full(len(AT), math.nan)
-_FRESH[AT.F_BEST] = math.inf
+_FRESH = np.full(len(NUMBER_AT), math.nan)
+_FRESH[NUMBER_AT.F_BEST] = math.inf
 
 
 def begin(numbers: np.ndarray, tolerances: st.Tolerances, first: float) -> None:
     """Write the state at the begin of a run; `first` is the first gradient's norm, if known."""
-    numbers[: len(AT)] = _FRESH
-    numbers[AT.FIRST] = first
-    numbers[AT.GTOL], numbers[AT.GTOL_REL] = tolerances.gtol, tolerances.gtol_rel
-    numbers[AT.FTOL], numbers[AT.XTOL] = tolerances.ftol, tolerances.xtol
+    numbers[: len(NUMBER_AT)] = _FRESH
+    numbers[NUMBER_AT.FIRST] = first
+    numbers[NUMBER_AT.GTOL], numbers[NUMBER_AT.GTOL_REL] = tolerances.gtol, tolerances.gtol_rel
+    numbers[NUMBER_AT.FTOL], numbers[NUMBER_AT.XTOL] = tolerances.ftol, tolerances.xtol
 
 
 #: What the lines read besides: places, and functions that are compiled.
 SCOPE: dict[str, Any] = {
-    **AT._asdict(),
+    **NUMBER_AT._asdict(),
     **{name: getattr(st, name) for name in ("gradient_limit", "share_of_own", "check_convergence")},
     "np": np,
     "math": math,
