@@ -22,9 +22,9 @@ def machine():
     """The machine and the versions of a table."""
     import numba
 
-    from numadam._jit import loops
+    from numadam._jit import process
 
-    layer = loops.layer()  # first: asking for the number of threads makes Numba choose, too
+    layer = process.layer()  # first: asking for the number of threads makes Numba choose, too
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -62,14 +62,14 @@ def _threads() -> dict[str, str]:
     try:  # an install that does not work is what a bug report is about
         import numba  # noqa: F401  # to see that it works, even if loaded
 
-        from numadam._jit import build, loops
+        from numadam._jit import build, process
     except ImportError as error:
         return {"threads": f"unknown, as Numba does not import: {error}"}
     try:
         found = {
-            "threading layer": loops.layer(),
-            "parallel from": f"{loops.parallel_from():,} elements",
-            "threads": str(loops.count()),
+            "threading layer": process.layer(),
+            "parallel from": f"{process.parallel_from():,} elements",
+            "threads": str(process.thread_count()),
         }
     except ValueError as error:
         found = {"threading layer": f"none: {error}"}

@@ -153,10 +153,10 @@ def quick_files(monkeypatch):
 @pytest.fixture(params=["serial", "parallel"])
 def form(request, monkeypatch):
     """Serial or parallel form of the loops, for every optimiser of the test, whatever its size."""
-    from numadam._jit import loops
+    from numadam._jit import process
 
-    loops.layer()  # chosen as a large optimiser would choose it
-    monkeypatch.setattr(loops, "wants_parallel", lambda total: request.param == "parallel")
+    process.layer()  # chosen as a large optimiser would choose it
+    monkeypatch.setattr(process, "wants_parallel", lambda total: request.param == "parallel")
     return request.param
 
 
@@ -165,10 +165,10 @@ def thread_count(request):
     """Number of threads that Numba's parallel loops use."""
     import numba
 
-    from numadam._jit import loops
+    from numadam._jit import process
 
     extras.need_machine(request.param <= numba.config.NUMBA_NUM_THREADS, "second thread of Numba")
-    loops.layer()
+    process.layer()
     before = numba.get_num_threads()
     numba.set_num_threads(request.param)
     yield request.param

@@ -9,8 +9,8 @@ from numba import carray, njit, prange
 import numadam
 from numadam._bench.peers import values
 from numadam._cpu.cuts import part_size
-from numadam._jit import loops
-from numadam._jit.pointers import as_pointer
+from numadam._jit import process
+from numadam._jit.private import pointer
 
 #: Learning rate in Rosenbrock's valley, and its start.
 VALLEY_LR, START = 0.01, (-1.2, 1.0)
@@ -22,14 +22,14 @@ def _stream(dtype, parallel):
     each, item = prange if parallel else range, dtype.itemsize
 
     def loop(table_at):
-        table = carray(as_pointer(table_at), 6, np.int64)
+        table = carray(pointer(table_at, np.int64), 6)
         total, size = table[4], table[5]
         for part in each((total + size - 1) // size):
             n, first = min(size, total - part * size), part * size * item
-            p = carray(as_pointer(table[0] + first), n, dtype)
-            g = carray(as_pointer(table[1] + first), n, dtype)
-            m = carray(as_pointer(table[2] + first), n, dtype)
-            v = carray(as_pointer(table[3] + first), n, dtype)
+            p = carray(pointer(table[0] + first, dtype), n)
+            g = carray(pointer(table[1] + first, dtype), n)
+            m = carray(pointer(table[2] + first, dtype), n)
+            v = carray(pointer(table[3] + first, dtype), n)
             for i in range(n):
                 x = g[i]
                 p[i], m[i], v[i] = p[i] + x, m[i] + x, v[i] + x
@@ -58,7 +58,7 @@ class Roofline:
         part = part_size(n)
         self._table = np.array([*addresses, n, part], np.int64)
         self._table_at = self._table.ctypes.data
-        self._run = _stream(p.dtype, loops.wants_parallel(n))
+        self._run = _stream(p.dtype, process.wants_parallel(n))
 
     def __call__(self):
         self._run(self._table_at)

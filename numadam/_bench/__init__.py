@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure steps of all sizes, and print the table line by line."""
     from numadam._bench import peers
     from numadam._info import cpu
-    from numadam._jit import loops
+    from numadam._jit import process
 
     sizes, lost = sizes_for(args.quick, args.size)
     if not sizes:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.force and (share := measure.busy_now()) > _TOO_BUSY:
         raise RuntimeError(f"other programs use {share:.0%} of the machine: wait, or add --force")
     try:
-        machine = f"{cpu()}, {loops.count()} threads, {loops.layer()}"
+        machine = f"{cpu()}, {process.thread_count()} threads, {process.layer()}"
     except ValueError as error:  # there is no such layer, or not here
         raise RuntimeError(f"NUMBA_THREADING_LAYER: {error}") from error
     sides, missing = available({name: getattr(peers, side) for name, side in SIDES.items()})

@@ -13,7 +13,7 @@ import numpy as np
 
 import numadam
 from numadam._bench.measure import Side, timed
-from numadam._jit import loops
+from numadam._jit import process
 
 STEP_LR = 1e-3
 
@@ -111,7 +111,7 @@ def tensors(sizes: Sequence[int]) -> list[Any]:
     need("torch")
     import torch
 
-    loops.layer()  # asking Numba for the number of threads makes it choose a layer
+    process.layer()  # asking Numba for the number of threads makes it choose a layer
     torch.set_num_threads(numba.get_num_threads())
     made = [torch.from_numpy(values(n)).requires_grad_() for n in sizes]
     for tensor in made:

@@ -12,7 +12,6 @@ from types import FunctionType
 from typing import Any, TypeVar
 
 from numadam._core.hyper import Hyper, at_start
-from numadam._jit.cache import OWN
 from numadam._jit.process import cached_property
 
 Value = TypeVar("Value")
@@ -136,7 +135,7 @@ class RuleSpec:
     @cached_property
     def key(self) -> str:
         """First word in the names of its compiled loops; another formula has another one."""
-        return f"{OWN}-{self.name}-{self.digest[:32]}" if self.digest else self.name
+        return f"own-{self.name}-{self.digest[:32]}" if self.digest else self.name
 
     @property
     def written_formula(self) -> dict[str, str]:

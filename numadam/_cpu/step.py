@@ -29,7 +29,7 @@ from numadam._cpu.loop import (
     compiled_step,
 )
 from numadam._cpu.memory import StepMemory, Work, changed
-from numadam._jit import loops, process
+from numadam._jit import process
 from numadam._jit.process import Writes, at_once, cached_property, defer_interrupts
 from numadam._settings.settings import same_numbers
 
@@ -55,7 +55,7 @@ def wanted_flags(order: tuple[int, ...], written: bool) -> int:
 
 #: Numbers up to which a step keeps the GIL: below, waiting for it again would cost more than other
 #: threads could do meanwhile.
-_HELD_BELOW = min(loops.CUTOVER.values())
+_HELD_BELOW = min(process.CUTOVER.values())
 
 
 class Kernel:
@@ -68,7 +68,7 @@ class Kernel:
         plan, total = memory.plan, sum(memory.layout.sizes) * memory.plan.unit
         self._memory, self._exchange = memory, exchange
         self.form = HELD if total < _HELD_BELOW else SERIAL
-        if loops.wants_parallel(total):
+        if process.wants_parallel(total):
             self.form = PARALLEL
         #: ``step(at, p, g, lr) -> status``
         self.step = compiled_step(plan, out, self.form)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 # One C call: where an exception comes in `threading.Thread.start`, the thread may hang
 from _thread import start_new_thread
 from typing import Any
@@ -22,8 +24,11 @@ __all__ = [
     "address",
     "dot",
     "lane_memory",
+    "make_lane_view",
+    "make_memory",
     "pointer",
     "start_new_thread",
+    "thread_count",
     "uncounted",
 ]
 
@@ -37,6 +42,16 @@ PROCESSOR = str(get_host_cpu_name())
 def address(result: Any) -> int:
     """The address of a compiled function, for `numadam._jit.calls`."""
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+def thread_count() -> int:
+    """The number of threads of the calling thread's parallel loops; a layer has been chosen.
+
+    Numba's own function takes locks, which a fork may find taken: one is shared by all processes.
+    """
+    from numba.np.ufunc import parallel  # 20 ms, which a small step does not need
+
+    return int(parallel._get_num_threads())  # noqa: SLF001  # without locks
 
 
 @intrinsic
@@ -60,6 +75,67 @@ def lane_memory(typingctx: Any) -> Any:
         return memory
 
     return types.CPointer(types.float64)(), codegen
+
+
+def make_lane_view(x_type: Any, shape: tuple[int, ...], lanes: int) -> Any:
+    """``view(pointer, lane)``: one problem of a packet, in which neighbours are `lanes` apart.
+
+    Shape and strides are constants, which no array of NumPy has: see `_minimize.lanes.objective`.
+    """
+
+    @intrinsic
+    def view(typingctx: Any, pointer: Any, lane: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            item = context.get_abi_sizeof(context.get_data_type(x_type.dtype))
+            steps = [lanes * item * math.prod(shape[k + 1 :]) for k in range(len(shape))]
+            array = context.make_array(x_type)(context, builder)
+            context.populate_array(
+                array,
+                data=builder.gep(args[0], [args[1]]),
+                shape=[cgutils.intp_t(n) for n in shape],
+                strides=[cgutils.intp_t(step) for step in steps],
+                itemsize=cgutils.intp_t(item),
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return x_type(types.CPointer(x_type.dtype), types.int64), codegen
+
+    return view
+
+
+def make_memory(kind: Any, size: int) -> tuple[Any, Any]:
+    """``memory()``: so many zeros on the stack; ``write(address, memory)``: copy them there.
+
+    Aligned to a cache line. As loops over arrays both would take 0.1 s more to compile.
+    """
+    to_numbers = types.CPointer(kind)
+
+    @intrinsic
+    def memory(typingctx: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            number = context.get_data_type(kind)
+            length = cgutils.intp_t(size * context.get_abi_sizeof(number))
+            with builder.goto_entry_block():
+                block = builder.alloca(ir.ArrayType(number, size))
+                block.align = 64
+            cgutils.memset(builder, builder.bitcast(block, cgutils.voidptr_t), length, 0)
+            return builder.bitcast(block, number.as_pointer())
+
+        return to_numbers(), codegen
+
+    @intrinsic
+    def write(typingctx: Any, address: Any, memory: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            number = context.get_data_type(kind)
+            item = context.get_abi_sizeof(number)
+            to = builder.inttoptr(args[0], number.as_pointer())
+            cgutils.raw_memcpy(builder, to, args[1], cgutils.intp_t(size), item)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, to_numbers), codegen
+
+    return memory, write
 
 
 def uncounted(context: Any, builder: Any, kind: Any, result: Any, array: Any) -> Any:

@@ -1,26 +1,23 @@
-"""State of the process: Ctrl-C between calls that belong together, and forked children."""
+"""State of the process: Ctrl-C between calls that belong together, forked children, threads."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import operator
 import os
 import sys
 import threading
-import time
 import weakref
 
 # what `signal.signal` and `signal.getsignal` call: their enums take 4 of the 15 us of a GPU step
 from _signal import SIGINT, getsignal, signal  # type: ignore[import-not-found]
-from _thread import interrupt_main, start_new_thread
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 # --- several calls that have to happen together --------------------------------------------------
-
-#: Seconds after which Ctrl-C that came in the middle of llvmlite is tried again.
-_RETRY = 0.01
 
 #: Calls for `at_once`.
 Writes = list[Callable[[], Any]]
@@ -38,10 +35,17 @@ def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
     return list(map(operator.call, list(calls)))
 
 
-class _Handler:
-    """A handler of Ctrl-C inside a block; in the main thread, the only one that runs handlers."""
+class defer_interrupts:
+    """Defer Ctrl-C: its handler runs when the block is done.
+
+    In the main thread, the only one that runs handlers. Handlers of other signals that raise (a
+    SIGALRM timeout, say) and exceptions that C code sets in a thread from outside are not deferred.
+    """
 
     _handler: Any = None
+
+    def __init__(self) -> None:
+        self.caught: list[Any] = []
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -51,56 +55,17 @@ class _Handler:
                 signal(SIGINT, self._interrupt)
 
     def __exit__(self, *error: object) -> None:
-        if self._handler is not None:
-            signal(SIGINT, self._handler)
-
-    def _interrupt(self, number: int, frame: Any) -> None:
-        raise NotImplementedError
-
-
-class defer_interrupts(_Handler):
-    """Defer Ctrl-C: its handler runs when the block is done.
-
-    Handlers of other signals that raise (a SIGALRM timeout, say) and exceptions that C code sets in
-    a thread from outside are not deferred.
-    """
-
-    def __init__(self) -> None:
-        self.caught: list[Any] = []
-
-    def __exit__(self, *error: object) -> None:
         if self.end():
             self._handler(*self.caught[-1])
 
     def end(self) -> bool:
         """Put the handler back; whether it has to be called."""
-        super().__exit__()
+        if self._handler is not None:
+            signal(SIGINT, self._handler)
         return bool(self.caught)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self.caught.append((number, frame))
-
-
-class outside_llvmlite(_Handler):
-    """Let Ctrl-C wait, inside the block, while llvmlite itself runs; compiling goes on meanwhile.
-
-    llvmlite hands objects over to LLVM in one call and notes it in the next. An exception between
-    the two makes it free an object that LLVM frees, too: the process crashes.
-    """
-
-    def _interrupt(self, number: int, frame: Any) -> None:
-        caller = frame
-        while caller is not None:
-            if caller.f_globals.get("__name__", "").startswith("llvmlite.binding"):
-                start_new_thread(_interrupt_again, ())
-                return
-            caller = caller.f_back
-        self._handler(number, frame)
-
-
-def _interrupt_again() -> None:
-    time.sleep(_RETRY)
-    interrupt_main()
 
 
 # --- state of a forked child ---------------------------------------------------------------------
@@ -158,8 +123,6 @@ def wait_for_compiling() -> None:
 def compile_lock() -> Iterator[None]:
     """Hold the lock of all that is compiled, or loaded, or imported with Numba.
 
-    Ctrl-C waits for calls of llvmlite.
-
     Raises
     ------
     RuntimeError
@@ -167,7 +130,7 @@ def compile_lock() -> Iterator[None]:
     """
     if _compile_cut_off:
         raise _error("compile or load a loop", "was compiling")
-    with _compiling, outside_llvmlite():
+    with _compiling:
         yield
 
 
@@ -232,3 +195,67 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before, after_in_child=_in_child)
+
+
+# --- threads that a step may use -----------------------------------------------------------------
+# Numba chooses one layer for the whole process at the first parallel call: tbb, then omp, then
+# workqueue. Figures behind the choices are in ``docs/development/benchmarks``.
+
+#: Elements from which the parallel loop pays, by layer. A region costs about 1.5 us under omp and
+#: 4 us under tbb: there Adam of float32 on two quiet cores takes 1.16 of one thread's time for 32k
+#: elements, 0.84 for 65k, 0.58 for 131k; beside a busy process 1.0 to 1.1 for all of them. Under
+#: workqueue, which aborts the process when two threads meet in it, a step never does.
+CUTOVER = {"omp": 15_000, "tbb": 60_000, "workqueue": sys.maxsize}
+
+
+def _load_tbb() -> None:
+    """Load the tbb wheel's library, which Numba's own search misses in virtual environments.
+
+    Only where Numba has not chosen yet and no other layer is asked for.
+    """
+    from numba import config
+
+    if config.THREADING_LAYER in ("omp", "workqueue"):
+        return
+    names = {"win32": "Library/bin/tbb12.dll", "darwin": "lib/libtbb.12.dylib"}
+    library = Path(sys.prefix) / names.get(sys.platform, "lib/libtbb.so.12")
+    if library.exists():
+        try:
+            ctypes.CDLL(str(library))
+        except OSError:
+            return  # a tbb that cannot be loaded: Numba goes on to the next layer by itself
+
+
+@functools.cache
+def layer() -> str:
+    """Numba's threading layer, chosen now if it was not yet (no parallel region runs for it)."""
+    import numba
+
+    try:
+        return str(numba.threading_layer())
+    except ValueError:  # not chosen yet
+        _load_tbb()
+    numba.get_num_threads()
+    return str(numba.threading_layer())
+
+
+def parallel_from() -> int:
+    """The number of elements from which a step runs in parallel."""
+    return CUTOVER[layer()]
+
+
+def thread_count() -> int:
+    """The number of threads that Numba gives the calling thread's parallel loops.
+
+    Asked without Numba's own locks, which a fork may find taken: one of them is shared by all
+    processes.
+    """
+    from numadam._jit import private
+
+    layer()
+    return private.thread_count()
+
+
+def wants_parallel(total: int) -> bool:
+    """Whether a step over `total` elements runs in parallel. Small ones never ask Numba."""
+    return total >= min(CUTOVER.values()) and total >= parallel_from()

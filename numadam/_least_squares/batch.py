@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from numadam._arrays.interop import aligned_zeros
-from numadam._jit import loops, process
+from numadam._jit import process
 from numadam._least_squares import kernel as kn
 from numadam._least_squares.guards import (
     CHECKED_PROBLEMS,
@@ -79,7 +79,7 @@ class Fits:
     def __init__(self, task: FitTask) -> None:
         self._task = task
         problems, n = task.x.shape
-        threads = loops.count() if problems * task.m >= _PARALLEL_FROM else 1
+        threads = process.thread_count() if problems * task.m >= _PARALLEL_FROM else 1
         self._workers = workers = max(1, min(threads, problems))
         self.done, self._chunk = 0, workers * _FIRST_PROBLEMS
         self._out = {
@@ -126,7 +126,7 @@ class Fits:
             **{name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()},
         )
         self._numbers[...] = *task.tolerances, float(np.finfo(task.x.dtype).eps)
-        self._in_threads = workers > 1 and loops.layer() != "workqueue"
+        self._in_threads = workers > 1 and process.layer() != "workqueue"
         self._work_at = kn.work_address(task.x.dtype)
         kn.share_address(self._in_threads)
         self._entry = entry_for(task.args)

@@ -15,7 +15,7 @@ from numba import boolean, float64, int64, types
 
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.parts import parts_of
-from numadam._jit.loops import compiled_loop
+from numadam._jit.build import compiled
 from numadam._minimize import checkpoint as ck
 from numadam._minimize import stopping as st
 from numadam._minimize.arguments import check_interval
@@ -316,10 +316,9 @@ _COLUMN = float64[::1]
 _TESTS = int64(*[_COLUMN] * 6, boolean, types.UniTuple(float64, 4), int64[::1])
 
 
-def _test_problems(  # type: ignore[no-untyped-def]  # Numba types it
-    f, f_before, steep, moved, size, first, later, tolerances, codes
-):
-    """Write into `codes` the test that holds in each running problem; how many go on."""
+#: Writes into `codes` the test that holds in each running problem; returns how many go on.
+_TEST_PROBLEMS = """\
+def test_problems(f, f_before, steep, moved, size, first, later, tolerances, codes):
     gtol, gtol_rel, ftol, xtol = tolerances
     live = 0
     for row in range(len(codes)):
@@ -330,6 +329,12 @@ def _test_problems(  # type: ignore[no-untyped-def]  # Numba types it
             )
             live += codes[row] == RUNNING
     return live
+"""
+_SCOPE = {
+    "RUNNING": RUNNING,
+    "check_convergence": check_convergence,
+    "gradient_limit": gradient_limit,
+}
 
 
 def _host(x: Any) -> np.ndarray:
@@ -388,7 +393,8 @@ class PythonBatch(Batch):
         self._box = None if boxes is None else boxes[0]
         problems = len(x)
         self._codes, self._nit = np.zeros((2, problems), np.int64)
-        self._test_problems = compiled_loop("problems", lambda: (_test_problems,), _TESTS).serial
+        name = "stop-tests-of-problems"
+        self._test_problems = compiled(name, _TEST_PROBLEMS, _SCOPE, _TESTS, entry="test_problems")
         self._moves = np.zeros(problems), np.zeros(problems)
         self._f_last, self._f_best, self._steep_best = np.full((3, problems), np.nan)
         self._steep_first, self._steep_last = np.full((2, problems), np.nan)

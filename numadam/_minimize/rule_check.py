@@ -11,7 +11,7 @@ import numpy as np
 
 from numadam._core.plan import Plan
 from numadam._core.text import Text, indented, scope_of
-from numadam._jit.loops import parallel_from
+from numadam._jit.process import parallel_from
 from numadam._minimize.minimize_many import minimize_many
 from numadam._optimizer.optimizer import Optimizer
 

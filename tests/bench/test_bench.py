@@ -9,7 +9,7 @@ import pytest
 from numadam import _bench as bench
 from numadam._bench import add_arguments, measure, peers, run
 from numadam._bench.measure import SAMPLE, repeats, rounds
-from numadam._jit import loops
+from numadam._jit import process
 from tests.bench import load
 
 by_hand, sides = load("benchmarks.by_hand"), load("benchmarks.sides")
@@ -120,7 +120,7 @@ def test_loops_by_hand_take_the_steps_of_numadam(name, monkeypatch):
 @pytest.mark.parametrize("parallel", [False, True])
 def test_roofline_reads_four_streams_and_writes_three(parallel, monkeypatch):
     """In the parts of the step, the last of which is shorter."""
-    monkeypatch.setattr(loops, "wants_parallel", lambda total: parallel)
+    monkeypatch.setattr(process, "wants_parallel", lambda total: parallel)
     side = sides.Roofline(100_001)
     p, g, m, v = (a.copy() for a in side.arrays)
     side()

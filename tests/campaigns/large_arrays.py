@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 import numadam as na
-from numadam._jit import loops
+from numadam._jit import process
 
 EDGE = 2**31
 SIZE = EDGE + 1000
@@ -32,9 +32,9 @@ def main() -> None:
     p, g = (np.zeros(SIZE, np.float32) for _ in range(2))
     places = sorted({0, 1, 31, EDGE - 33, EDGE - 1, EDGE, EDGE + 1, EDGE + 31, SIZE - 2, SIZE - 1})
     g[places] = 1.0
-    loops.layer()
+    process.layer()
     for parallel in (False, True):
-        loops.wants_parallel = lambda total, parallel=parallel: parallel
+        process.wants_parallel = lambda total, parallel=parallel: parallel
         for options in ({}, {"clip_norm": math.inf}):
             p[places] = 0.0
             start = time.perf_counter()

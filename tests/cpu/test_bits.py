@@ -13,7 +13,7 @@ import pytest
 import numadam as na
 from numadam import Rows
 from numadam._cpu import loop
-from numadam._jit import loops
+from numadam._jit import process
 from tests import extras
 from tests.bits import DTYPES, KERNELS, OTHERS, RULES, assert_same_bits, gradients, starts
 from tests.runs import SINK, compiled_step, digest, shorten_parts, uses_parallel
@@ -319,8 +319,8 @@ def rows():
 def way(request, monkeypatch):
     """Every optimiser of the test steps in this way, whatever the layer and its size."""
     way = request.param
-    loops.layer()  # that of the other tests is chosen
-    monkeypatch.setattr(loops, "wants_parallel", lambda total: way != "serial")
+    process.layer()  # that of the other tests is chosen
+    monkeypatch.setattr(process, "wants_parallel", lambda total: way != "serial")
     return way
 
 

@@ -16,7 +16,7 @@ GUARDED = """
     import ctypes, mmap, sys
     import numpy as np
     import numadam as na
-    from numadam._jit import loops
+    from numadam._jit import process
 
     PAGE = mmap.PAGESIZE
     libc = ctypes.CDLL(None, use_errno=True)
@@ -52,8 +52,8 @@ GUARDED = """
         whole = np.frombuffer(rooms[0].map, np.uint8)
         whole[2 * PAGE] = 1
     parallel = sys.argv[1] == "parallel"
-    loops.layer()
-    loops.wants_parallel = lambda total: parallel
+    process.layer()
+    process.wants_parallel = lambda total: parallel
 
     def calls(p, g, m, v, x, out, t):
         yield lambda: na.adam_update(p, g, m, v, t, out=out)

@@ -82,8 +82,8 @@ def test_without_libgomp_and_tbb_the_bits_are_the_same() -> None:
     # Numba takes a layer that cannot be imported for one whose library is missing
     sys.modules["numba.np.ufunc.omppool"] = sys.modules["numba.np.ufunc.tbbpool"] = None
     found = digest()
-    from numadam._jit import loops
-    print(found, loops.layer())
+    from numadam._jit import process
+    print(found, process.layer())
     """
     scope: dict = {}
     exec(PREAMBLE, scope)

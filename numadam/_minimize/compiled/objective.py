@@ -459,8 +459,12 @@ def _entry(kind: Any) -> Any:
 
     dispatcher: Any = njit(nogil=True)(entry)
     signature = int64(kind, int64, int64, int64)
-    with compile_lock():
-        dispatcher.compile(signature)
+
+    def work() -> None:
+        with compile_lock():
+            dispatcher.compile(signature)
+
+    build.in_thread(work)
     return dispatcher.get_overload(signature)
 
 

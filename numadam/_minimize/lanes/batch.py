@@ -14,7 +14,7 @@ from numadam._arrays.interop import aligned_zeros
 from numadam._core import plan as pl
 from numadam._core.parts import parts_of
 from numadam._cpu.loop import NORM_BLOCK
-from numadam._jit import loops, process
+from numadam._jit import process
 from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
@@ -52,7 +52,7 @@ _CALL_PROBLEMS = 65_536
 def _block_packets(packets: int, numbers: int) -> int:
     """Packets of `numbers` in a block: few enough for the first cache, and for all threads."""
     fit = max(1, min(_BLOCK_PACKETS, _BLOCK_NUMBERS // max(numbers, 1)))
-    return max(1, min(fit, packets // (2 * loops.count())))
+    return max(1, min(fit, packets // (2 * process.thread_count())))
 
 
 class LaneBatch(Batch):
@@ -142,7 +142,7 @@ class LaneBatch(Batch):
             self._words[place] = 0 if array is None else array.ctypes.data
 
     def _compile(self) -> None:
-        self._in_threads = self._blocks > 1 and loops.layer() != "workqueue"
+        self._in_threads = self._blocks > 1 and process.layer() != "workqueue"
         self._kernel()
         self._entry = entry_for(self._task.args)
 

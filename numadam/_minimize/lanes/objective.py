@@ -14,15 +14,11 @@ import warnings
 from typing import Any, cast
 
 import numpy as np
-from llvmlite import ir
-from numba import errors, from_dtype, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np.unsafe.ndarray import to_fixed_tuple
+from numba import carray, errors, from_dtype, njit, types
 
 from numadam._jit import private
-from numadam._jit.calls import loader, read_only
-from numadam._jit.pointers import array_at, as_pointer
+from numadam._jit.calls import array_at, loader, read_only
+from numadam._jit.private import pointer
 from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
@@ -49,74 +45,14 @@ from numadam._settings.bounds import Box, fits
 # --- the adapter ---------------------------------------------------------------------------------
 
 
-def _make_view(x_type: Any, shape: tuple[int, ...], lanes: int) -> Any:
-    """``view(pointer, lane)``: one problem of a packet, in which neighbours are `lanes` apart."""
-    item = np.dtype(str(x_type.dtype)).itemsize
-    steps = [lanes * item * int(np.prod(shape[k + 1 :])) for k in range(len(shape))]
-
-    @intrinsic
-    def view(typingctx: Any, pointer: Any, lane: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            number = context.get_data_type(x_type.dtype)
-            first = builder.bitcast(args[0], number.as_pointer())
-            array = context.make_array(x_type)(context, builder)
-            sizes, strides, itemsize = (
-                [ir.Constant(cgutils.intp_t, one) for one in many]
-                for many in (shape, steps, [item])
-            )
-            context.populate_array(
-                array,
-                data=builder.gep(first, [args[1]]),
-                shape=sizes,
-                strides=strides,
-                itemsize=itemsize[0],
-                meminfo=None,
-            )
-            return array._getvalue()
-
-        return x_type(types.voidptr, types.int64), codegen
-
-    return view
-
-
-def _make_memory(size: int) -> tuple[Any, Any]:
-    """``memory()``: so many bytes of 0 on the stack; ``write(address, memory)``: copy them there.
-
-    Aligned to a cache line. As loops over arrays both would take 0.1 s more to compile.
-    """
-    number, line = ir.IntType(64)(size), 64
-
-    @intrinsic
-    def memory(typingctx: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            with builder.goto_entry_block():
-                block = builder.alloca(ir.ArrayType(ir.IntType(8), size))
-                block.align = line
-            pointer = builder.bitcast(block, cgutils.voidptr_t)
-            cgutils.memset(builder, pointer, number, 0)
-            return pointer
-
-        return types.voidptr(), codegen
-
-    @intrinsic
-    def write(typingctx: Any, address: Any, memory: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            to = builder.inttoptr(args[0], cgutils.voidptr_t)
-            cgutils.raw_memcpy(builder, to, args[1], number, 1)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.voidptr), codegen
-
-    return memory, write
-
-
 def _one_by_one(call: Any, x_type: Any, args_type: Any) -> Any:
     """The function that evaluates problems that are contiguous."""
-    load, ndim, dtype = loader(args_type), x_type.ndim, np.dtype(str(x_type.dtype))
+    load, load_shape = loader(args_type), loader(types.UniTuple(types.int64, x_type.ndim))
+    dtype = np.dtype(str(x_type.dtype))
     item = dtype.itemsize
 
     def evaluate(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
-        shape = to_fixed_tuple(array_at(dims_at, ndim, np.int64), ndim)
+        shape = load_shape(dims_at)
         fs, numbers = array_at(f_at, live, np.float64), array_at(numbers_at, live, np.int64)
         args = load(args_at)
         for k in range(live):
@@ -136,18 +72,19 @@ def _side_by_side(
     call: Any, x_type: Any, args_type: Any, shape: tuple[int, ...], lanes: int
 ) -> Any:
     """The function that evaluates packets of problems."""
-    load, view = loader(args_type), _make_view(x_type, shape, lanes)
-    bytes_each = int(np.prod(shape)) * np.dtype(str(x_type.dtype)).itemsize
-    gradients, write_gradients = _make_memory(bytes_each * lanes)
-    values, write_values = _make_memory(8 * lanes)
+    load, view = loader(args_type), private.make_lane_view(x_type, shape, lanes)
+    n, dtype = int(np.prod(shape)), np.dtype(str(x_type.dtype))
+    bytes_each = n * dtype.itemsize
+    gradients, write_gradients = private.make_memory(x_type.dtype, n * lanes)
+    values, write_values = private.make_memory(types.float64, lanes)
 
     def evaluate(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
         args = load(args_at)
         for first in range(0, live, lanes):
             # on the stack, where no array among the arguments can overlap them: an objective that
             # gathers (scale[i]) vectorises, too. As zeros, for it may add up its gradient.
-            xs, g, f = as_pointer(x_at + first * bytes_each), gradients(), values()
-            fs = array_at(f, lanes, np.float64)
+            xs, g, f = pointer(x_at + first * bytes_each, dtype), gradients(), values()
+            fs = carray(f, lanes)
             numbers = array_at(numbers_at + 8 * first, lanes, np.int64)
             count = live - first if live - first < lanes else lanes
             for j in range(np.uint64(count)):
