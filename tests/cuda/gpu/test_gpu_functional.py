@@ -212,7 +212,8 @@ def test_updates_of_local_arrays(cp):
     steps_on_rows[129, 1](on_gpu, 10)
     for _ in range(10):
         opt.step(2 * p)
-    np.testing.assert_allclose(on_gpu.get(), p, rtol=1e-13)
+    # powers of two platforms differ in their last bit, which 1 - beta2**t makes 1,000 times larger
+    np.testing.assert_allclose(on_gpu.get(), p, rtol=2 * np.finfo(np.float64).eps / (1 - 0.999))
 
 
 def test_updates_of_rows_and_planes_of_any_layout(cp):
