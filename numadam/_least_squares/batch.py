@@ -29,6 +29,9 @@ from numadam._minimize.result import FIT_STATUS, ManyResult, attach
 _CHUNK_SECONDS = 0.03
 #: Problems of the first call for each worker, and residuals from which more than one works.
 _FIRST_PROBLEMS, _PARALLEL_FROM = 8, 2_000
+#: Starts agree within this share of the lowest cost, or of x: without noise only x can tell.
+_OF_COST, _OF_X = 1e-3, 1e-6
+_SUCCESS = kn.BY_GTOL, kn.BY_FTOL, kn.BY_XTOL, kn.BY_BOTH
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class FitTask:
     Attributes
     ----------
     x : array of shape (problems, n)
-        Starts; the loop overwrites them.
+        Starts; the loop overwrites them. Further starts of all problems follow.
+    starts : int, or None
+        Starts of each problem; None where x0 had no axis of them.
     low, high : array of shape (1, n) or (problems, n)
     tolerances : tuple
         ftol, xtol, gtol.
@@ -58,6 +63,12 @@ class FitTask:
     points: np.ndarray | None
     progress: bool
     derives: bool
+    starts: int | None
+
+    @property
+    def problems(self) -> int:
+        """Number of problems, whatever the starts of each."""
+        return len(self.x) // (self.starts or 1)
 
 
 class Fits:
@@ -107,6 +118,7 @@ class Fits:
             n=n,
             m=task.m,
             boxes=len(task.low),
+            problems=task.problems,
             jac=task.derives,
             max_nfev=task.max_nfev,
             absolute_sigma=task.absolute_sigma,
@@ -127,7 +139,7 @@ class Fits:
     def check(self, adapter: ResidualAdapter) -> None:
         """Call the residuals on marks between guards, and refuse what they write elsewhere."""
         self._adapter = adapter
-        self._set(fun=adapter.address, end=len(self._task.x), checks=self._workers, workers=1)
+        self._set(fun=adapter.address, end=self._task.problems, checks=self._workers, workers=1)
         self._call()
         self._set(checks=0, workers=self._workers)
 
@@ -158,21 +170,23 @@ class Fits:
     def _raise_again(self) -> None:
         """Raise the exception of the residuals, by calling them once more where they raised."""
         for worker in np.argsort(self._raised):  # the first problem, by any number of workers
-            number = int(self._raised[worker])
-            if number < 0:
+            if self._raised[worker] < 0:
                 continue
+            number = int(self._raised[worker]) % self._task.problems
             x = self._trial[worker].copy()
             try:
                 self._adapter.call_again(x, self._task.m, number, self._task.args)
             except Exception as error:
-                if len(self._task.x) > 1:
+                if self._task.problems > 1:
                     error.add_note(f"numadam: in problem {number}.")
                 raise
         raise RuntimeError(RAISED_ONCE)
 
     def result(self) -> ManyResult:
         """The result of all problems as they are now."""
-        out, problems = self._out, len(self._task.x)
+        out, problems = {**self._out, "x": self._task.x}, self._task.problems
+        if self._task.starts is not None:
+            out = _best_of(out, self._task.starts)
         status = out["status"]
         variances = np.diagonal(out["cov"], axis1=1, axis2=2)
         found = [
@@ -180,24 +194,42 @@ class Fits:
             for code in np.unique(status).tolist()
         ]
         points = self._task.m if self._task.points is None else self._task.points
-        unknowns = np.sum(self._task.low < self._task.high, axis=1)
+        unknowns = np.sum(self._task.low < self._task.high, axis=1)[:problems]
         few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
         if few and not self._task.absolute_sigma:
             found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
         if np.isinf(variances).any():
             found.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
         return ManyResult(
-            success=np.isin(status, (kn.BY_GTOL, kn.BY_FTOL, kn.BY_XTOL, kn.BY_BOTH)),
+            success=np.isin(status, _SUCCESS),
             status=status,
             message=" ".join(found),
             nfev=out["nfev"],
             njev=out["njev"],
-            x=self._task.x,
+            x=out["x"],
             cost=out["cost"],
             optimality=out["optimality"],
             cov=out["cov"],
             stderr=np.sqrt(variances),
+            **{name: out[name] for name in ("agreed",) if name in out},
         )
+
+
+@np.errstate(invalid="ignore")
+def _best_of(out: dict[str, np.ndarray], starts: int) -> dict[str, np.ndarray]:
+    """The best start of each problem, a successful one before its equals, and how many agree."""
+    parts = {name: of.reshape(starts, len(of) // starts, *of.shape[1:]) for name, of in out.items()}
+    rows = np.arange(parts["cost"].shape[1])
+    cost = np.where(np.isfinite(parts["cost"]), parts["cost"], np.inf)
+    lowest = np.argmin(cost, axis=0)
+    x = parts["x"][lowest, rows]
+    same = (np.abs(parts["x"] - x) <= _OF_X * np.abs(x)).all(axis=2)
+    same |= cost <= (1.0 + _OF_COST) * cost[lowest, rows]
+    same &= np.isin(parts["status"], _SUCCESS)
+    chosen = np.where(same.any(axis=0), np.argmin(np.where(same, cost, np.inf), axis=0), lowest)
+    best = {name: of[chosen, rows] for name, of in parts.items()}
+    sums = {name: parts[name].sum(axis=0) for name in ("nfev", "njev")}
+    return {**best, **sums, "agreed": same.sum(axis=0)}
 
 
 def _text_of(found: list[int], task: FitTask) -> str:
@@ -214,7 +246,7 @@ def _text_of(found: list[int], task: FitTask) -> str:
     where = f"m: fun wrote {a} residuals, m is {m}"
     if b < 0 or c >= m:
         return f"{where}: r[{b}] to r[{c}]. If m is right, {slips}"
-    checked = min(len(task.x), CHECKED_PROBLEMS)
+    checked = min(task.problems, CHECKED_PROBLEMS)
     return (
         f"{where}, in the first {checked} problems together. Write m={a}, or 0 into what a problem "
         "has no data for; where all have fewer than m, pass their number as points."

@@ -39,7 +39,7 @@ LOST, UNDETERMINED, STUCK, BUSY = range(5, 9)
 #: Numbers, addresses and tolerances that the loop reads.
 _INTEGERS = (
     *("workers", "first", "end", "n", "m", "boxes", "jac", "max_nfev", "absolute_sigma"),
-    *("checks", "need"),
+    *("checks", "need", "problems"),
 )
 _ADDRESSES = (
     *("fun", "x", "low", "high", "points", "cost", "optimality", "cov"),
@@ -186,7 +186,7 @@ def fit(w, i, s, one, item, args_at):
 
     Long, for it is one loop over what some thirty names hold.
     """
-    n, m = s.n, s.m
+    n, m, problem = s.n, s.m, i % s.problems  # other starts of the same problems follow
     x, box = array_at(s.x, (i + 1, n), one)[i], i % s.boxes
     low = array_at(s.low, (box + 1, n), one)[box]
     high = array_at(s.high, (box + 1, n), one)[box]
@@ -203,14 +203,14 @@ def fit(w, i, s, one, item, args_at):
     trial = array_at(trial_at, n, one)
     r, r2 = array_at(r_at, wide, one), array_at(r2_at, wide, one)
     J, spare_slope = array_at(J_at, (n, wide), one), array_at(J2_at, wide, one)
-    freedom = array_at(s.points, i + 1, 0)[i] if s.points != 0 else m
+    freedom = array_at(s.points, problem + 1, 0)[problem] if s.points != 0 else m
     empty = freedom == 0
     for j in range(n):
         x[j] = trial[j] = min(max(x[j], low[j]), high[j])
         scale[j] = steps[j] = changes[j] = 0.0
         freedom -= 1 if low[j] < high[j] else 0  # else it is known
     nfev, njev, status = 1, 0, BUSY
-    if call7(s.fun, i, trial_at, r_at, J_at, n, m, args_at) != 0:
+    if call7(s.fun, problem, trial_at, r_at, J_at, n, m, args_at) != 0:
         return -1
     norm = math.sqrt(dot(r, r))
     if not norm < np.inf or (norm < _UNDERFLOWS and r.any()):
@@ -220,7 +220,7 @@ def fit(w, i, s, one, item, args_at):
     while status != LOST:
         if not derived:
             count = differentiate(
-                s, i, norm, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at),
+                s, problem, norm, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at),
                 args_at, steps, changes, units,
             )  # fmt: skip
             if count < 0:
@@ -263,7 +263,7 @@ def fit(w, i, s, one, item, args_at):
         bend(R, qr, scale, damping, x, low, high, fixed, v, S, rotated, row, p)
         _go(x, p, low, high, fixed, trial)
         predicted, slope = _predict(R, qr, p, norm)
-        if call7(s.fun, i, trial_at, r2_at, J2_at, n, m, args_at) != 0:
+        if call7(s.fun, problem, trial_at, r2_at, J2_at, n, m, args_at) != 0:
             return -1
         nfev += 1
         now = math.sqrt(dot(r2, r2))

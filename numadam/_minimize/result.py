@@ -73,6 +73,7 @@ _WITHOUT = {
     "history": " minimize records one problem, and minimize_many none.",
     "lr": ' Only lr="auto" puts the rate that it found there.',
     "averaged": " Pass ema=0.999 for an average.",
+    "agreed": " least_squares_many counts them for x0 of shape (starts, problems, n).",
 }
 
 
@@ -394,6 +395,10 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
         """Covariance of `x`, (problems, n, n): inf where J is singular, NaN at a bound."""
 
     @entry
+    def agreed(self) -> NDArray[np.int64]:
+        """Starts that ended as the best one of their problem; with several starts only."""
+
+    @entry
     def stderr(self) -> NDArray[np.float64]:
         """Standard errors of `x`: the root of the diagonal of `cov`."""
 
@@ -431,7 +436,7 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
             number = int(np.sum(self.status == status))
             if number:
                 rows.append((f"status {status}", f"{number:,}: {text}"))
-        for name in ("fun", "cost", "optimality", "grad_norm", "nit"):
+        for name in ("fun", "cost", "optimality", "agreed", "grad_norm", "nit"):
             if name in self and count:
                 rows.append((name, _spread(np.asarray(to_host(self[name])))))
         rows += [("nfev", f"{int(np.sum(self.nfev)):,}")] if "nfev" in self else []

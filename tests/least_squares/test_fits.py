@@ -237,6 +237,41 @@ def test_fixed_unknowns_are_those_of_equal_bounds(jac):
     np.testing.assert_array_equal(run(fits, jac, fixed=[]).x, run(fits, jac).x)
 
 
+@numba.njit
+def double_well(x, r, i, depth):
+    """Minima near -1 and 1: costs of 0 and near depth**2 / 2."""
+    r[0], r[1] = x[0] * x[0] - 1.0, depth[i] * (x[0] + 1.0) / 2.0
+    r[2] = x[1] - x[0] - i
+
+
+def test_several_starts():
+    depth = np.linspace(0.1, 0.3, 40)
+    rng = np.random.default_rng(2)
+    x0 = rng.uniform(0.5, 2.0, (5, 40, 2)) * np.array([1, -1, 1, -1, -1])[:, None, None]
+    x0[:, 7] = 1.0  # all in the worse one
+    x0[4, 11] = np.nan
+    x0[:, 12] = np.nan
+    low = [[-9.0, -99.0]] * 40
+    given = {"m": 3, "fixed": None, "points": np.full(40, 3), "bounds": (low, None)}
+    res = na.least_squares_many(double_well, x0, (depth,), **given)
+    rows = [na.least_squares_many(double_well, one, (depth,), **given) for one in x0]
+    costs = np.array([one.cost for one in rows])
+    best = np.nanargmin(np.where(np.isnan(costs), np.inf, costs), axis=0)
+    for name in ("x", "cost", "cov", "stderr", "status", "success", "optimality"):
+        expected = np.array([rows[start][name][i] for i, start in enumerate(best)])
+        np.testing.assert_array_equal(res[name], expected)
+    for name in ("nfev", "njev"):
+        np.testing.assert_array_equal(res[name], sum(one[name] for one in rows))
+    agreed = np.full(40, 3)
+    agreed[7], agreed[11], agreed[12] = 5, 2, 0
+    np.testing.assert_array_equal(res.agreed, agreed)
+    held = na.least_squares_many(double_well, x0, (depth,), **{**given, "fixed": [0]})
+    usual = np.delete(np.arange(40), 12)
+    assert (held.x[usual, 0][:, None] == x0[:, usual, 0].T).any(axis=1).all()
+    with pytest.raises(AttributeError, match="starts, problems, n"):
+        rows[0].agreed  # noqa: B018  # it is read
+
+
 # --- sets of NIST --------------------------------------------------------------------------------
 # Statistical Reference Datasets, nonlinear regression: data, two starts, certified values.
 

@@ -311,6 +311,7 @@ START = np.zeros((3, 1))
 REFUSED = {
     "python": (TypeError, "compiled by Numba", (_python, START, (1.0,)), {}),
     "one row": (ValueError, r"x0\[None\]", (decay, np.zeros(3), ARGS), {}),
+    "no start": (ValueError, "starts, problems", (decay, np.zeros((0, 3, 3)), ARGS), {}),
     "no unknown": (ValueError, "problems, n", (decay, np.zeros((3, 0)), ARGS), {}),
     "complex": (TypeError, "complex128", (decay, np.zeros((3, 2), complex), ARGS), {}),
     "r is not read": (TypeError, "writes no residuals", (reads_only_t, START, (1.0,)), {}),
