@@ -73,6 +73,7 @@ _WITHOUT = {
     "history": " minimize records one problem, and minimize_many none.",
     "lr": ' Only lr="auto" puts the rate that it found there.',
     "averaged": " Pass ema=0.999 for an average.",
+    **dict.fromkeys(("residuals", "jacobian"), " least_squares_many(residuals=True) keeps it."),
     "agreed": " least_squares_many counts them for x0 of shape (starts, problems, n).",
 }
 
@@ -393,6 +394,14 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
     @entry
     def cov(self) -> NDArray[np.float64]:
         """Covariance of `x`, (problems, n, n): inf where J is singular, NaN at a bound."""
+
+    @entry
+    def residuals(self) -> NDArray[Any]:
+        """Residuals at `x`, of shape (problems, m); with ``residuals=True`` only."""
+
+    @entry
+    def jacobian(self) -> NDArray[Any]:
+        """Derivatives of the residuals, (problems, m, n); with ``residuals=True`` only."""
 
     @entry
     def agreed(self) -> NDArray[np.int64]:
