@@ -13,25 +13,6 @@ from numba.core import cgutils  # the loop of `dot`, constants of a view, zeros 
 from numba.extending import intrinsic
 from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own cache is
 
-__all__ = [
-    "LLVMLITE",
-    "POINTS",
-    "PROCESSOR",
-    "USER_CACHE",
-    "address",
-    "approx_derivative",
-    "borrowed",
-    "can_compile",
-    "dot",
-    "inferred",
-    "lane_memory",
-    "make_lane_view",
-    "make_memory",
-    "pointer",
-    "thread_count",
-    "uncounted",
-]
-
 #: Folder of the user's caches on this platform, which need not be absolute.
 USER_CACHE = str(user_cache_dir("numadam", False))
 #: What compiled code depends on.

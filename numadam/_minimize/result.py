@@ -95,7 +95,7 @@ def entries(kind: type) -> dict[str, entry[Any]]:
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
 #: Entries that are nested as x0 is.
-_OF_X = ("x", "x_last", "jac", "averaged")
+_LIKE_X = ("x", "x_last", "jac", "averaged")
 #: The meaning of a status, for several problems.
 _STATUS_TEXT = {
     0: "a stop test held",
@@ -260,7 +260,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
         """Standard errors of `x`: the root of the diagonal of `cov`."""
 
     def _brief(self) -> dict[str, Any]:
-        shown = {name: _short(value) if name in _OF_X else value for name, value in self.items()}
+        shown = {name: _short(value) if name in _LIKE_X else value for name, value in self.items()}
         if "history" in self:
             kept, names = len(self.history["nit"]), ", ".join(self.history)
             shown["history"] = f"{formatting.count(kept, 'iteration')} of {names}"
