@@ -114,10 +114,11 @@ def _cores() -> str:
 
 def llvm_cpu() -> str:
     """LLVM's name of the processor that loops are compiled for."""
-    import llvmlite.binding
     import numba
 
-    return str(numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
+    from numadam._jit import private
+
+    return str(numba.config.CPU_NAME or private.PROCESSOR)
 
 
 def cpu() -> str:

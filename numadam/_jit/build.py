@@ -20,6 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+
+# One C call: where an exception comes in `threading.Thread.start`, the thread may hang
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -391,7 +394,7 @@ def in_thread(work: Callable[[], Kind]) -> Kind:
 
     process, running = os.getpid(), run()
     next(running)
-    private.start_new_thread(next, (running, None))
+    start_new_thread(next, (running, None))
     while not done.acquire(timeout=_LOOK):
         refuse_lost(process)
     if errors:

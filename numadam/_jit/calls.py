@@ -8,7 +8,7 @@ from typing import Any
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from numadam._jit.private import pointer
+from numadam._jit.private import borrowed, pointer
 
 
 def _make_call(names: str) -> Any:
@@ -68,29 +68,11 @@ def loader(kind: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             stored = context.get_value_type(kind).as_pointer()
             value = builder.load(builder.inttoptr(values[0], stored))
-            return _uncounted(context, builder, kind, value)
+            return borrowed(context, builder, kind, value)
 
         return kind(types.int64), codegen
 
     return load
-
-
-def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """The same value with arrays whose references are not counted.
-
-    An exception in the caller would lose the count.
-    """
-    if isinstance(kind, types.Array):
-        array = context.make_array(kind)(context, builder, value)
-        array.meminfo = array.meminfo.type(None)
-        return array._getvalue()
-    if isinstance(kind, types.BaseTuple):
-        for k, item in enumerate(kind.types):
-            part = _uncounted(context, builder, item, builder.extract_value(value, k))
-            value = builder.insert_value(value, part, k)
-        return value
-    context.nrt.incref(builder, kind, value)
-    return value
 
 
 @intrinsic

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import math
-
-# One C call: where an exception comes in `threading.Thread.start`, the thread may hang
-from _thread import start_new_thread
 from typing import Any
 
 import llvmlite  # its version, on which compiled code depends
-from llvmlite import ir  # sums of products in vectors, whose order no compiler may change: `dot`
+from llvmlite import ir  # vectors in `dot`, whose order no compiler may change; `make_memory`
 from llvmlite.binding import get_host_cpu_name  # as Numba's own cache knows the processor
 from numba import types
-from numba.core import cgutils  # the loop of `dot`
+from numba.core import cgutils  # the loop of `dot`, constants of a view, zeros on the stack
 from numba.extending import intrinsic
 from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own cache is
-
-__all__ = [
-    "LLVMLITE",
-    "POINTS",
-    "PROCESSOR",
-    "USER_CACHE",
-    "address",
-    "dot",
-    "lane_memory",
-    "make_lane_view",
-    "make_memory",
-    "pointer",
-    "start_new_thread",
-    "thread_count",
-    "uncounted",
-]
 
 #: Folder of the user's caches on this platform, which need not be absolute.
 USER_CACHE = str(user_cache_dir("numadam", False))
@@ -54,6 +35,34 @@ def thread_count() -> int:
     return int(parallel._get_num_threads())  # noqa: SLF001  # without locks
 
 
+def can_compile(dispatcher: Any) -> bool:
+    """Whether a function takes signatures that it was not made with."""
+    return bool(dispatcher._can_compile)  # noqa: SLF001  # a call would tell, and compile
+
+
+def inferred(function: Any, kinds: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The code of a Python function, and the types of its variables: nothing is compiled.
+
+    By these rules are checked where they are made: compiling each takes a second.
+    """
+    from numba.core import compiler
+    from numba.core.registry import cpu_target
+    from numba.core.typed_passes import type_inference_stage
+
+    typing, target = cpu_target.typing_context, cpu_target.target_context
+    typing.refresh()
+    target.refresh()
+    code = compiler.run_frontend(function)
+    return code, type_inference_stage(typing, target, code, kinds, None)
+
+
+def approx_derivative(*given: Any, **how: Any) -> Any:
+    """SciPy's derivatives by differences within bounds: the public one knows no bounds."""
+    from scipy.optimize import _numdiff
+
+    return _numdiff.approx_derivative(*given, **how)
+
+
 @intrinsic
 def pointer(typingctx: Any, address: Any, like: Any) -> Any:
     """The address as a pointer to numbers as `like`, an array or number, has them; for `carray`."""
@@ -75,6 +84,24 @@ def lane_memory(typingctx: Any) -> Any:
         return memory
 
     return types.CPointer(types.float64)(), codegen
+
+
+def borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """The same value with arrays whose references are not counted.
+
+    An exception in the caller would lose the count.
+    """
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = array.meminfo.type(None)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for k, item in enumerate(kind.types):
+            part = borrowed(context, builder, item, builder.extract_value(value, k))
+            value = builder.insert_value(value, part, k)
+        return value
+    context.nrt.incref(builder, kind, value)
+    return value
 
 
 def make_lane_view(x_type: Any, shape: tuple[int, ...], lanes: int) -> Any:

@@ -30,7 +30,7 @@ _CHUNK_SECONDS = 0.03
 #: Problems of the first call for each worker, and residuals from which more than one works.
 _FIRST_PROBLEMS, _PARALLEL_FROM = 8, 2_000
 #: Starts agree within this share of the lowest cost, or of x: without noise only x can tell.
-_OF_COST, _OF_X = 1e-3, 1e-6
+_SAME_COST, _SAME_X = 1e-3, 1e-6
 _SUCCESS = kn.BY_GTOL, kn.BY_FTOL, kn.BY_XTOL, kn.BY_BOTH
 
 
@@ -50,6 +50,10 @@ class FitTask:
     points : array of shape (problems,), or None
     derives : bool
         Whether the residuals come with J.
+    residuals : bool
+        Whether the result has r and J.
+    sigma : array of shape (m,) or (problems, m), or None
+        Errors of the residuals, for the covariance alone.
     """
 
     x: np.ndarray
@@ -64,6 +68,8 @@ class FitTask:
     progress: bool
     derives: bool
     starts: int | None
+    residuals: bool
+    sigma: np.ndarray | None
 
     @property
     def problems(self) -> int:
@@ -90,6 +96,9 @@ class Fits:
             "nfev": np.zeros(problems, np.int64),
             "njev": np.zeros(problems, np.int64),
         }
+        if task.residuals or task.sigma is not None:
+            self._out["residuals"] = np.full((problems, task.m), np.nan, task.x.dtype)
+            self._out["jacobian"] = np.full((problems, task.m, n), np.nan, task.x.dtype)
         self._raised = np.full(workers, -1)
         self._past = np.zeros((workers, 4), np.int64)
         self._trial = np.zeros((workers, n), task.x.dtype)
@@ -99,6 +108,8 @@ class Fits:
         except MemoryError as error:
             raise MemoryError(f"m: there is no memory for {task.m} residuals: {error}") from error
         self._arrays = {
+            "residuals": None,
+            "jacobian": None,
             **self._out,
             "x": task.x,
             "low": task.low,
@@ -121,7 +132,7 @@ class Fits:
             problems=task.problems,
             jac=task.derives,
             max_nfev=task.max_nfev,
-            absolute_sigma=task.absolute_sigma,
+            absolute_sigma=task.absolute_sigma or task.sigma is not None,
             need=task.m if task.points is None else task.points.max(initial=0),
             **{name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()},
         )
@@ -187,6 +198,14 @@ class Fits:
         out, problems = {**self._out, "x": self._task.x}, self._task.problems
         if self._task.starts is not None:
             out = _best_of(out, self._task.starts)
+        for name in out.keys() & {"residuals", "jacobian"}:  # else of an earlier x
+            out[name][np.isin(out["status"], (kn.LOST, kn.UNFINISHED))] = np.nan
+        if self._task.sigma is not None:
+            J, sigma = out["jacobian"], self._task.sigma[..., None, :]
+            inverse, is_known = out["cov"], np.isfinite(out["cov"])
+            with np.errstate(all="ignore"):  # of J^T J, to the covariance of unequal errors
+                half = np.where(is_known, inverse, 0.0) @ J.transpose(0, 2, 1) * sigma
+                out["cov"] = np.where(is_known, half @ half.transpose(0, 2, 1), inverse)
         status = out["status"]
         variances = np.diagonal(out["cov"], axis1=1, axis2=2)
         found = [
@@ -196,10 +215,11 @@ class Fits:
         points = self._task.m if self._task.points is None else self._task.points
         unknowns = np.sum(self._task.low < self._task.high, axis=1)[:problems]
         few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
-        if few and not self._task.absolute_sigma:
+        if few and not self._task.absolute_sigma and self._task.sigma is None:
             found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
         if np.isinf(variances).any():
             found.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
+        kept = ("agreed", "residuals", "jacobian") if self._task.residuals else ("agreed",)
         return ManyResult(
             success=np.isin(status, _SUCCESS),
             status=status,
@@ -211,7 +231,7 @@ class Fits:
             optimality=out["optimality"],
             cov=out["cov"],
             stderr=np.sqrt(variances),
-            **{name: out[name] for name in ("agreed",) if name in out},
+            **{name: out[name] for name in kept if name in out},
         )
 
 
@@ -223,8 +243,8 @@ def _best_of(out: dict[str, np.ndarray], starts: int) -> dict[str, np.ndarray]:
     cost = np.where(np.isfinite(parts["cost"]), parts["cost"], np.inf)
     lowest = np.argmin(cost, axis=0)
     x = parts["x"][lowest, rows]
-    same = (np.abs(parts["x"] - x) <= _OF_X * np.abs(x)).all(axis=2)
-    same |= cost <= (1.0 + _OF_COST) * cost[lowest, rows]
+    same = (np.abs(parts["x"] - x) <= _SAME_X * np.abs(x)).all(axis=2)
+    same |= cost <= (1.0 + _SAME_COST) * cost[lowest, rows]
     same &= np.isin(parts["status"], _SUCCESS)
     chosen = np.where(same.any(axis=0), np.argmin(np.where(same, cost, np.inf), axis=0), lowest)
     best = {name: of[chosen, rows] for name, of in parts.items()}

@@ -44,6 +44,7 @@ _INTEGERS = (
 _ADDRESSES = (
     *("fun", "x", "low", "high", "points", "cost", "optimality", "cov"),
     *("status", "nfev", "njev", "small", "large", "trial", "raised", "past"),
+    *("residuals", "jacobian"),
 )
 #: Whole numbers, then those of float64, as they lie in memory.
 INTEGERS, FLOATS = (*_INTEGERS, *_ADDRESSES), ("ftol", "xtol", "gtol", "eps")
@@ -235,6 +236,13 @@ def fit(w, i, s, one, item, args_at):
                 status = UNDETERMINED if loose else BY_GTOL
             elif status == BUSY and nfev >= s.max_nfev:
                 status = MAX_NFEV
+            if s.residuals != 0:  # kept before they are overwritten
+                kept = array_at(s.residuals, (i + 1, m), one)[i]
+                kept_J = array_at(s.jacobian, (i + 1, m, n), one)[i]
+                for k in range(m):
+                    kept[k] = r[k]
+                    for j in range(n):
+                        kept_J[k, j] = J[j, k]
             factorize(J, r, free, sizes, s.eps, R, qr)
             size_of_x = length(scale, x)
             if first:

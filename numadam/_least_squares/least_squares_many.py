@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 #: Arguments of SciPy and of `minimize_many` that this function has not, and what to do instead.
 _FOREIGN = {
     "loss": "the sum of squares is the only one. scipy.optimize.least_squares has others",
-    "sigma": "fun divides each residual by its sigma; absolute_sigma=True says that they are known",
     "method": "Levenberg-Marquardt is the only one. scipy.optimize.least_squares has others",
     "x_scale": "the columns of J set the scale",
     "checkpoint": "a run is short; after an exception its numadam_result has what is finished",
@@ -66,7 +65,9 @@ def least_squares_many(
     gtol: float = 1e-8,
     max_nfev: int | None = None,
     absolute_sigma: bool = False,
+    sigma: ArrayLike | None = None,
     points: ArrayLike | None = None,
+    residuals: bool = False,
     progress: bool = False,
 ) -> ManyResult:
     r"""Fit many small models by least squares: a decay or a peak in every pixel, with errors.
@@ -113,8 +114,15 @@ def least_squares_many(
         100 (n + 1). The differences at the last x come on top.
     absolute_sigma : bool, default False
         Residuals are in units of their known errors: `cov` is not scaled by what is left of them.
+    sigma : array of shape (m,) or (problems, m), optional
+        Known errors of the residuals as `fun` writes them, where it does not divide by them: of
+        counts, or any that differ. x stays that of the fit without weights; `cov` is
+        :math:`(J^T J)^{-1} J^T \mathrm{diag}(\sigma^2) J (J^T J)^{-1}`.
     points : array of shape (problems,), optional
         Points of each problem, where some have fewer than m: for the scale of `cov`.
+    residuals : bool, default False
+        Keep r and J at `x`: ``residuals`` of shape (problems, m) and ``jacobian`` of shape
+        (problems, m, n), NaN where the fit was lost. Differences of fixed unknowns are 0.
     progress : bool, default False
         Show a bar of the problems.
 
@@ -165,6 +173,11 @@ def least_squares_many(
     form, exact = form_of(fun, args, jac), 0 if jac else n
     if exact:
         check_derives((n,), x.dtype, f"write J, with jac=True, or pass jac={DIFFERENCES!r}")
+    if sigma is not None and check_switch("absolute_sigma", absolute_sigma):
+        raise TypeError(
+            "sigma: expected None with absolute_sigma=True, which says that all errors are 1. "
+            "Pass sigma alone."
+        )
     low, high = _read_fixed(fixed, x, *read_bounds(bounds, x if x.ndim == 2 else x[0]))
     m = count("m", m, 1, 2**40)
     task = FitTask(
@@ -182,6 +195,8 @@ def least_squares_many(
         points=_read_points(points, problems, m),
         progress=progress,
         derives=form[0] or exact > 0,
+        residuals=check_switch("residuals", residuals),
+        sigma=_read_sigma(sigma, problems, m),
         starts=len(x) if x.ndim == 3 else None,
     )
     return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args, exact))
@@ -298,3 +313,19 @@ def _read_points(points: Any, problems: int, m: int) -> np.ndarray | None:
     if wrong.size:
         raise ValueError(f"points: expected 0 to m = {m} of each problem, got {wrong[0]}.")
     return given.astype(np.int64)
+
+
+def _read_sigma(sigma: Any, problems: int, m: int) -> np.ndarray | None:
+    if sigma is None:
+        return None
+    wanted = f"sigma: expected finite numbers >= 0 of shape ({m},) or ({problems}, {m})"
+    try:
+        given = np.asarray(to_host(sigma))
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{wanted}, got {sigma!r:.80}.") from None
+    if given.dtype.kind not in "iuf" or given.shape not in {(m,), (problems, m)}:
+        raise ValueError(f"{wanted}, got shape {given.shape} of {given.dtype}.")
+    wrong = given[~((given >= 0) & (given < np.inf))]
+    if wrong.size:
+        raise ValueError(f"{wanted}, got {wrong[0]}. Where a problem has no data, write 0.")
+    return given.astype(np.float64)

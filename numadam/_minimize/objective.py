@@ -12,13 +12,13 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
-from scipy.optimize._numdiff import approx_derivative
 
 from numadam._arrays.checks import describe, in_dtype, is_masked, refuse_more_than_numbers
 from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import Differences
 from numadam._core.parts import parts_of
+from numadam._jit import private
 from numadam._minimize.arguments import copy_tree
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ class Objective:
             ends = tuple(np.broadcast_to(end, flat.shape)[free] for end in (low, high))
             step = None if step is None else step[free]
             with np.errstate(all="ignore"):
-                g[free] = approx_derivative(
+                g[free] = private.approx_derivative(
                     part, flat[free], method=method, f0=f, bounds=ends, abs_step=step
                 )
         return g

@@ -73,6 +73,7 @@ _WITHOUT = {
     "history": " minimize records one problem, and minimize_many none.",
     "lr": ' Only lr="auto" puts the rate that it found there.',
     "averaged": " Pass ema=0.999 for an average.",
+    **dict.fromkeys(("residuals", "jacobian"), " least_squares_many(residuals=True) keeps it."),
     "agreed": " least_squares_many counts them for x0 of shape (starts, problems, n).",
 }
 
@@ -94,7 +95,7 @@ def entries(kind: type) -> dict[str, entry[Any]]:
 #: Entries of a result in the order in which they are shown; others follow.
 _FIRST = ("message", "success", "status", "fun", "x", "nit", "nfev", "njev", "grad_norm")
 #: Entries that are nested as x0 is.
-_OF_X = ("x", "x_last", "jac", "averaged")
+_LIKE_X = ("x", "x_last", "jac", "averaged")
 #: The meaning of a status, for several problems.
 _STATUS_TEXT = {
     0: "a stop test held",
@@ -259,7 +260,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
         """Standard errors of `x`: the root of the diagonal of `cov`."""
 
     def _brief(self) -> dict[str, Any]:
-        shown = {name: _short(value) if name in _OF_X else value for name, value in self.items()}
+        shown = {name: _short(value) if name in _LIKE_X else value for name, value in self.items()}
         if "history" in self:
             kept, names = len(self.history["nit"]), ", ".join(self.history)
             shown["history"] = f"{formatting.count(kept, 'iteration')} of {names}"
@@ -393,6 +394,14 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
     @entry
     def cov(self) -> NDArray[np.float64]:
         """Covariance of `x`, (problems, n, n): inf where J is singular, NaN at a bound."""
+
+    @entry
+    def residuals(self) -> NDArray[Any]:
+        """Residuals at `x`, of shape (problems, m); with ``residuals=True`` only."""
+
+    @entry
+    def jacobian(self) -> NDArray[Any]:
+        """Derivatives of the residuals, (problems, m, n); with ``residuals=True`` only."""
 
     @entry
     def agreed(self) -> NDArray[np.int64]:

@@ -15,16 +15,14 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import types
-from numba.core import compiler, errors
-from numba.core.registry import cpu_target
-from numba.core.typed_passes import type_inference_stage
+from numba import errors, types
 
 from numadam._core import options as op
 from numadam._core.hyper import Hyper, check_switch
 from numadam._core.plan import ROW_COUNTS, STATE_SLOTS
 from numadam._core.rule import OF_EVERY_RULE, RuleSpec, named, with_class
 from numadam._core.text import parameters_of
+from numadam._jit import private
 from numadam._jit.build import refuse_without_jit
 from numadam._optimizer.base import OptimizerType
 from numadam._optimizer.declared import optimizer_class
@@ -172,12 +170,8 @@ _CONTAINERS = (types.Buffer, types.List, types.ListType, types.DictType, types.S
 def _inferred(title: str, function: Any, *arguments: Any) -> tuple[Any, list[Any]]:
     """The type of the result for arguments of these values, without compiling; and containers."""
     kinds = tuple(map(numba.typeof, arguments))
-    typing, target = cpu_target.typing_context, cpu_target.target_context
-    typing.refresh()
-    target.refresh()
     try:
-        code = compiler.run_frontend(function)
-        found = type_inference_stage(typing, target, code, kinds, None)
+        code, found = private.inferred(function, kinds)
     except (errors.NumbaError, errors.UnsupportedBytecodeError, TypeError) as error:
         # the last of a named tuple's arguments
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours

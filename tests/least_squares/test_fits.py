@@ -272,6 +272,50 @@ def test_several_starts():
         rows[0].agreed  # noqa: B018  # it is read
 
 
+@derived
+def test_residuals_and_j_are_those_at_x(jac):
+    fits = FITS["peaks"]
+    y, x0 = fits.y.copy(), np.stack([fits.x0, fits.x0 + 0.1])
+    y[3, 4] = np.nan
+    res = run(fits._replace(y=y), jac, x0=x0, residuals=True, fixed=[3])
+    free = [0, 1, 2]
+    for i, x in enumerate(res.x):
+        if i == 3:
+            assert np.isnan(res.residuals[i]).all()
+            assert np.isnan(res.jacobian[i]).all()
+            continue
+        np.testing.assert_allclose(res.residuals[i], fits.model(fits.t, *x) - y[i], atol=1e-13)
+        close = {"rtol": 1e-3, "atol": 1e-5} if jac == "differences" else {"atol": 1e-13}
+        np.testing.assert_allclose(res.jacobian[i][:, free], fits.jac(x)[:, free], **close)
+    with pytest.raises(AttributeError, match="residuals=True"):
+        run(fits, jac, max_nfev=1).jacobian  # noqa: B018  # it is read
+
+
+def test_sigma_gives_the_errors_of_unweighted_fits_of_counts():
+    """Against the formula, and against the spread of fits to many draws."""
+    t, rng = np.linspace(0, 5, 30), np.random.default_rng(9)
+    clean = FITS["decays"].model(t, 1000.0, 1.5, 20.0)
+    y = rng.poisson(clean, (4000, 30)).astype(float)
+    sigma = np.sqrt(np.maximum(y, 1.0))
+    given = {"m": 30, "bounds": ([0, 0, 0], None)}
+    x0, fun = np.tile([900.0, 1.0, 10.0], (4000, 1)), FITS["decays"].fun
+    res = na.least_squares_many(fun, x0, (t, y), sigma=sigma, residuals=True, **given)
+    plain = na.least_squares_many(fun, x0, (t, y), **given)
+    np.testing.assert_array_equal(res.x, plain.x)
+    assert res.success.all()
+    for i in range(0, 4000, 500):
+        left = np.linalg.pinv(res.jacobian[i]) * sigma[i]
+        np.testing.assert_allclose(res.cov[i], left @ left.T, rtol=1e-8)
+    spread = res.x.std(axis=0)
+    np.testing.assert_allclose(np.median(res.stderr, axis=0), spread, rtol=0.04)
+    assert (abs(np.median(plain.stderr, axis=0) / spread - 1) > 0.1).any()
+    held = na.least_squares_many(fun, x0[:5], (t, y[:5]), m=30, sigma=np.sqrt(clean), fixed=2)
+    assert np.isnan(held.stderr[:, 2]).all()
+    assert np.isfinite(held.stderr[:, :2]).all()
+    dark = na.least_squares_many(fun, x0[:1] * [0, 1, 1], (t, y[:1] * 0), m=30, sigma=np.ones(30))
+    assert np.isinf(dark.stderr).all()
+
+
 # --- sets of NIST --------------------------------------------------------------------------------
 # Statistical Reference Datasets, nonlinear regression: data, two starts, certified values.
 

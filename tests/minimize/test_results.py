@@ -47,7 +47,10 @@ OF_FITS = {"cost", "optimality", "cov", "stderr"}
 def test_every_entry_is_declared_and_every_declared_one_is_there():
     found = one(ema=0.9, lr="auto", maxiter=20)
     assert found.keys() | {"index", *OF_FITS} == entries(na.Result).keys()
-    assert many().keys() | {"averaged", "njev", "agreed", *OF_FITS} == entries(na.ManyResult).keys()
+    assert (
+        many().keys() | {"averaged", "njev", "agreed", "residuals", "jacobian", *OF_FITS}
+        == entries(na.ManyResult).keys()
+    )
     assert many().best().keys() <= entries(na.Result).keys()
 
 

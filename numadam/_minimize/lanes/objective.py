@@ -168,7 +168,7 @@ def _objective(
     x_type = types.Array(from_dtype(dtype), len(shape), "A" if lanes > 1 else "C")
     if lanes == 1:
         return ManyObjective(fun, form, x_type, args_type, shape, lanes)
-    if not fun._can_compile:  # noqa: SLF001  # Numba's
+    if not private.can_compile(fun):
         return None
     try:
         return ManyObjective(fun, form, x_type, args_type, shape, lanes)
