@@ -30,7 +30,7 @@ _CHUNK_SECONDS = 0.03
 #: Problems of the first call for each worker, and residuals from which more than one works.
 _FIRST_PROBLEMS, _PARALLEL_FROM = 8, 2_000
 #: Starts agree within this share of the lowest cost, or of x: without noise only x can tell.
-_OF_COST, _OF_X = 1e-3, 1e-6
+_SAME_COST, _SAME_X = 1e-3, 1e-6
 _SUCCESS = kn.BY_GTOL, kn.BY_FTOL, kn.BY_XTOL, kn.BY_BOTH
 
 
@@ -201,7 +201,11 @@ class Fits:
         for name in out.keys() & {"residuals", "jacobian"}:  # else of an earlier x
             out[name][np.isin(out["status"], (kn.LOST, kn.UNFINISHED))] = np.nan
         if self._task.sigma is not None:
-            out["cov"] = _sandwich(out["cov"], out["jacobian"], self._task.sigma)
+            J, sigma = out["jacobian"], self._task.sigma[..., None, :]
+            inverse, is_known = out["cov"], np.isfinite(out["cov"])
+            with np.errstate(all="ignore"):  # of J^T J, to the covariance of unequal errors
+                half = np.where(is_known, inverse, 0.0) @ J.transpose(0, 2, 1) * sigma
+                out["cov"] = np.where(is_known, half @ half.transpose(0, 2, 1), inverse)
         status = out["status"]
         variances = np.diagonal(out["cov"], axis1=1, axis2=2)
         found = [
@@ -231,14 +235,6 @@ class Fits:
         )
 
 
-@np.errstate(all="ignore")
-def _sandwich(inverse: np.ndarray, J: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """The covariance where residuals have errors sigma, from (J^T J)^-1 of each problem."""
-    is_known = np.isfinite(inverse)
-    half = np.where(is_known, inverse, 0.0) @ J.transpose(0, 2, 1) * sigma[..., None, :]
-    return np.where(is_known, half @ half.transpose(0, 2, 1), inverse)
-
-
 @np.errstate(invalid="ignore")
 def _best_of(out: dict[str, np.ndarray], starts: int) -> dict[str, np.ndarray]:
     """The best start of each problem, a successful one before its equals, and how many agree."""
@@ -247,8 +243,8 @@ def _best_of(out: dict[str, np.ndarray], starts: int) -> dict[str, np.ndarray]:
     cost = np.where(np.isfinite(parts["cost"]), parts["cost"], np.inf)
     lowest = np.argmin(cost, axis=0)
     x = parts["x"][lowest, rows]
-    same = (np.abs(parts["x"] - x) <= _OF_X * np.abs(x)).all(axis=2)
-    same |= cost <= (1.0 + _OF_COST) * cost[lowest, rows]
+    same = (np.abs(parts["x"] - x) <= _SAME_X * np.abs(x)).all(axis=2)
+    same |= cost <= (1.0 + _SAME_COST) * cost[lowest, rows]
     same &= np.isin(parts["status"], _SUCCESS)
     chosen = np.where(same.any(axis=0), np.argmin(np.where(same, cost, np.inf), axis=0), lowest)
     best = {name: of[chosen, rows] for name, of in parts.items()}
