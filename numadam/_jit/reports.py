@@ -93,13 +93,6 @@ def _line_is_wanted() -> bool:
     return asked != "0" and logger.level <= logging.INFO and sys.stderr is not None
 
 
-def _words(compiling: Compiling) -> str:
-    """The beginning of the line: ``adam-float64-m+v-serial`` is ``adam for float64``."""
-    what = _DTYPE.sub(r"\1 for \2", compiling.what)
-    once = ", once, kept on disk" if compiling.folder else ""
-    return f"numadam: compiling {what}{once} ... "
-
-
 class CacheWarning(RuntimeWarning):
     """Compiled loops cannot be cached on disk: each process compiles them again.
 
@@ -142,7 +135,9 @@ def reported(what: str, folder: Path | None, log: logging.Logger = logger) -> It
     Where it turns out that it cannot be kept, the block sets `folder` to None.
     """
     compiling = Compiling(what, folder)
-    line = _Line(_words(compiling)) if _line_is_wanted() else None
+    once = ", once, kept on disk" if folder else ""
+    shown = _DTYPE.sub(r"\1 for \2", what)  # ``adam-float64-m+v-serial``: adam for float64
+    line = _Line(f"numadam: compiling {shown}{once} ... ") if _line_is_wanted() else None
     start, took = time.perf_counter(), "stopped"
     try:
         yield compiling

@@ -213,18 +213,13 @@ def _spread(values: Any, x: np.ndarray, lanes: int) -> Any:
     return (array[0] if array.ndim == x.ndim else array)[..., None]
 
 
-def _per_element(task: Task) -> list[Any]:
-    """Arrays of step sizes and bounds."""
-    ends = task.options["bounds"] or ()
-    return [one for one in (task.lr, *ends) if np.ndim(one) > 0]
-
-
 def _suits(task: Task) -> bool:
     """Whether a task gains from lanes: many small problems that share their scalars."""
     x, options = task.x, task.options
     clips = any(options.get(name) is not None for name in ("clip_norm", "clip_array_norm"))
     small = len(x) >= _LANES_FROM and 0 < x[0].size <= _LANES_UP_TO
-    arrays = all(hasattr(one, "shape") and fits(one, x) for one in _per_element(task))
+    given = [end for end in (task.lr, *(options["bounds"] or ())) if np.ndim(end) > 0]
+    arrays = all(hasattr(end, "shape") and fits(end, x) for end in given)
     return small and arrays and task.rates is None and not clips
 
 
