@@ -263,7 +263,8 @@ def test_one_array_or_many_in_any_order_and_threads(real):
             found.append(norms_of(parts, [[h[one] for one in pieces[::order]] for h in g]))
             np.testing.assert_allclose(found[-1], norms, rtol=1e-14)
             joined = np.concatenate(parts[::order])
-            np.testing.assert_allclose(joined, whole, rtol=4 * np.finfo(real).eps)
+            # each of the 8 steps may round a parameter the other way, which shrinks to a third
+            np.testing.assert_allclose(joined, whole, rtol=24 * np.finfo(real).eps)
         assert found[0] == found[1]
     finally:
         numba.set_num_threads(before)

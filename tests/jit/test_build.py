@@ -514,7 +514,7 @@ def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
         opt = na.SGD(p, lr=1.0, momentum=0.5)
         opt.step(np.ones(3))
         opt.step(np.ones(3))
-        print(any(text.startswith("loaded step-sgd") for text in found), p[0])
+        print(any(text.startswith("loaded sgd") for text in found), p[0])
     """
 
     def run() -> str:
