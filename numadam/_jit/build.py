@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import os
 import re
 import secrets
@@ -45,7 +46,6 @@ Kind = TypeVar("Kind")
 _PACKAGE = Path(__file__).parents[1]
 #: Packages whose source may be compiled.
 _COMPILED = ("_core", "_cpu", "_cuda", "_jit", "_least_squares", "_minimize", "nopython", "rules")
-_VERSIONS = sys.version, numba.__version__, private.LLVMLITE, np.__version__, private.PROCESSOR
 #: Names of what is kept begin so.
 PREFIX = "numadam_text_"
 
@@ -71,9 +71,15 @@ def source_stamp() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    packages = ("numba", "llvmlite", "numpy")
+    return sys.version, *map(importlib.metadata.version, packages), private.PROCESSOR
+
+
 def hashed(*parts: object) -> str:
     """The hash of parts, of the source and of all versions: a word for names of files."""
-    whole = repr((parts, _VERSIONS, setting_values(), source_stamp()))
+    whole = repr((parts, _versions(), setting_values(), source_stamp()))
     return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 

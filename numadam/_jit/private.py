@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import llvmlite  # its version, on which compiled code depends
 from llvmlite import ir  # vectors in `dot`, whose order no compiler may change; `make_memory`
 from llvmlite.binding import get_host_cpu_name  # as Numba's own cache knows the processor
 from numba import types
@@ -16,7 +15,6 @@ from numba.misc.appdirs import user_cache_dir  # the folder in which Numba's own
 #: Folder of the user's caches on this platform, which need not be absolute.
 USER_CACHE = str(user_cache_dir("numadam", False))
 #: What compiled code depends on.
-LLVMLITE = str(llvmlite.__version__)
 PROCESSOR = str(get_host_cpu_name())
 
 

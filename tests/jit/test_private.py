@@ -15,7 +15,6 @@ PACKAGE = Path(numadam.__file__).parent
 HOME, GPU = PACKAGE / "_jit" / "private.py", PACKAGE / "_cuda" / "private.py"
 #: Each may go with a release: the next one is tried before it comes.
 NAMES = {
-    "llvmlite",
     "llvmlite.binding.get_host_cpu_name",
     "llvmlite.ir",
     "numba.core.cgutils",
