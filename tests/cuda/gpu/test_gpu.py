@@ -199,10 +199,6 @@ def problems(names):
     assert names["res"].success.all()
 
 
-def options(names):
-    assert float(names["x"].max()) < 0
-
-
 def own_solver(names):
     """Each thread takes the steps of an optimiser."""
     targets = names["targets"].get()
@@ -218,7 +214,6 @@ def own_solver(names):
 PAGES = {
     "tutorials/gpu.md": tutorial,
     "how-to/many-problems.md": problems,
-    "how-to/options.md": options,
     "how-to/own-solver.md": own_solver,
 }
 
