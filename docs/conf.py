@@ -1,5 +1,6 @@
 """How Sphinx builds the documentation: python -m sphinx -W -b html docs docs/_build/html."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 from sphinx.errors import ConfigError
 
 HERE = Path(__file__).parent
+os.environ.setdefault(
+    "NUMADAM_COMPILE_LINE", "0"
+)  # programs of the gallery show their own
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 #: Packages of the extra `docs` that are not Sphinx's own: missing ones are named together.

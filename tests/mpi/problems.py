@@ -49,6 +49,17 @@ def same_bits(tree: Any, other: Any) -> bool:
     return all((a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes()) for a, b in pairs)
 
 
+def same_but_for_norms(tree: Any, other: Any) -> bool:
+    """Whether float32 has the same bits; float64, the last places of a norm may change it."""
+    pairs = zip(optree.tree_leaves(tree), optree.tree_leaves(other), strict=True)
+    return all(
+        np.allclose(a, b, rtol=1e-8, atol=0.0, equal_nan=True)
+        if np.asarray(a).dtype.name in ("float64", "complex128")
+        else same_bits(a, b)
+        for a, b in pairs
+    )
+
+
 def fails_on(comm: Any, rank: int, error: Any, match: str | None = None) -> Any:
     """Expect an error of one rank's own there, and RankError on the others."""
     own = comm.rank == rank % comm.size
@@ -86,13 +97,15 @@ class Twins:
         self.mine.step(self.cut(grads), **more)
 
     def check(self) -> None:
-        """Compare all of both, bit for bit."""
+        """Compare all of both: bit for bit, where no sum of all ranks comes in."""
         whole, mine = self.whole, self.mine
-        assert same_bits(self.cut(self.params), self.block)
+        is_normed = whole.clip_norm is not None or whole.clip_array_norm is not None
+        same = same_but_for_norms if is_normed else same_bits
+        assert same(self.cut(self.params), self.block)
         assert list(whole.state) == list(mine.state)
         for name, value in whole.state.items():
             counter = isinstance(value, np.ndarray) and value.ndim == 0
-            assert same_bits(value if counter else self.cut(value), mine.state[name]), name
+            assert same(value if counter else self.cut(value), mine.state[name]), name
         assert (whole.t, whole.skipped) == (mine.t, mine.skipped)
-        if whole.clip_norm is not None or whole.clip_array_norm is not None:
-            np.testing.assert_array_equal(whole.grad_norm, mine.grad_norm)
+        if is_normed:
+            np.testing.assert_allclose(whole.grad_norm, mine.grad_norm, rtol=1e-14)
