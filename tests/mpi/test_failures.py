@@ -101,7 +101,7 @@ def whole(path, ranks=2):
 
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_failure_ends_all_ranks_and_the_run_goes_on_from_its_checkpoint(run, path, alone, how):
-    """With the bits of one process."""
+    """As one process does, but for the last places of its norms."""
     done = run(STEPPING, how, path)
     assert done.returncode
     assert "ends at" not in done.stdout
@@ -109,10 +109,10 @@ def test_a_failure_ends_all_ranks_and_the_run_goes_on_from_its_checkpoint(run, p
     assert told.count(FAILURES[how]) == 1, told
     t, x = whole(path)
     assert t == FAILS // SAVES * SAVES
-    np.testing.assert_array_equal(x, alone[t])
+    np.testing.assert_allclose(x, alone[t], rtol=1e-13)
     done = run(STEPPING, "well", path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"ends at {STEPS}") == 2
     t, x = whole(path)
     assert t == STEPS
-    np.testing.assert_array_equal(x, alone[STEPS])
+    np.testing.assert_allclose(x, alone[STEPS], rtol=1e-13)
