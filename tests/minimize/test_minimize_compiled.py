@@ -234,6 +234,21 @@ def test_threads_have_problems_of_their_own():
         np.testing.assert_array_equal(xs, [x] * 30)
 
 
+def test_threads_share_no_scalars_of_late_steps():
+    """Runs of the same settings share those of 16,384 steps; the others are each run's own."""
+
+    def run():
+        return na.minimize(bowl, np.full(3, 900.0), (1.0,), lr=0.01, maxiter=40_000, gtol=0).x
+
+    alone, found = run(), []
+    threads = [threading.Thread(target=lambda: found.append(run())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(found, [alone] * 8)
+
+
 def test_an_exception_leaves_nothing_behind(nothing_prepared):
     whole = na.minimize(ramp, np.zeros(1), (9.0,), lr=0.1, maxiter=20)
     with pytest.raises(ValueError, match="too far") as caught:

@@ -42,11 +42,12 @@ class Table(NamedTuple):
     LINES: int  # lines written
     MOST_LINES: int
     KNOWN_ROWS: int  # steps whose scalars are known
-    MOST_ROWS: int  # the last row is for the steps that have none
+    MOST_ROWS: int
     # addresses
     COUNTERS: int  # int64: steps taken, ...
     NUMBERS: int  # float64: the stop tests', see `stop_text`
-    ROWS: int  # scalars of the steps
+    ROWS: int  # scalars of the first steps, which other runs may write, too: the same numbers
+    OWN_ROW: int  # scalars of any other step
     CONTROL: int  # float64: the row of the control block
     PRODUCTS: int  # float64: products over the steps that are carried
     RATES: int  # float64: lr of each step of the call
@@ -98,12 +99,12 @@ def _test(plan: Plan, norm: float) -> list[str]:
 def _step(text: StepText) -> list[str]:
     """Take a step."""
     width = text.width
-    lines = ["t, step_number = counters[0], table[STEP]", "k = min(t, table[MOST_ROWS] - 1)"]
-    address = f"table[ROWS] + {text.plan.real.itemsize * width} * k"
-    lines += [f"row = carray(pointer({address}, one), {width})", "if t >= table[KNOWN_ROWS]:"]
+    lines = ["t, step_number = counters[0], table[STEP]", "is_kept = t < table[MOST_ROWS]"]
+    place = f"table[ROWS] + {text.plan.real.itemsize * width} * t"
+    lines += [f"row_at = {place} if is_kept else table[OWN_ROW]"]
+    lines += [f"row = carray(pointer(row_at, one), {width})", "if t >= table[KNOWN_ROWS]:"]
     lines += ["    fill_row(table, row, t, step_number)"]
-    lines += ["    if k == table[KNOWN_ROWS] and k < table[MOST_ROWS] - 1:"]
-    lines += ["        table[KNOWN_ROWS] += 1"]
+    lines += ["    if is_kept and t == table[KNOWN_ROWS]:", "        table[KNOWN_ROWS] += 1"]
     lines += ["if table[BEFORE] != 0:", "    " + _view("befores", "BEFORE", "one", "count")]
     lines += ["    for i in range(count):", "        befores[i] = ps[i]"]
     lines += [f"arrays = carray(pointer(at + {8 * CELL.ARRAYS}, at), (1, {len(text.arrays)}))"]

@@ -105,8 +105,11 @@ class StateOnly(CpuState):
 # --- scalars of the steps ------------------------------------------------------------------------
 
 
-class Rows:
-    """Scalars of the steps from the first one on, as far as a run has come."""
+class StepScalars:
+    """Scalars of the steps from the first one on, as far as a run has come.
+
+    Runs in several threads may share them: each writes the same numbers.
+    """
 
     def __init__(self, plan: Plan, width: int, most: int) -> None:
         self.array, self.known, self.most = np.zeros((most, width), plan.real), 0, most
@@ -115,14 +118,14 @@ class Rows:
 
 #: Those of the last settings: the powers in them take as long as the rest of an iteration. So many
 #: settings, and steps of each: later ones are computed as they come.
-_rows: dict[Any, Rows] = {}
+_rows: dict[Any, StepScalars] = {}
 _MOST_SETTINGS, _MOST_ROWS = 16, 16_384
 
 
-def rows_for(plan: Plan, control: np.ndarray, lr: float, width: int) -> Rows:
+def rows_for(plan: Plan, control: np.ndarray, lr: float, width: int) -> StepScalars:
     """The scalars of the steps under these settings, which all runs share."""
     key = plan, control.tobytes(), lr
-    rows = _rows.pop(key, None) or Rows(plan, width, _MOST_ROWS)
+    rows = _rows.pop(key, None) or StepScalars(plan, width, _MOST_ROWS)
     _rows[key] = rows  # as the last one
     for old in list(_rows)[:-_MOST_SETTINGS]:
         _rows.pop(old, None)
@@ -176,7 +179,8 @@ class Problem:
         self.best_x, self.best_gradient = np.empty_like(x), np.empty_like(x)
         self.firsts, self._before_step = np.zeros_like(x), np.empty_like(x)
         self._tables = tables = StepTables(self.settings, _FEW_STEPS)
-        self._page, self._own_row = np.empty((_LINES, 4)), Rows(plan, loop.width, 1)
+        self._page, self._own_row = np.empty((_LINES, 4)), np.zeros(loop.width, plan.real)
+        self._none_kept = StepScalars(plan, loop.width, 0)
         self._numbers = np.zeros(len(NUMBER))
         self._group = self.settings.group_of_leaf[0]
         self._control = self.settings.control.copy()
@@ -186,6 +190,7 @@ class Problem:
             CELL.NUMBERS: self._numbers,
             CELL.CONTROL: self.settings.control[self._group],
             CELL.PRODUCTS: backend.products[self._group],
+            CELL.OWN_ROW: self._own_row,
             CELL.RATES: tables.rates,
             CELL.COLUMNS: tables.columns,
             CELL.CHANGES: tables.changes,
@@ -225,7 +230,7 @@ class Problem:
         self.history = task.every
         self.firsts[...] = 0
         self._tables.rates[0] = settings.lr if isinstance(settings.lr, float) else math.nan
-        rows, table = self._own_row, self._table
+        rows, table = self._none_kept, self._table
         is_shared = isinstance(settings.lr, float) and not len(self._tables.columns)
         if is_shared and not self.plan.products and not self.plan.clip_norm:
             row = settings.control[self._group]
