@@ -58,7 +58,7 @@ def numpy_adam(n: int, dtype: Any = np.float32) -> Side:
     return update
 
 
-def adam_loop(p, g, m, v, lr, beta1, alpha1, beta2, alpha2, eps):  # type: ignore[no-untyped-def]
+def adam_loop(p, g, m, v, lr, beta1, alpha1, beta2, alpha2, eps):  # type: ignore[no-untyped-def]  # as users write it
     """Six lines, as a user of Numba writes them: float32 scalars as arguments, and locals."""
     for i in numba.prange(p.size):
         m_i = beta1 * m[i] + alpha1 * g[i]

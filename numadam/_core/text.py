@@ -64,6 +64,11 @@ def _called(head: str, items: list[str]) -> list[str]:
 DECORATOR = f'@njit(error_model="numpy", {", ".join(f"{key}={on}" for key, on in INNER.items())})'
 
 
+def function_text(head: str, body: list[str], decorator: str = DECORATOR) -> str:
+    """A function of a module; the entry, which `compiled` decorates, has no decorator."""
+    return "\n".join(filter(None, [decorator, f"def {head}:", *indented(body)]))
+
+
 class Text:
     """The source of the loop of one plan; `of_gradient` is the variable that g is read at.
 

@@ -18,7 +18,7 @@ from numadam._core import plan as pl
 from numadam._core.norms import clip_factor, norm
 from numadam._core.plan import Plan
 from numadam._core.scalars import is_due, tiny
-from numadam._core.text import DECORATOR, Text, indented, scope_of
+from numadam._core.text import DECORATOR, Text, function_text, indented, scope_of
 from numadam._jit.build import compiled
 from numadam._jit.private import pointer
 
@@ -74,11 +74,6 @@ class Frame(NamedTuple):
 
 #: The place of each word, by name.
 AT = Frame(*range(len(Frame._fields)))
-
-
-def _function(head: str, body: list[str]) -> str:
-    """A function of a module, compiled for its callers."""
-    return "\n".join([DECORATOR, f"def {head}:", *indented(body)])
 
 
 def _array(name: str, kind: str, *shape: str) -> str:
@@ -172,7 +167,7 @@ class StepText:
     def _fill(self) -> str:
         """``fill(row, control, products, t, lr)``: the scalars of a group."""
         lines = self._text.fill() + (self._thresholds() if self._resting else [])
-        return _function("fill(row, control, products, t, lr)", lines)
+        return function_text("fill(row, control, products, t, lr)", lines)
 
     def _view(self, name: str, n: str = "n") -> str:
         """A view of an array of a leaf, from its address in the table."""
@@ -189,7 +184,7 @@ class StepText:
         # a loop counts from 0: one from `start` on does not vectorise
         loop = ["for i in range(n):", *indented(text.element())]
         lines = [*text.head(), *map(self._view, text.arrays), *loop, *self._settle()]
-        return _function("part(table, leaf, start, n, begin, row)", lines)
+        return function_text("part(table, leaf, start, n, begin, row)", lines)
 
     def _square(self) -> str:
         """``square(table, leaf, start, n, begin, row, scale)``: squares of a block, in float64."""
@@ -204,7 +199,7 @@ class StepText:
         lines += indented(["i = j + k", *element, "sums[k] += x * x"], 2)
         lines += ["for i in range(whole, n):", *indented([*element, "sums[0] += x * x"])]
         lines += ["total = 0.0", f"for k in range({_LANES}):", "    total += sums[k]"]
-        return _function(
+        return function_text(
             "square(table, leaf, start, n, begin, row, scale)", [*lines, "return total"]
         )
 
@@ -222,7 +217,7 @@ class StepText:
             lines += ["    if totals[n, 1] == 0.0 and not 1e-280 <= total < inf:"]
             lines += [f"        totals[n, 1] = {_EXPONENT} if total == inf else -{_EXPONENT}"]
             lines += ["        again = total == total or again"]
-        return _function("add_up(sums, blocks, totals)", [*lines, "return again"])
+        return function_text("add_up(sums, blocks, totals)", [*lines, "return again"])
 
     def _walk(self) -> str:
         """``walk(products, control, taken, t) -> taken``: from after a step to before step t.
@@ -232,11 +227,10 @@ class StepText:
         count = len(self.plan.products)
         matters = " or ".join(f"products[{k}] >= {2.0**-128!r}" for k in range(count))
         follow = [f"products[{k}] = products[{count + k}]" for k in range(count)]
-        body = [*self._text.products(), *follow, "last += 1.0"]
         lines = [*self._text.hypers(), "last = t", "t = taken + 1.0"]
         lines += [f"while t < last and ({matters}):"]
         body = [*self._text.products(), *follow, "t += 1.0"]
-        return _function(
+        return function_text(
             "walk(products, control, taken, t)", [*lines, *indented(body), "return t - 1.0"]
         )
 

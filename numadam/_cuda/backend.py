@@ -50,7 +50,7 @@ class CudaBackend:
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
         # one dictionary for all options of an optimiser: a snapshot is of all of them
         zeros = dict.fromkeys(("t", "skipped", "skipped_in_a_row"), 0)
-        self._counted: dict[str, int] = like._counted if like else zeros  # noqa: SLF001
+        self._counted: dict[str, int] = like._counted if like else zeros  # noqa: SLF001  # of this class
         # the optimiser refuses `out` with these
         without_out = plan.average or options["sparse"] == "lazy"
         with on_gpu(self._device):

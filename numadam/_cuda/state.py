@@ -133,7 +133,7 @@ class CudaState:
             self._block = _zeros(sum(one.nbytes for one in self.layouts.values()))
             self.state = self._views(self._block)
         else:
-            self._block, self.state = like._block, like.state  # noqa: SLF001
+            self._block, self.state = like._block, like.state  # noqa: SLF001  # of this class
         self.saved = [self._block]
         self.own = {slot: self.state[name] for name, slot in plan.state_slots.items()}
         self._fill_per_element()

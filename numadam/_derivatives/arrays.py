@@ -44,7 +44,7 @@ class Residuals(_Wrapped):
 
 @register_model(Unknowns)
 @register_model(Residuals)
-class _WrappedModel(models.StructModel):  # type: ignore[misc]
+class _WrappedModel(models.StructModel):  # type: ignore[misc]  # untyped
     def __init__(self, manager: Any, kind: _Wrapped) -> None:
         members = [(name, types.CPointer(kind.dtype)) for name in _POINTER_FIELDS]
         super().__init__(manager, kind, [*members, *((name, types.intp) for name in _COUNT_FIELDS)])
@@ -245,7 +245,7 @@ for _kind in (Unknowns, Residuals):
 # --- derivatives by hand, beside exact ones ------------------------------------------------------
 
 
-class Values(types.Type):  # type: ignore[misc]
+class Values(types.Type):  # type: ignore[misc]  # untyped
     """Type of an array into which the values of dual numbers go."""
 
     def __init__(self, array: Any) -> None:
@@ -254,7 +254,7 @@ class Values(types.Type):  # type: ignore[misc]
 
 
 @register_model(Values)
-class _ValuesModel(models.StructModel):  # type: ignore[misc]
+class _ValuesModel(models.StructModel):  # type: ignore[misc]  # untyped
     def __init__(self, manager: Any, kind: Values) -> None:
         super().__init__(manager, kind, [("array", kind.array)])
 

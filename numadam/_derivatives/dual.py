@@ -48,7 +48,7 @@ class Dual(types.Type):  # type: ignore[misc]  # Numba has no types
 
 
 @register_model(Dual)
-class _DualModel(models.StructModel):  # type: ignore[misc]
+class _DualModel(models.StructModel):  # type: ignore[misc]  # untyped
     def __init__(self, manager: Any, kind: Dual) -> None:
         tangents = types.UniTuple(types.float64, kind.width)
         super().__init__(manager, kind, [("value", kind.dtype), ("tangents", tangents)])

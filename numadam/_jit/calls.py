@@ -8,6 +8,7 @@ from typing import Any
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from numadam._jit.build import INNER
 from numadam._jit.private import borrowed, pointer
 
 
@@ -39,7 +40,7 @@ call1, call3, call5, call7 = map(_make_call, ("a", "abc", "abcde", "abcdefg"))
 
 #: For functions that only compiled code calls: half the compile time. Inlined, for an array is
 #: seven words and more: passing them took a quarter of a fit.
-inner = njit(error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = njit(error_model="numpy", forceinline=True, **INNER)
 
 
 @inner

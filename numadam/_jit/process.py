@@ -185,8 +185,8 @@ def _in_child() -> None:
     _compile_cut_off = _compile_cut_off or not all(map(_is_free, locks))
     for ref in list(_owners):
         owner = ref()
-        if owner is not None and not _is_free(owner._lock):  # noqa: SLF001
-            owner._lock = _LostLock()  # noqa: SLF001
+        if owner is not None and not _is_free(owner._lock):  # noqa: SLF001  # see `give_lock`
+            owner._lock = _LostLock()  # noqa: SLF001  # see `give_lock`
     layer = None
     with contextlib.suppress(AttributeError, ValueError):  # not imported, or none chosen yet
         layer = sys.modules["numba"].threading_layer() if "numba" in sys.modules else None

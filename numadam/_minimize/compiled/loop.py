@@ -15,7 +15,7 @@ from numba import int64
 
 from numadam._core import options as op
 from numadam._core.plan import Plan
-from numadam._core.text import indented
+from numadam._core.text import function_text, indented
 from numadam._cpu.loop import StepText
 from numadam._jit import build
 from numadam._minimize import stop_text as tt
@@ -160,10 +160,6 @@ _WRITE_LINE = [
 ]
 
 
-def _function(head: str, lines: list[str], decorator: str = '@njit(error_model="numpy")') -> str:
-    return "\n".join([decorator, f"def {head}:", *indented(lines)])
-
-
 class Loop:
     """The compiled loop of a plan.
 
@@ -206,12 +202,12 @@ def source_of(text: StepText, norm: float) -> str:
     lines += ["if table[CODE] != 0 or table[LEFT] == 0:", "    return STOP", *_step(text)]
     functions = [
         *text.functions,
-        _function("fill_row(table, row, t, step_number)", _fill_row(plan)),
-        _function("write_line(table, number, f, size)", _WRITE_LINE),
+        function_text("fill_row(table, row, t, step_number)", _fill_row(plan)),
+        function_text("write_line(table, number, f, size)", _WRITE_LINE),
     ]
     if plan.clip_norm:
-        functions += [_function("clip_row(table, arrays, row)", _clip_row(text))]
-    functions += [_function("iterate(at)", lines, "")]
+        functions += [function_text("clip_row(table, arrays, row)", _clip_row(text))]
+    functions += [function_text("iterate(at)", lines, "")]
     return "\n\n\n".join(functions) + "\n"
 
 

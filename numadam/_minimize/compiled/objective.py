@@ -356,9 +356,7 @@ def caller(fun: Any, form: str, guard: Any) -> Any:
 
 def evaluation(evaluate: Any) -> Any:
     """A function of the signature `EVALUATION`, compiled."""
-    dispatcher: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
-        evaluate
-    )
+    dispatcher: Any = njit(error_model="numpy", **build.INNER)(evaluate)
     dispatcher.compile(EVALUATION)
     return dispatcher.overloads[EVALUATION.args]
 

@@ -31,7 +31,7 @@ from numba import int64
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
-from numadam._core.text import DECORATOR, indented
+from numadam._core.text import DECORATOR, function_text, indented
 from numadam._cpu.loop import NORM_BLOCK, StepText
 from numadam._jit import build
 from numadam._jit.calls import call5, call7
@@ -121,10 +121,6 @@ class _Scratch:
 
 #: Of small functions: each is optimised by itself first, then part of its caller. Calls take 5 %.
 _INLINED = DECORATOR.replace(")", ", forceinline=True)")
-
-
-def _function(head: str, lines: list[str], decorator: str = DECORATOR) -> str:
-    return "\n".join([decorator, f"def {head}:", *indented(lines)])
 
 
 def _view(name: str, address: str, like: str, shape: object) -> str:
@@ -615,26 +611,26 @@ class LaneLoop:
             *text.functions,
             _COMMON.strip(),
             *(
-                _function(head, _largest(one, self._norm, lanes), _INLINED)
+                function_text(head, _largest(one, self._norm, lanes), _INLINED)
                 for head, one in norms.items()
             ),
-            _function(f"learn(n, ps, gs{ends}, firsts, norms, first)", _learn(bounds)),
-            _function(
+            function_text(f"learn(n, ps, gs{ends}, firsts, norms, first)", _learn(bounds)),
+            function_text(
                 f"limits(out, count, n, ps, gs{ends}, firsts, norms, limit, gtol, share)",
                 _limits(bounds),
             ),
-            _function(
+            function_text(
                 "keep_best(n, ps, gs, best, best_g, f, norms, f_best, norm_best, first)",
                 keep,
                 _INLINED,
             ),
-            _function(
+            function_text(
                 f"test_packet(w, tolerances, first, count, number{given})",
                 _test_packet(text, ends),
                 _INLINED,
             ),
-            _function("step(w, b, first, filled, begin, it)", step, _INLINED),
-            _function("block(b, words_at, args_at, begin, steps)", _block(text, ends), ""),
+            function_text("step(w, b, first, filled, begin, it)", step, _INLINED),
+            function_text("block(b, words_at, args_at, begin, steps)", _block(text, ends), ""),
         ]
         return "\n\n\n".join(functions) + "\n"
 
