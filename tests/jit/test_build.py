@@ -198,7 +198,7 @@ def test_four_processes_with_four_signatures_at_once(tmp_path: Path) -> None:
 
 #: Root may write everywhere, and others may not read what Python imports later.
 AS_NOBODY = """
-import os, sys, warnings, numba
+import email.parser, os, sys, warnings, numba
 numba.njit(lambda: 1)()
 if os.getuid() == 0:
     os.setuid(65534)
