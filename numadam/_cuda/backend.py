@@ -40,12 +40,10 @@ class CudaBackend:
         names: Sequence[str],
         like: CudaBackend | None = None,
     ) -> None:
-        import cupy
 
         from numadam._cuda.state import CudaState
         from numadam._cuda.step import CudaStep
 
-        self._current = cupy.cuda.runtime.getDevice
         self.params, self.names, self.settings = list(params), list(names), settings
         self._device, plan, options = int(params[0].device.id), settings.plan, settings.options
         # one dictionary for all options of an optimiser: a snapshot is of all of them
@@ -117,10 +115,11 @@ class CudaBackend:
     # --- the step -----------------------------------------------------------------------------
 
     def step_one(self, grad: Any, lr: float, params: Any = None, out: Any = None) -> bool:
-        own = params is None and out is None and self.settings.exchange is None
-        if own and self._current() == self._device and self._step.accept((grad,)):
-            refuse_capture("step")
-            return self._take(lr)
+        if params is None and out is None and self.settings.exchange is None:
+            with on_gpu(self._device):
+                refuse_capture("step")
+                if self._step.accept(grad):
+                    return self._take(lr)
         others = [None if one is None else (one,) for one in (params, out)]
         return self.step((grad,), lr, *others)
 
@@ -138,7 +137,9 @@ class CudaBackend:
         with on_gpu(self._device):
             refuse_capture("step")
             try:
-                self._bind(used)
+                self._step.bind(used)
+                for copy in self._step.copies_in:
+                    copy()
                 exchange = self.settings.exchange
                 if exchange is not None:
                     exchange.begin(lr)
@@ -148,18 +149,6 @@ class CudaBackend:
                 return taken
             finally:
                 self._step.sparse.finish()
-
-    def _bind(self, used: dict[int, Leaves]) -> None:
-        """Validate the arrays of a step, and bind the launches to them where they are new."""
-        step = self._step
-        validated = step.validator.validate(used)
-        if validated is not step.bound:
-            step.bind(validated)
-            kept = step.validator.kept_spans(used[pl.P], validated)
-            if kept is not None and pl.OUT not in used:
-                step.know({pl.G: used[pl.G]}, kept)
-        for copy in step.copies_in:
-            copy()
 
     def _take(self, lr: float) -> bool:
         """Take the step itself, over arrays that have been validated."""
@@ -174,8 +163,7 @@ class CudaBackend:
                         counted["skipped"] += 1
                         counted["skipped_in_a_row"] += 1
                     return False
-            for launch in (*step.launches, *step.copies_back):
-                launch()
+            step.take()
             step.scalars.advance()
             counted["skipped_in_a_row"] = 0
             counted["t"] += 1

@@ -43,7 +43,7 @@ class KernelArguments:
         self.groups, self.many = list(groups), n > 1
         self._table = np.zeros((n, WORDS), np.int64)
         self._fields = dict(zip(FIELDS, self._table.T, strict=False))
-        self._addresses = self._table[:, len(FIELDS) :]
+        self._addresses: dict[int, list[int]] = {}  # by slot
         self._sizes = np.array(layout.sizes, np.int64)
         self._units = {"iterations": plan.unit, "norm_numbers": plan.numbers}
         self._fields["group"][:] = self.groups
@@ -70,7 +70,9 @@ class KernelArguments:
 
     def note(self, slot: int, addresses: list[int]) -> None:
         """Record where the arrays of a slot begin."""
-        self._addresses[:, slot] = addresses
+        self._addresses[slot] = addresses
+        if self.many:
+            self._table[:, len(FIELDS) + slot] = addresses
 
     def set_sparse(self, sparse: Mapping[int, int]) -> None:
         """Note by leaf how many elements of a sparse gradient the norm adds up.
@@ -93,8 +95,7 @@ class KernelArguments:
 
     def of_leaf(self, slots: Sequence[int], leaf: int) -> list[int]:
         """The addresses of a leaf's arrays."""
-        own: list[int] = self._addresses[leaf, slots].tolist()
-        return own
+        return [self._addresses[slot][leaf] for slot in slots]
 
     def begin(self, of: str, slots: Sequence[int]) -> tuple[list[int], int]:
         """The first arguments of the kernel of the step or the norm, and the group of its scalars.

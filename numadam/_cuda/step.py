@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from numadam._cuda.launch import on_gpu, refuse_capture
 from numadam._cuda.reductions import GradientNorms
 from numadam._cuda.scalars import Scalars, Upload
 from numadam._cuda.state import KernelArguments
-from numadam._cuda.validate import Alike, CheckedArrays, Validated, Validator
+from numadam._cuda.validate import CheckedArrays, Validated, Validator
 from numadam._jit.process import defer_interrupts
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class CudaStep:
 
     `bind` prepares launches whose arguments do not change while the arrays do not: `copies_in` of
     strided arrays into work arrays, `launches` of kernels, and `copies_back` of what they wrote.
-    Called in this order they are the step. The GPU of the leaves is the current one meanwhile.
+    Called in this order they are the step; `take` calls them after the first. The GPU of the leaves
+    is the current one meanwhile.
 
     Each step reads `control` anew. `groups` are the rows of `control` of the leaves. `outs` says
     whether there shall be steps without and with `out`. `fixed` are the optimiser's own parameters,
@@ -81,10 +82,7 @@ class CudaStep:
             self._control, self._control_there = control, cupy.zeros(control.shape, np.float64)
             self._upload = Upload(self._control_there)
         self._work: dict[tuple[int, int], Any] = {}
-        self._noted: dict[int, CheckedArrays] = {}
-        self.bound: Validated | None = None
-        #: recognises the next gradient of the only leaf, or all arrays of a functional step
-        self.alike: Alike | None = None
+        self._bound: Validated | None = None
         self.copies_in: list[Callable[[], None]] = []
         self.launches: list[Callable[[], None]] = []
         self.copies_back: list[Callable[[], None]] = []
@@ -95,12 +93,15 @@ class CudaStep:
         loaded = compiled(make, self._device, self._plan, values is not None, *more)
         return policy.Launch(*loaded, values)
 
-    def bind(self, validated: Validated) -> None:
-        """Note where these arrays begin, and prepare the launches on them."""
-        noted, slots, rows = self._noted, validated.slots, validated.rows
-        self._noted, self.bound, self.alike = {}, None, None  # until everything has been noted
+    def bind(self, used: dict[int, Leaves]) -> None:
+        """Validate these arrays, and prepare the launches on them where they lie elsewhere."""
+        validated = self.validator.validate(used)
+        if validated is self._bound:
+            return
+        slots, rows, known = validated.slots, validated.rows, self._bound
+        self._bound = None  # until everything has been noted
         for slot, checked in slots.items():
-            if noted.get(slot) is not checked:
+            if known is None or checked is not known.slots.get(slot):
                 self.arguments.note(slot, self._addresses(slot, checked))
         has_out = pl.OUT in slots
         self.arguments.set_sparse({k: rows[k][1].size for k in rows})
@@ -111,36 +112,27 @@ class CudaStep:
         self.launches = self._launch(self._steps[has_out], self._slots[has_out])
         if rows:
             self.launches += self._launch_rows(validated, self._slots[has_out])
-        self._noted = slots
-        self.bound = validated
+        # where copies are made it would refer to the caller's arrays, and equal no later one
+        self._bound = None if self.copies_in else validated
 
-    def know(self, used: Mapping[int, Leaves], fixed: Sequence[ca.Span]) -> None:
-        """Recognise arrays like these at the next step, where kernels read them in place.
+    def accept(self, grad: Any) -> bool:
+        """Bind the gradient of the only leaf in the place of the last; False where it does not fit.
 
-        `used` are the arrays of the only leaf by slot, `fixed` the memory of those that stay.
+        Then nothing has changed.
         """
-        rows = self.bound is not None and self.bound.rows
-        if self.arguments.many or self.copies_in or not self.launches or rows:
-            return
-        out = pl.OUT in used
-        reads = [(self._steps[out].words, self._slots[out])]
-        if self.norms is not None:
-            reads.append((self.norms.sums.words, self.norms.slots))
-        places = [[(words, of.index(slot)) for words, of in reads if slot in of] for slot in used]
-        self.alike = Alike([leaves[0] for leaves in used.values()], places, fixed)
-
-    def accept(self, arrays: Leaves) -> bool:
-        """Whether these arrays are bound: they equal those of `know` but for their addresses."""
-        if self.alike is None or not self.alike.accept(arrays):
+        if self._bound is None or self.arguments.many:
             return False
-        self.bound = None  # what has been validated is another array
-        return True
+        address = self.validator.accept(grad)
+        if address:
+            self._steps[False].words[self._slots[False].index(pl.G)] = address
+            if self.norms is not None:
+                self.norms.sums.words[self.norms.slots.index(pl.G)] = address
+        return address != 0
 
-    def release(self) -> None:
-        """Refer to no array any more."""
-        self.validator.forget()
-        self._noted, self.bound = {}, None
-        self.copies_in, self.copies_back = [], []
+    def take(self) -> None:
+        """Launch the kernels, and copy what they wrote."""
+        for launch in (*self.launches, *self.copies_back):
+            launch()
 
     def _addresses(self, slot: int, checked: CheckedArrays) -> list[int]:
         """Addresses at which kernels find the arrays of a slot: strided ones in work arrays."""
@@ -247,46 +239,33 @@ def update(call: FunctionalStep) -> Again | None:
     import cupy
 
     settings, products, arrays, _, t, lr = call
-    p, device = arrays[pl.P], int(arrays[pl.P].device.id)
+    p, plan, device = arrays[pl.P], settings.plan, int(arrays[pl.P].device.id)
     with on_gpu(device), _lock:
         refuse_capture("update")
         stream = cupy.cuda.get_current_stream()
         # all threads call their own default stream by the same number
         thread = threading.get_ident() if stream.ptr == _PER_THREAD else 0
         like = p.shape, ar.memory_order(p), arrays[pl.OUT] is not None, call.names
-        width, used = settings.control.shape[1], call.used
-        control, step = _made(settings.plan, width, device, *like, stream, thread)
-        step.bind(step.validator.validate(used))
-        step.know(used, ())
+        width = settings.control.shape[1]
+        control, step = _made(plan, width, device, *like, stream, thread)
+        step.bind(call.used)
         for copy in step.copies_in:
             copy()
-        if products:
-            step.scalars.load_products(np.array([products], np.float64))
-        _take(step, control, settings.control, t, lr)
-        step.release()
-    if products or thread or step.alike is None:
-        return None
-    slots, current, current_stream = list(used), cupy.cuda.runtime.getDevice, stream.ptr
+        control[...] = settings.control
+        with defer_interrupts():
+            if products:
+                step.scalars.load_products(np.array([products], np.float64))
+            step.scalars.prepare(lr, t)
+            if step.norms is not None:
+                step.norms.compute(t - 1)
+            step.take()
+        step.copies_in, step.copies_back = [], []  # which refer to the caller's arrays
 
     def again(arrays: tuple[Any, ...], t: int, lr: float) -> bool:
-        if current() != device or cupy.cuda.get_current_stream().ptr != current_stream:
+        p = arrays[pl.P]
+        if type(p) is not cupy.ndarray or p.dtype != plan.dtype:
             return False
-        with _lock:
-            if not step.accept([arrays[slot] for slot in slots]):
-                return False
-            refuse_capture("update")
-            _take(step, control, settings.control, t, lr)
+        update(call._replace(arrays=arrays, t=t, lr=lr))
         return True
 
-    return again
-
-
-def _take(step: CudaStep, control: np.ndarray, numbers: np.ndarray, t: int, lr: float) -> None:
-    """Launch a functional step."""
-    control[...] = numbers
-    with defer_interrupts():
-        step.scalars.prepare(lr, t)
-        if step.norms is not None:
-            step.norms.compute(t - 1)
-        for launch in (*step.launches, *step.copies_back):
-            launch()
+    return None if products else again

@@ -76,9 +76,6 @@ class NoPlan:
     rule = SimpleNamespace(digest="")
 
 
-NO_PLAN = NoPlan()
-
-
 def make_nothing(plan):
     """A kernel that compiles quickly."""
     from numadam._cuda.kernel import Kernel
@@ -89,76 +86,55 @@ def make_nothing(plan):
 @pytest.fixture
 def compile_for(monkeypatch):
     """Compiles a kernel as for a GPU of some compute capability, and loads it nowhere."""
-    from numadam._cuda import compiler as cuda_compile
+    from numadam._cuda import compiler
+
+    device = SimpleNamespace()
+    monkeypatch.setattr(compiler.policy, "compiling_for", lambda device: nullcontext())
+    monkeypatch.setattr(compiler.policy, "load", lambda image, name: name)
+    monkeypatch.setattr(compiler.cuda, "get_current_device", lambda: device)
+    monkeypatch.setattr(compiler, "_kept", lambda name: None)
+    monkeypatch.setattr(compiler, "_keep", lambda name, content: None)
 
     def compile_for(*capability):
-        device = SimpleNamespace(compute_capability=capability)
-        monkeypatch.setattr(cuda_compile.policy, "compiling_for", lambda device: nullcontext())
-        monkeypatch.setattr(cuda_compile.policy, "load", lambda image, name: name)
-        monkeypatch.setattr(cuda_compile.cuda, "get_current_device", lambda: device)
-        monkeypatch.setattr(cuda_compile, "_kernels", {})
-        monkeypatch.setattr(cuda_compile, "_kept", lambda name: None)
-        monkeypatch.setattr(cuda_compile, "_keep", lambda name, content: None)
-        return cuda_compile.compiled(make_nothing, 0, NO_PLAN)[0]
+        monkeypatch.setattr(compiler, "_kernels", {})
+        device.compute_capability = capability
+        return compiler.compiled(make_nothing, 0, NoPlan)[0]
 
+    assert "nothing" in compile_for(9, 0)
     return compile_for
 
 
-def raiser(error):
-    def function(*args):
-        raise error
-
-    return function
-
-
-@pytest.mark.cuda
-def test_what_the_compiler_lacks_is_named_with_what_installs_it(monkeypatch, compile_for):
+def lacking(name):
+    """What is lacking: where it is looked for, its error, the type and text of the user's."""
     from cuda.bindings import nvjitlink
     from cuda.pathfinder import DynamicLibNotFoundError
 
-    from numadam._cuda import private
+    from numadam._cuda import compiler, private
 
-    assert "nothing" in compile_for(9, 0)
-    lacks = DynamicLibNotFoundError('Failure finding "libnvJitLink.so.13": No such file\n  listdir')
-    with monkeypatch.context() as patch:
-        patch.setattr(nvjitlink, "version", raiser(lacks))
-        with pytest.raises(ImportError, match=f"libnvJitLink.so.13.*{INSTALL}") as caught:
-            compile_for(9, 0)
-        assert "\n" not in str(caught.value)
-    monkeypatch.setattr(
-        private, "NVVM", raiser(private.NvvmSupportError("libNVVM is not available"))
-    )
-    with pytest.raises(ImportError, match=f"libNVVM is not available.*{INSTALL}"):
-        compile_for(9, 0)
-
-
-@pytest.mark.cuda
-def test_a_numpy_that_is_too_new_for_numba_cuda_is_named_with_what_installs_both(
-    monkeypatch, compile_for
-):
-    from numadam._cuda import compiler as cuda_compile
-
-    monkeypatch.setattr(cuda_compile, "ptx_of", lambda *arguments: np.gone)
-    with pytest.raises(ImportError, match=rf"NumPy \d+.*'gone'{INSTALL}"):
-        compile_for(9, 0)
-    monkeypatch.setattr(cuda_compile, "ptx_of", lambda *arguments: NO_PLAN.gone)
-    with pytest.raises(AttributeError, match="NoPlan"):  # a mistake of another kind
-        compile_for(9, 0)
+    linker = DynamicLibNotFoundError('Failure finding "libnvJitLink.so.13": No such file\n  list')
+    driver = private.CudaSupportError("Error at init: \n\nCUDA driver library cannot be found.\n")
+    library = private.NvvmSupportError("libNVVM is not available")
+    too_new = AttributeError("gone", obj=np, name="gone")
+    no_gpu = r"numba-cuda cannot use GPU 0.*nvidia-smi"
+    return {
+        "linker": (nvjitlink, "version", linker, ImportError, f"libnvJitLink.so.13.*{INSTALL}"),
+        "libNVVM": (private, "NVVM", library, ImportError, f"libNVVM is not available.*{INSTALL}"),
+        "NumPy": (compiler, "ptx_of", too_new, ImportError, rf"NumPy \d+.*gone{INSTALL}"),
+        "driver": (compiler.policy, "compiling_for", driver, RuntimeError, no_gpu),
+    }[name]
 
 
 @pytest.mark.cuda
-def test_a_gpu_that_numba_cuda_does_not_find(monkeypatch, compile_for):
-    from numadam._cuda import compiler as cuda_compile
-    from numadam._cuda import private
+@pytest.mark.parametrize("name", ["linker", "libNVVM", "NumPy", "driver"])
+def test_what_the_compiler_lacks_is_named_with_what_to_do(monkeypatch, compile_for, name):
+    place, attribute, error, kind, text = lacking(name)
 
-    compile_for(9, 0)
-    text = "Error at driver init: \n\nCUDA driver library cannot be found.\n"
-    monkeypatch.setattr(
-        cuda_compile.policy, "compiling_for", raiser(private.CudaSupportError(text))
-    )
-    cuda_compile._kernels.clear()
-    with pytest.raises(RuntimeError, match=r"numba-cuda cannot use GPU 0.*nvidia-smi") as caught:
-        cuda_compile.compiled(make_nothing, 0, NO_PLAN)
+    def fail(*given):
+        raise error
+
+    monkeypatch.setattr(place, attribute, fail)
+    with pytest.raises(kind, match=text) as caught:
+        compile_for(9, 0)
     assert "\n" not in str(caught.value)
 
 
@@ -176,7 +152,7 @@ def test_a_linker_that_is_older_than_the_compiler():
 
     from numadam._cuda.compiler import cubin_of, ptx_of
 
-    ptx, _ = ptx_of(make_nothing(NO_PLAN), (9, 0))
+    ptx, _ = ptx_of(make_nothing(None), (9, 0))
     version = ptx.partition(".version ")[2].split()[0]
     major, minor = nvjitlink.version()
     newer = ptx.replace(f".version {version}", ".version 99.1")

@@ -7,7 +7,6 @@ README.md says what is emulated, and which environment variables choose how.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -19,7 +18,6 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from numadam._version import install_command
@@ -108,8 +106,7 @@ def _load() -> ctypes.CDLL:
     for name in ("emu_take_waits", "emu_pending"):
         getattr(driver, name).restype = ctypes.c_long
     parts = [*sorted(HERE.glob("ptx_*")), HERE / "driver" / "kernel_abi.h"]
-    error = os.environ.get("EMU_APPROX", "")  # the translator reads it
-    key = _digest(error.encode(), *(part.read_bytes() for part in parts))
+    key = _digest(*(part.read_bytes() for part in parts))
     words = (sys.executable, str(HERE / "ptx_to_c.py"), str(_cache()), key)
     driver.emu_set_translator(*(word.encode() for word in words))
     return driver
@@ -169,17 +166,6 @@ def pending() -> int:
     """Operations that nobody has waited for: they have not run."""
     assert _driver is not None
     return int(_driver.emu_pending())
-
-
-@contextlib.contextmanager
-def host_view() -> Iterator[None]:
-    """Let the host read and write memory of devices, as a debugger would."""
-    assert _driver is not None
-    _driver.emu_open(1)
-    try:
-        yield
-    finally:
-        _driver.emu_open(0)
 
 
 def environment(started: bool | None = None) -> dict[str, str]:

@@ -29,8 +29,6 @@ _ROUNDING = "rn rz rm rp ftz sat"
 def float_arithmetic(f: Any, op: Operation) -> str:
     values = (read_float(f, op, operand) for operand in op.operands[1:3])
     value = rounded(op, _ARITHMETIC[op.name], *values)
-    if op.any("approx", "full"):
-        value = f"approximate({value})"
     return f.write(op.operands[0], op.type, finish(op, value))
 
 
@@ -44,27 +42,20 @@ def fma(f: Any, op: Operation) -> str:
 
 _UNARY = {
     "sqrt": "__builtin_sqrt{s}(x)", "rcp": "1 / x", "rsqrt": "1 / __builtin_sqrt((double)(x))",
-    "ex2": "__builtin_exp2{s}(x)", "lg2": "__builtin_log2{s}(x)",
+    "ex2": "__builtin_exp2{s}(x)",
 }  # fmt: skip
 
 
-@row("sqrt rcp rsqrt ex2 lg2", "approx rn rz rm rp ftz", FLOATS)
+@row("sqrt rcp rsqrt ex2", "approx rn ftz", FLOATS)
 def unary(f: Any, op: Operation) -> str:
-    double = op.type == "f64"
+    double, approximate = op.type == "f64", bool(op.any("approx"))
     value = read_float(f, op, op.operands[1])
-    halved = double and op.any("approx")
-    if halved:
+    if double and approximate:  # has the upper half of its bits
         value = f"upper_half({value})"
     value = rounded(op, _UNARY[op.name].format(s="" if double else "f"), value)
-    value = f"approximate({value})" if op.any("approx") else value
-    return f.write(op.operands[0], op.type, finish_unary(op, value, bool(halved)))
-
-
-def finish_unary(op: Operation, value: str, halved: bool) -> str:
-    """As `finish`; an approximation in float64 has the upper half of its bits."""
-    if halved:
-        return f"upper_half({value})"
-    return finish(op, value)
+    if double and approximate:
+        return f.write(op.operands[0], op.type, f"upper_half({value})")
+    return f.write(op.operands[0], op.type, finish(op, value))
 
 
 # --- integers -------------------------------------------------------------------------------------
@@ -106,9 +97,6 @@ def arithmetic(f: Any, op: Operation) -> str:
 @row("addc subc", "cc", "u32 s32 u64 s64")
 def add_integers(f: Any, op: Operation) -> str:
     sign = "-" if op.name.startswith("sub") else "+"
-    if op.any("sat"):
-        x, y = (f"(int64_t){f.read(operand, op.type)}" for operand in op.operands[1:3])
-        return f.write(op.operands[0], op.type, f"CLAMP({x} {sign} {y}, INT32_MIN, INT32_MAX)")
     x, y = (f.read(operand, unsigned(op.type)) for operand in op.operands[1:3])
     if op.any("cc") or op.name.endswith("c"):
         return with_carry(f, op, x, y, sign == "-")
@@ -158,13 +146,12 @@ def mad(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], unsigned(op.type), f"{value} + {third}")
 
 
-@row("min max", "ftz NaN", f"{INTEGERS} {FLOATS}")
+@row("min max", "ftz", f"{INTEGERS} {FLOATS}")
 def extreme(f: Any, op: Operation) -> str:
     x, y = (read_float(f, op, operand) for operand in op.operands[1:3])
     if op.is_float():
         name = "MINIMUM" if op.name == "min" else "MAXIMUM"
-        value = f"NAN_OR({name}, {x}, {y})" if op.any("NaN") else f"{name}({x}, {y})"
-        return f.write(op.operands[0], op.type, finish(op, value))
+        return f.write(op.operands[0], op.type, finish(op, f"{name}({x}, {y})"))
     sign = "<" if op.name == "min" else ">"
     return f.write(op.operands[0], op.type, f"{x} {sign} {y} ? {x} : {y}")
 
@@ -210,15 +197,6 @@ def shift(f: Any, op: Operation) -> str:
     return f.write(op.operands[0], op.type, f"{by} >= {bits}u ? 0 : {x} >> {by}")
 
 
-@row("shf", "l r wrap clamp", "b32")
-def funnel_shift(f: Any, op: Operation) -> str:
-    low, high, by = (f.read(operand, "u32") for operand in op.operands[1:4])
-    by = f"({by} & 31)" if op.any("wrap") else f"({by} > 32 ? 32 : {by})"
-    both = f"((uint64_t){high} << 32 | {low})"
-    value = f"{both} << {by} >> 32" if op.words[0] == "l" else f"{both} >> {by}"
-    return f.write(op.operands[0], "u32", value)
-
-
 @row("popc clz", "", "b32 b64")
 def count_bits(f: Any, op: Operation) -> str:
     x, suffix = f.read(op.operands[1], op.type), "ll" if op.type == "b64" else ""
@@ -232,36 +210,24 @@ def count_bits(f: Any, op: Operation) -> str:
 # --- comparisons and choices ----------------------------------------------------------------------
 
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_COMPARE_WORDS = " ".join(
-    [*_COMPARE, *(f"{word}u" for word in _COMPARE), "lo ls hi hs num nan and or xor ftz"]
-)
-
-
-def comparison(f: Any, op: Operation, types: str) -> str:
-    x, y = (read_float(f, op, operand, types) for operand in op.operands[1:3])
-    word = op.words[0]
-    ordered = f"({x} == {x} && {y} == {y})"
-    if word in ("num", "nan"):
-        return ordered if word == "num" else f"!{ordered}"
-    word = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(word, word)
-    if word in _COMPARE:  # C's != is true of NaN, that of PTX is not
-        test = f"{x} {_COMPARE[word]} {y}"
-        return f"({test} && {ordered})" if types in ("f32", "f64") and word == "ne" else f"({test})"
-    if word == "neu":
-        return f"({x} != {y})"
-    return f"({x} {_COMPARE[word[:-1]]} {y} || !{ordered})"
+_COMPARE_WORDS = " ".join([*_COMPARE, *(f"{word}u" for word in _COMPARE), "nan ftz"])
 
 
 @row("setp", _COMPARE_WORDS, f"{INTEGERS} {BITS} {FLOATS}")
 def setp(f: Any, op: Operation) -> str:
-    code = f"uint8_t test_ = {comparison(f, op, op.type)}, other_ = !test_;"
-    if logic_word := op.any("and", "or", "xor"):
-        symbol = {"and": "&", "or": "|", "xor": "^"}[logic_word]
-        third = f.read(op.operands[3], "pred")
-        code += f" uint8_t third_ = {third}; test_ {symbol}= third_; other_ {symbol}= third_;"
-    first, *second = op.operands[0].split("|")
-    code += f.write(first, "pred", "test_")
-    return code + (f.write(second[0], "pred", "other_") if second else "")
+    x, y = (read_float(f, op, operand) for operand in op.operands[1:3])
+    word = op.words[0]
+    ordered = f"({x} == {x} && {y} == {y})"
+    if word == "nan":
+        test = f"!{ordered}"
+    elif word == "neu":
+        test = f"{x} != {y}"
+    elif word in _COMPARE:  # C's != is true of NaN, that of PTX is not
+        test = f"{x} {_COMPARE[word]} {y}"
+        test = f"({test}) && {ordered}" if op.is_float() and word == "ne" else test
+    else:
+        test = f"{x} {_COMPARE[word[:-1]]} {y} || !{ordered}"
+    return f.write(op.operands[0], "pred", test)
 
 
 # --- what one expression of C says ----------------------------------------------------------------
@@ -290,6 +256,4 @@ simple("copysign", "f32 f64", "__builtin_copysign{f}({1}, {0})", "", "")
 for _name, _symbol in {"and": "&", "or": "|", "xor": "^"}.items():
     simple(_name, f"pred {BITS}", f"{{0}} {_symbol} {{1}}", "", "")
 simple("selp", f"{INTEGERS} {BITS} f32 f64", "{2} ? {0} : {1}", "", "", "pred")
-simple("bfe", "u32 u64 s32 s64", "extract_bits({0}, {1}, {2}, {bits}, {sign})", "", "u32", "u32")
 simple("bfi", "b32 b64", "insert_bits({0}, {1}, {2}, {3}, {bits})", "", "", "u32", "u32")
-simple("prmt", "b32", "permute_bytes({0}, {1}, {2})", "b32", "b32", "b32")

@@ -31,16 +31,10 @@ _SPECIAL = {
     **{f"%{name}.{axis}": f"thread->{field}[{place}]" for name, field in
        (("tid", "thread_index"), ("ntid", "block_size"), ("ctaid", "block_index"),
         ("nctaid", "grid_size")) for place, axis in enumerate("xyz")},
-    "%laneid": "thread->lane", "%warpid": "thread->warp", "%smid": "0", "%nsmid": "1",
-    "%gridid": "0", "WARP_SZ": "EMU_WARP_SIZE", "%clock": "__builtin_ia32_rdtsc()",
-    "%clock64": "__builtin_ia32_rdtsc()", "%globaltimer": "__builtin_ia32_rdtsc()",
-    "%lanemask_eq": "(1u << thread->lane)", "%lanemask_lt": "((1u << thread->lane) - 1)",
-    "%lanemask_le": "((2u << thread->lane) - 1)", "%lanemask_ge": "-(1u << thread->lane)",
-    "%lanemask_gt": "-(2u << thread->lane)", "%total_smem_size": "thread->shared_size",
-    "%dynamic_smem_size": "(thread->shared_size - STATIC_SHARED_SIZE)",
+    "%laneid": "thread->lane", "WARP_SZ": "EMU_WARP_SIZE",
 }  # fmt: skip
 _ADDRESS = re.compile(r"\[\s*([\w$%.]+)\s*(?:\+\s*(-?\w+)|(-\s*\w+))?\s*\]$")
-_STOPS = re.compile(r"(@\S+ )?(bar|barrier|shfl)\b")
+_STOPS = re.compile(r"(@\S+ )?(bar|barrier)\b")
 
 
 class Register:
@@ -78,12 +72,7 @@ class FunctionTranslator:
         self._scopes: list[int] = [0]
         self._names: list[dict[str, Register | tuple[str, int]]] = [{}]
         self._labels: dict[tuple[int, str], str] = {}
-        self._branch_tables: dict[str, list[str]] = {}
         self._reads = self._writes = self._stops = 0
-        self._may_stop = function.is_entry and any(
-            statement.kind == "instruction" and _STOPS.match(statement.text)
-            for statement in function.statements
-        )
 
     # --- what the translators of instructions call ------------------------------------------------
 
@@ -151,12 +140,6 @@ class FunctionTranslator:
             if (scope, name) in self._labels:
                 return self._labels[scope, name]
         raise PtxError(f"no label {name}")
-
-    def branch_table(self, name: str) -> list[str]:
-        """The labels of a .branchtargets directive."""
-        if name not in self._branch_tables:
-            raise PtxError(f"no branch table {name}")
-        return [self.label(target) for target in self._branch_tables[name]]
 
     def call_parameter(self, name: str) -> str:
         """The C array that stands for a .param variable of a call."""
@@ -316,13 +299,12 @@ class FunctionTranslator:
             name = identifier("param_", declared.name) + f"_{self._scopes[-1]}"
             self._names[-1][declared.name] = name, declared.size
             self.add(f"char {name}[{declared.size}] __attribute__((aligned(16)));")
-        elif not text.startswith((".shared", ".local", ".pragma", ".branchtargets",
-                                  ".callprototype", ".calltargets")):  # fmt: skip
+        elif not text.startswith((".shared", ".local", ".pragma")):
             raise PtxError(f"not understood: {text}")
 
     def _find_labels(self) -> None:
         """Number the scopes, and note the labels of each and the branch tables."""
-        scopes, count, last = [0], 0, ""
+        scopes, count = [0], 0
         self._scope_numbers: dict[int, int] = {}
         for statement in self.function.statements:
             if statement.kind == "open":
@@ -332,10 +314,8 @@ class FunctionTranslator:
             elif statement.kind == "close":
                 scopes.pop()
             elif statement.kind == "label":
-                last = statement.text
-                self._labels[scopes[-1], last] = identifier("to_", last) + f"_{scopes[-1]}"
-            elif statement.text.startswith(".branchtargets"):
-                self._branch_tables[last] = ptx_parse.split(statement.text[len(".branchtargets") :])
+                name = statement.text
+                self._labels[scopes[-1], name] = identifier("to_", name) + f"_{scopes[-1]}"
 
     def _find_live(self) -> None:
         """Note for each step the registers that it or a later one reads before they are written."""

@@ -7,9 +7,7 @@ from typing import Any
 from ptx_parse import C_TYPES, SIZES, PtxError, identifier, split
 from ptx_table import BITS, FLOATS, INTEGERS, ROUNDINGS, Operation, read_float, row
 
-_SPACES = "global shared shared::cta local param param::entry param::func const"
-_ORDER = "weak volatile relaxed acquire release acq_rel cta cluster gpu sys"
-_CACHE = "ca cg cs cv wb wt lu nc"
+_SPACES = "global shared local param const"
 
 
 # --- moves and conversions ------------------------------------------------------------------------
@@ -51,17 +49,8 @@ def cvt(f: Any, op: Operation) -> str:
     if from_float and not to_float:
         return f.write(op.operands[0], to, float_to_integer(op, value, to), narrow=True)
     if not to_float:
-        if op.any("sat"):
-            value = saturated_integer(value, source, to)
         return f.write(op.operands[0], to, value, narrow=True)
     return f.write(op.operands[0], to, convert_to_float(op, value, source, to))
-
-
-def saturated_integer(value: str, source: str, to: str) -> str:
-    """The nearest number that a type has."""
-    bits = 8 * SIZES[to]
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if to[0] == "s" else (0, (1 << bits) - 1)
-    return f"(__int128)CLAMP((__int128){value}, -(__int128){-low}ull, (__int128){high}ull)"
 
 
 def float_to_integer(op: Operation, value: str, to: str) -> str:
@@ -110,15 +99,14 @@ _MEMORY_TYPES = f"b8 u8 s8 {BITS} {INTEGERS} f32 f64"
 
 
 def _space(op: Operation) -> str:
-    return op.any(*_SPACES.split()).split("::")[0]
+    return op.any(*_SPACES.split())
 
 
-@row("ld", f"{_ORDER} {_SPACES} {_CACHE} v2 v4 v8", _MEMORY_TYPES)
+@row("ld", f"{_SPACES} nc v2 v4", _MEMORY_TYPES)
 def load(f: Any, op: Operation) -> str:
     registers = split(op.operands[0].strip("{}"))
     size, c_type = SIZES[op.type], C_TYPES[op.type]
-    access = "EMU_ATOMIC" if op.any("relaxed", "acquire") else "EMU_READ"
-    at = f.address(op.operands[1], _space(op), size * len(registers), access, op.line)
+    at = f.address(op.operands[1], _space(op), size * len(registers), "EMU_READ", op.line)
     if len(registers) == 1:
         return f.write(registers[0], op.type, f"*({c_type} *){at}", narrow=True)
     # all are read before the first register changes: it may be that of the address
@@ -129,55 +117,17 @@ def load(f: Any, op: Operation) -> str:
     return code
 
 
-@row("st", f"{_ORDER} {_SPACES} {_CACHE} v2 v4 v8", _MEMORY_TYPES)
+@row("st", f"{_SPACES} v2 v4", _MEMORY_TYPES)
 def store(f: Any, op: Operation) -> str:
     values = split(op.operands[1].strip("{}"))
     size, c_type = SIZES[op.type], C_TYPES[op.type]
-    access = "EMU_ATOMIC" if op.any("relaxed", "release") else "EMU_WRITE"
-    at = f.address(op.operands[0], _space(op), size * len(values), access, op.line)
+    at = f.address(op.operands[0], _space(op), size * len(values), "EMU_WRITE", op.line)
     if len(values) == 1:
         return f"*({c_type} *){at} = {f.read(values[0], op.type, narrow=True)};"
     code = f"{c_type} *to_ = ({c_type} *){at};"
     for place, value in enumerate(values):
         code += f" to_[{place}] = {f.read(value, op.type, narrow=True)};"
     return code
-
-
-_ATOMIC = {
-    "add": "old_ + new_", "exch": "new_", "min": "old_ < new_ ? old_ : new_",
-    "max": "old_ > new_ ? old_ : new_",
-}  # fmt: skip
-
-
-@row("atom red", f"{_ORDER} {_SPACES} noftz cas {' '.join(_ATOMIC)}",
-     f"{BITS} u32 u64 s32 s64 {FLOATS}")  # fmt: skip
-def atomic(f: Any, op: Operation) -> str:
-    operands = op.operands if op.name == "atom" else ["_", *op.operands]
-    target, address, *values = operands
-    bits = f"b{8 * SIZES[op.type]}"
-    at = f.address(address, _space(op), SIZES[op.type], "EMU_ATOMIC", op.line)
-    code = f"{C_TYPES[bits]} *at_ = ({C_TYPES[bits]} *){at}, whole_ = *at_;"
-    if word := op.any(*_ATOMIC):
-        code += _atomic_update(f, op, word, values[0])
-    else:
-        expected, new = (f.read(value, bits) for value in values)
-        code += f" if (whole_ == {expected}) *at_ = {new};"
-    return code + " " + f.write(target, bits, "whole_")
-
-
-def _atomic_update(f: Any, op: Operation, word: str, value: str) -> str:
-    """Puts into *at_ what an operation makes of whole_ and a value."""
-    expression = _ATOMIC[word]
-    c_type = C_TYPES[op.type]
-    code = f" {c_type} old_ = *({c_type} *)&whole_, new_ = {f.read(value, op.type)};"
-    if op.type == "f32":
-        expression = f"one_nan({expression})" if word == "add" else expression
-    return f"{code} *({c_type} *)at_ = {expression};"
-
-
-@row("membar fence nanosleep prefetch", f"{_ORDER} {_SPACES} gl sc u32 L1 L2")
-def nothing(f: Any, op: Operation) -> str:
-    return ";"
 
 
 # --- control --------------------------------------------------------------------------------------
@@ -189,24 +139,9 @@ def bra(f: Any, op: Operation) -> tuple[str, list[str], bool]:
     return f"goto {label};", [label], True
 
 
-@row("brx", "idx uni")
-def brx(f: Any, op: Operation) -> tuple[str, list[str], bool]:
-    labels = f.branch_table(op.operands[1])
-    cases = "".join(f" case {k}: goto {label};" for k, label in enumerate(labels))
-    trap = f'emu_trap(thread, "branch outside of its table", {op.line});'
-    return f"switch ({f.read(op.operands[0], 'u32')}) {{{cases} }} {trap}", labels, False
-
-
-@row("ret exit", "uni")
+@row("ret", "")
 def leave(f: Any, op: Operation) -> tuple[str, list[str], bool]:
-    if op.name == "exit" and not f.function.is_entry:
-        raise PtxError("exit in a function")
     return "return 0;", [], True
-
-
-@row("trap brkpt")
-def trap(f: Any, op: Operation) -> str:
-    return f'emu_trap(thread, "{op.name}", {op.line});'
 
 
 @row("call", "uni")
@@ -215,10 +150,6 @@ def call(f: Any, op: Operation) -> str:
     result = f.call_parameter(operands.pop(0).strip("() ")) if operands[0][0] == "(" else "0"
     name = operands[0]
     arguments = split(operands[1].strip()[1:-1]) if len(operands) > 1 else []
-    if name == "__assertfail":
-        return f'emu_trap(thread, "a failed assertion", {op.line});'
-    if name == "vprintf":
-        return f"*(uint32_t *){result} = 0;"
     called = f.module.functions.get(name)
     if called is None or called.is_entry or len(called.params) != len(arguments):
         raise PtxError(f"call of {name}")
@@ -237,30 +168,11 @@ def call(f: Any, op: Operation) -> str:
 @row("bar barrier", "sync warp cta aligned")
 def barrier(f: Any, op: Operation) -> str:
     if op.any("warp"):
-        f.add(f"thread->exchange_mask = {f.read(op.operands[0], 'b32')};")
+        f.add(f"thread->barrier_mask = {f.read(op.operands[0], 'b32')};")
         f.stop("EMU_AT_WARP_BARRIER")
         return ""
     # a second number would be that of the threads which take part
     if len(op.operands) != 1 or not op.any("sync"):
         raise PtxError("a barrier of a part of the block")
     f.stop("EMU_AT_BARRIER")
-    return ""
-
-
-@row("shfl", "sync up down bfly idx", "b32")
-def shfl(f: Any, op: Operation) -> str:
-    """Give a value to the lanes of a mask, take that of one, and wait until all have taken."""
-    target, source, by, bounds, mask = op.operands
-    mode = op.any("up", "down", "bfly", "idx")
-    register, *inside = target.split("|")
-    value, lanes = f.read(source, "b32"), f.read(mask, "b32")
-    f.add(f"thread->exchanged = {value}; thread->exchange_mask = {lanes};")
-    f.stop("EMU_AT_EXCHANGE")
-    amount, limits = f.read(by, "u32"), f.read(bounds, "u32")
-    code = f"int from_ = shuffle_source(thread->lane, SHUFFLE_{mode}, {amount}, {limits});"
-    taken = "emu_exchanged(thread, from_ < 0 ? thread->lane : from_)"
-    code += f" uint32_t taken_ = (uint32_t){taken};" + f.write(register, "b32", "taken_")
-    code += f.write(inside[0], "pred", "from_ >= 0") if inside else ""
-    f.add(f"{{ {code} }}")
-    f.stop("EMU_AT_EXCHANGE")
     return ""

@@ -113,14 +113,6 @@ INLINE double flush_double(double x) {
         __auto_type y_ = (y);                                                                      \
         x_ != x_ || y_ > x_ || (x_ == y_ && __builtin_signbit(x_)) ? y_ : x_;                      \
     })
-/* The same where NaN wins. */
-#define NAN_OR(result, x, y)                                                                       \
-    ({                                                                                             \
-        __auto_type a_ = (x);                                                                      \
-        __auto_type b_ = (y);                                                                      \
-        a_ != a_ || b_ != b_ ? a_ + b_ : result(a_, b_);                                           \
-    })
-
 /* The other rounding modes. The volatile copies keep the expression between the two changes. */
 enum { ROUND_DOWN = 0x2000, ROUND_UP = 0x4000, ROUND_TO_ZERO = 0x6000 };
 #define ROUNDED(mode, kind, result, expression, a, b, c)                                           \
@@ -133,16 +125,7 @@ enum { ROUND_DOWN = 0x2000, ROUND_UP = 0x4000, ROUND_TO_ZERO = 0x6000 };
         rounded_;                                                                                  \
     })
 
-/* An .approx instruction is the host's function. With EMU_APPROX its result is off by up to that
- * relative error, by another amount for each result. */
-#ifdef EMU_APPROX
-INLINE double approximate(double x) {
-    uint64_t mixed = (double_bits(x) ^ double_bits(x) >> 29) * 0x9e3779b97f4a7c15ull;
-    return x * (1 + EMU_APPROX * ((double)(int64_t)mixed * 0x1p-63));
-}
-#else
-#define approximate(x) (x)
-#endif
+/* An .approx instruction is the host's function. */
 
 /* rcp and rsqrt of float64: they read and write the upper half of a number. */
 INLINE double upper_half(double x) {
@@ -165,11 +148,6 @@ INLINE uint64_t to_unsigned(double x, double limit, uint64_t of_nan) {
 
 /* --- integers ---------------------------------------------------------------------------------- */
 
-#define CLAMP(x, from, to)                                                                         \
-    ({                                                                                             \
-        __auto_type x_ = (x);                                                                      \
-        x_ < (from) ? (from) : x_ > (to) ? (to) : x_;                                              \
-    })
 /* A division by zero gives all ones. The quotient of the least number and -1 wraps around. */
 #define DIVIDE(x, y)                                                                               \
     ({                                                                                             \
@@ -184,32 +162,6 @@ INLINE uint64_t to_unsigned(double x, double limit, uint64_t of_nan) {
         !y_ ? x_ : y_ + 1 == 0 && -1 < (__typeof__(y_))0 ? 0 : x_ % y_;                            \
     })
 
-INLINE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
-    uint64_t bytes = (uint64_t)b << 32 | a;
-    uint32_t result = 0;
-    for (int place = 0; place < 4; place++) {
-        uint32_t choice = selector >> 4 * place & 15;
-        uint8_t byte = bytes >> 8 * (choice & 7);
-        if (choice & 8) byte = byte & 0x80 ? 0xff : 0;
-        result |= (uint32_t)byte << 8 * place;
-    }
-    return result;
-}
-
-/* `length` bits of a register of `width` bits, from `begin` on, and the sign in front of them. */
-INLINE uint64_t extract_bits(uint64_t x, uint32_t begin, uint32_t length, uint32_t width,
-                             int is_signed) {
-    begin &= 255, length &= 255;
-    if (!length) return 0;
-    uint32_t last = begin + length - 1 < width ? begin + length - 1 : width - 1;
-    uint64_t sign = is_signed && x >> last & 1 ? ~0ull : 0;
-    uint64_t mask = length < 64 ? (1ull << length) - 1 : ~0ull;
-    if (begin >= width) return sign;
-    if (begin + length > width) mask = (1ull << (width - begin)) - 1;
-    if (!begin && width == 64 && length >= 64) mask = ~0ull;
-    return (x >> begin & mask) | (sign & ~mask);
-}
-
 /* `length` bits of x in the place of those of y from `begin` on. */
 INLINE uint64_t insert_bits(uint64_t x, uint64_t y, uint32_t begin, uint32_t length,
                             uint32_t width) {
@@ -217,19 +169,4 @@ INLINE uint64_t insert_bits(uint64_t x, uint64_t y, uint32_t begin, uint32_t len
     if (begin >= width || !length) return y;
     uint64_t mask = (length < 64 ? (1ull << length) - 1 : ~0ull) << begin;
     return (y & ~mask) | (x << begin & mask);
-}
-
-/* --- lanes of a warp ---------------------------------------------------------------------------- */
-
-/* The lane that a shuffle reads from, or -1 where that lies outside of the segment. */
-enum shuffle { SHUFFLE_up, SHUFFLE_down, SHUFFLE_bfly, SHUFFLE_idx };
-INLINE int shuffle_source(uint32_t lane, enum shuffle mode, uint32_t by, uint32_t bounds) {
-    uint32_t segment = bounds >> 8 & 31, clamp = bounds & 31;
-    int last = (lane & segment) | (clamp & ~segment), first = lane & segment, source;
-    by &= 31;
-    if (mode == SHUFFLE_up) return (source = (int)lane - (int)by) >= last ? source : -1;
-    if (mode == SHUFFLE_down) source = lane + by;
-    if (mode == SHUFFLE_bfly) source = lane ^ by;
-    if (mode == SHUFFLE_idx) source = first | (by & ~segment);
-    return source <= last ? source : -1;
 }

@@ -1,8 +1,7 @@
 """The C code of a PTX file, compiled: `python3 -S ptx_to_c.py in.ptx out.so [gcc options]`.
 
 The emulated driver runs this for each module that it loads. It prints the instructions that have no
-translation; they end the kernel if they are executed. EMU_APPROX=1e-6 makes the results of .approx
-instructions wrong by up to that relative error.
+translation; they end the kernel if they are executed.
 """
 
 from __future__ import annotations
@@ -106,10 +105,8 @@ def main(source: str, target: str, *options: str) -> None:
     Path(f"{target}.c").write_text(code)
     for line in sorted(report):
         print(f"not translated: {line}", file=sys.stderr)
-    error = os.environ.get("EMU_APPROX")
-    approx = [f"-DEMU_APPROX={float(error)!r}"] if error else []
     sys.stderr.flush()
-    os.execvp("gcc", ["gcc", *FLAGS.split(), *approx, *options, "-o", target, f"{target}.c", "-lm"])
+    os.execvp("gcc", ["gcc", *FLAGS.split(), *options, "-o", target, f"{target}.c", "-lm"])
 
 
 if __name__ == "__main__":

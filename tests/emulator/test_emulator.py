@@ -20,11 +20,6 @@ def run(body, blocks, threads, x):
     cp.RawKernel(name + head + body + "}", "k")((blocks,), (threads,), (x, np.int32(100)))
 x, sync = cp.zeros(100, "f4"), cp.cuda.Device().synchronize
 """
-SHUFFLE = """
-run("float v = i; for (int o = 16; o; o /= 2) v += __shfl_xor_sync(~0u, v, o);"
-    "if (threadIdx.x % 32 == 0) atomicAdd(x, v);", 2, 64, x)
-assert float(x[0]) == sum(range(128))
-"""
 UNKNOWN = """
 ptx = b".version 8.5\\n.target sm_80\\n.visible .entry k() { .reg .f32 %f<9>; .reg .b32 %r<9>; "
 module = cp.cuda.function.Module()
@@ -57,7 +52,6 @@ PROGRAMS = {
         "memory of device 1 from device 0",
     ),
     "an instruction without a translation": (UNKNOWN, "TRAP (not translated: tex.1d"),
-    "a shuffle": (SHUFFLE, ""),
     "a step": (STEP, ""),
     "memory in a capture": (
         "with cp.cuda.Stream(non_blocking=True) as s: s.begin_capture(); y = cp.zeros(1000)",

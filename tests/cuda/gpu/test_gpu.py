@@ -1,7 +1,4 @@
-"""On a GPU: rules and options beside their references, norms, state, kernels on disk.
-
-On a GPU: the Python blocks of the documentation that need one, page by page.
-"""
+"""On a GPU: rules and options beside the CPU, norms and guards, kernels on disk, pages."""
 
 from __future__ import annotations
 
@@ -13,25 +10,19 @@ import pytest
 
 import numadam as na
 from tests import emulator
-from tests.cuda.cuda_cases import CASES, OPTIONS, check, check_option
+from tests.cuda.cuda_cases import CASES, OPTIONS, check
 from tests.pages import BLOCK
 from tests.processes import python
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_the_reference(cp, case, dtype):
-    check(case, dtype, cp.asarray, cp.asnumpy)
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (255,), (257,), (100_003,)])
-def test_sizes(cp, shape):
-    check(CASES[0], "float32", cp.asarray, cp.asnumpy, shape, steps=3)
+@pytest.mark.parametrize("case", [*CASES, *(case.of("float64") for case in CASES[::3])], ids=str)
+def test_rules_agree_with_the_cpu(cp, case):
+    check(case, cp.asarray, cp.asnumpy)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_agree_with_the_cpu(cp, name):
-    check_option(OPTIONS[name], cp.asarray, cp.asnumpy)
+    check(OPTIONS[name], cp.asarray, cp.asnumpy)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -50,7 +41,7 @@ def test_norms_are_within_a_few_ulp_and_do_not_depend_on_alignment(cp, n, dtype)
     assert abs(norms[0] - exact) <= 8 * np.spacing(exact)
 
 
-def test_out_leaves_the_parameters(cp):
+def test_out_params_and_lr_of_one_call(cp):
     p, twin, g = cp.ones(5), cp.ones(5), cp.arange(5.0) - 2
     out = cp.full((5, 2), cp.nan)[:, 0]
     one, two = na.Adam(p, lr=0.1), na.Adam(twin, lr=0.1)
@@ -58,33 +49,18 @@ def test_out_leaves_the_parameters(cp):
     two.step(g)
     assert (p == 1).all()
     cp.testing.assert_array_equal(p + out, twin)
-    assert one.t == 1
     cp.testing.assert_array_equal(one.state["m"], two.state["m"])
     params, outs = [cp.ones(3), cp.ones(4)], [cp.zeros(3), cp.zeros(4)]
-    na.SGD(params, lr=1.0).step([cp.ones(3), cp.ones(4)], out=outs)
+    opt = na.SGD(params, lr=1.0, momentum=0.5)
+    opt.step([cp.ones(3), cp.ones(4)], out=outs)
     assert all((array == -1).all() for array in outs)
+    opt.step([cp.ones(3), cp.ones(4)], params=outs, lr=0.5)
+    assert all((array == -1.75).all() for array in outs)
     assert all((array == 1).all() for array in params)
-
-
-def test_params_and_lr_of_one_call(cp):
-    p, other = cp.ones((2, 2)), cp.ones((2, 2))
-    opt = na.SGD(p, lr=1.0, momentum=0.5)
-    opt.step(cp.ones((2, 2)), params=other, lr=0.5)
-    assert (p == 1).all()
-    assert (other == 0.5).all()
-    opt.momentum = 0.25
-    opt.step(cp.ones((2, 2)))
-    assert (p == -0.25).all()
-
-
-def test_gradients_in_the_memory_of_the_optimiser(cp):
-    params = {"w": cp.ones((2, 3)), "b": cp.ones(2)}
-    opt = na.SGD(params, lr=1.0)
-    opt.grads["w"][...] = 0.25
+    opt.grads[0][...] = 0.25
     opt.step()
-    assert (params["w"] == 0.75).all()
-    assert (params["b"] == 1).all()
-    assert type(opt.grads["w"]) is cp.ndarray
+    assert (params[0] == 0).all()
+    assert type(opt.grads[0]) is cp.ndarray
 
 
 def test_parameters_and_copies_begin_where_the_bounds_are(cp):
@@ -99,22 +75,7 @@ def test_parameters_and_copies_begin_where_the_bounds_are(cp):
     cp.testing.assert_array_equal(room, [1] * 24 + [9] * 40)
 
 
-def test_a_history_beside_step(cp):
-    table = {}
-    for xp in (np, cp):
-        x, history = xp.arange(10_000, dtype="float32") - 5000.0, na.History(every=2)
-        opt = na.Adam(x, lr=0.1)
-        for _ in range(4):
-            grads = 2 * x
-            opt.step(grads)
-            history.record(opt, (x * x).sum(), grads)
-        table[xp.__name__] = history.to_dict()
-    for name, wanted in table["numpy"].items():
-        np.testing.assert_allclose(table["cupy"][name], wanted, rtol=1e-4, err_msg=name)
-
-
 def test_norms_of_a_history_stay_in_range(cp):
-    """And need no cuBLAS, which CuPy's wheel alone does not bring."""
     from numadam._history import norm_of
 
     assert norm_of([cp.full(4, 2.0, np.float32), cp.full(1, 3e30)]) == 3e30
@@ -122,28 +83,21 @@ def test_norms_of_a_history_stay_in_range(cp):
 
 
 def test_skipped_steps(cp):
-    x, bad = cp.ones(5, np.float32), cp.asarray(np.array([1, np.nan, 1, 1, 1], np.float32))
-    opt = na.SGD(x, lr=1.0, nonfinite="skip", max_skips=1)
-    opt.step(cp.ones(5, np.float32))
-    opt.step(bad)
-    assert (opt.t, opt.skipped) == (1, 1)
-    with pytest.raises(FloatingPointError, match="2 times in a row"):
-        opt.step(bad)
-    opt.step(cp.ones(5, np.float32))
-    assert (opt.t, opt.skipped, int(opt.state["skipped_in_a_row"])) == (2, 2, 0)
-    assert (x == -1).all()
-
-
-def test_any_array_may_stop_a_step_of_many_norms(cp):
-    p = [cp.ones(n, np.float32) for n in (7, 300, 9)]
-    opt = na.SGD(p, lr=1.0, clip_array_norm=1.0, nonfinite="skip")
-    grads = [cp.zeros(array.size, np.float32) for array in p]
-    for k, array in enumerate(grads, 1):
+    params = [cp.ones(n, np.float32) for n in (7, 300, 9)]
+    opt = na.SGD(params, lr=1.0, clip_array_norm=1.0, nonfinite="skip", max_skips=3)
+    grads = [cp.zeros(array.size, np.float32) for array in params]
+    for k, array in enumerate(grads, 1):  # any array stops a step of many norms
         array[-1] = np.nan
         opt.step(grads)
         assert (opt.t, opt.skipped) == (0, k)
         array[-1] = 0
-    assert all((array == 1).all() for array in p)
+    grads[0][0] = np.inf
+    with pytest.raises(FloatingPointError, match="4 times in a row"):
+        opt.step(grads)
+    grads[0][0] = 0
+    opt.step(grads)
+    assert (opt.t, opt.skipped, int(opt.state["skipped_in_a_row"])) == (1, 4, 0)
+    assert all((array == 1).all() for array in params)
 
 
 def test_a_square_that_is_infinite_is_not_finite(cp):
@@ -154,9 +108,20 @@ def test_a_square_that_is_infinite_is_not_finite(cp):
     opt.clip_norm = 1.0
     opt.step(g)
     assert (opt.t, opt.skipped) == (1, 1)
-    assert not (x == 1).all()
     opt.step(cp.full(3, np.inf, np.float32))  # the clip does not hide it
     assert (opt.t, opt.skipped) == (1, 2)
+
+
+def test_options_divide_by_zero_as_on_the_cpu(cp):
+    """Scalars of a step are NumPy's: a quotient that is infinite stops no step half way."""
+    p = cp.ones(2)
+    opt = na.Adam(p, lr=0.1, beta2=lambda t: 0.5 if t < 1 else 0.0)
+    for _ in range(2):
+        opt.step(cp.ones(2))
+    assert np.isfinite(cp.asnumpy(p)).all()
+    p = cp.zeros(2, np.float32)
+    na.SGD(p, lr=1e300).step(cp.asarray(np.array([1, -1], np.float32)))
+    np.testing.assert_array_equal(cp.asnumpy(p), [-np.inf, np.inf])
 
 
 def test_cupy_without_its_class_of_arguments_gets_numpy_arrays(cp, monkeypatch):
@@ -182,8 +147,7 @@ def test_the_kernels_are_kept_on_disk(cp, tmp_path):
     assert int(first) > 0 == int(second)
 
 
-# --- gpu pages -----------------------------------------------------------------------------------
-
+# --- pages ----------------------------------------------------------------------------------------
 
 DOCS = Path(__file__).parents[3] / "docs"
 GPU = "a GPU"
@@ -207,7 +171,6 @@ def own_solver(names):
     for _ in range(500):
         opt.step(2 * (x - targets))
     np.testing.assert_allclose(names["found"].get(), x, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(x, targets, atol=1e-3)
 
 
 #: By page what its blocks leave behind.

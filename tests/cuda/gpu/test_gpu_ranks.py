@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+import cupy
 import numpy as np
 import pytest
 
 import numadam as na
-from tests.cuda.gpu.ranks import on_ranks
-from tests.processes import mpiexec
+from tests.processes import on_ranks as on_threads
 
 #: Bound of a norm, whatever the numbers are (`numadam._cuda.norms`).
 ULP = 8
@@ -22,6 +22,20 @@ ROWS = {
 }
 
 
+def on_ranks(size, work):
+    """Results of ``work(ranks)`` on each rank, a thread with a GPU of its own if there is one."""
+    count = cupy.cuda.runtime.getDeviceCount()
+
+    def on_gpu(ranks):
+        # each process would have streams of its own
+        with cupy.cuda.Device(ranks.rank % count), cupy.cuda.Stream(non_blocking=True) as stream:
+            result = work(ranks)
+            stream.synchronize()
+            return result
+
+    return on_threads(size, on_gpu)
+
+
 def draw(seed, dtype="float64", sizes=(1.0, 1.0)):
     random = np.random.default_rng(seed)
     return [
@@ -31,25 +45,25 @@ def draw(seed, dtype="float64", sizes=(1.0, 1.0)):
 
 
 def blocks(arrays, ranks):
-    """The rows of each array that a rank has."""
+    """The rows of each array that a rank has, on its GPU."""
     both = zip(arrays, ROWS[ranks.size], strict=True)
-    return [array[rows[ranks.rank] : rows[ranks.rank + 1]] for array, rows in both]
+    return [cupy.asarray(a[rows[ranks.rank] : rows[ranks.rank + 1]]) for a, rows in both]
 
 
-def stepped(cp, params, grads, size, **options):
+def stepped(params, grads, size, **options):
     """Of each rank: its parameters after all steps, the norms or errors, t, and steps skipped."""
 
     def work(ranks):
-        mine, norms = [cp.asarray(p) for p in blocks(params, ranks)], []
+        mine, norms = blocks(params, ranks), []
         comm = {"comm": ranks} if size > 1 else {}
         opt = na.AdamW(mine, lr=0.1, weight_decay=0.1, **comm, **options)
         for g in grads:
             try:
-                opt.step([cp.asarray(block) for block in blocks(g, ranks)])
+                opt.step(blocks(g, ranks))
                 norms.append(opt.grad_norm)
             except FloatingPointError as error:
                 norms.append(str(error))
-        return [cp.asnumpy(p) for p in mine], norms, opt.t, opt.skipped
+        return list(map(cupy.asnumpy, mine)), norms, opt.t, opt.skipped
 
     return on_ranks(size, work)
 
@@ -61,10 +75,10 @@ def exact_norm(arrays):
 @pytest.mark.parametrize(
     ("dtype", "clip", "size"), [("float32", "clip_norm", 2), ("float64", "clip_array_norm", 3)]
 )
-def test_norms_are_those_of_the_whole_arrays(cp, dtype, clip, size):
+def test_norms_are_those_of_the_whole_arrays(dtype, clip, size):
     params, grads = draw(0, dtype), [draw(seed, dtype) for seed in (1, 2)]
-    ranks = stepped(cp, params, grads, size, **{clip: 0.5})
-    (whole,) = stepped(cp, params, grads, 1, **{clip: 0.5})
+    ranks = stepped(params, grads, size, **{clip: 0.5})
+    (whole,) = stepped(params, grads, 1, **{clip: 0.5})
     for norms, g in zip(ranks[0][1], grads, strict=True):
         wanted = exact_norm(g) if clip == "clip_norm" else [exact_norm([array]) for array in g]
         assert np.all(np.abs(np.subtract(norms, wanted)) <= ULP * np.spacing(wanted))
@@ -77,11 +91,11 @@ def test_norms_are_those_of_the_whole_arrays(cp, dtype, clip, size):
 
 
 @pytest.mark.parametrize("sizes", [(1e-200, 1e-200), (1e-200, 1e200), (1e200, 1.0), (1.0, 1e-200)])
-def test_squares_that_leave_the_range_on_some_ranks(cp, sizes):
+def test_squares_that_leave_the_range_on_some_ranks(sizes):
     params, g = draw(0), draw(1, sizes=sizes)
     # rows of the first array lie on the first ranks alone, of the second on all
     g[1][:2] *= 1e-230
-    ranks = stepped(cp, params, [g], 3, clip_norm=1e-3)
+    ranks = stepped(params, [g], 3, clip_norm=1e-3)
     wanted = exact_norm(g)
     for rank in ranks:
         assert abs(rank[1][0] - wanted) <= ULP * np.spacing(wanted)
@@ -91,11 +105,11 @@ def test_squares_that_leave_the_range_on_some_ranks(cp, sizes):
 @pytest.mark.parametrize(
     ("guard", "bad"), [("raise", np.nan), ("skip", np.inf), ("propagate", np.inf)]
 )
-def test_the_guard_is_that_of_all_ranks(cp, guard, bad):
+def test_the_guard_is_that_of_all_ranks(guard, bad):
     params, g = draw(0), draw(1)
     g[1][-1, 0] = bad  # on the last rank
-    ranks = stepped(cp, params, [g], 2, nonfinite=guard, clip_norm=1.0)
-    before = stepped(cp, params, [], 2)
+    ranks = stepped(params, [g], 2, nonfinite=guard, clip_norm=1.0)
+    before = stepped(params, [], 2)
     for rank, (unchanged, *_) in zip(ranks, before, strict=True):
         assert rank[2:] == (guard == "propagate", guard == "skip")
         if guard == "propagate":
@@ -106,111 +120,21 @@ def test_the_guard_is_that_of_all_ranks(cp, guard, bad):
             np.testing.assert_array_equal(p, q)
 
 
-STATE = {"clip_norm": 1.0, "nonfinite": "skip", "ema": 0.9}
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "nonfinite": "skip"}], ids=str)
+def test_a_refusal_on_one_rank_leaves_all_as_they_were(options):
+    """Where nothing is exchanged, the others step."""
 
-
-@pytest.mark.parametrize("options", [{"clip_norm": 1.0}, STATE], ids=["one", "all"])
-def test_a_refusal_on_one_rank_leaves_all_as_they_were(cp, options):
     def work(ranks):
-        opt = na.Adam(cp.arange(4.0), comm=ranks, **options)
-        good, bad = cp.ones(4), cp.ones(5)
-
-        def everything():
-            return {name: cp.asnumpy(x) for name, x in {**opt.state, "p": opt.params}.items()}
-
-        before = everything()
-        kind, text = (
-            (ValueError, "shape") if ranks.rank else (na.mpi.RankError, "rank 1 of 2.*shape")
-        )
-        with pytest.raises(kind, match=text):
-            opt.step(bad if ranks.rank else good)
-        for name, value in everything().items():
-            np.testing.assert_array_equal(value, before[name], err_msg=name)
+        opt, good = na.Adam(cupy.arange(4.0), comm=ranks, **options), cupy.ones(4)
+        before = [cupy.asnumpy(array) for array in (opt.params, opt.state["m"])]
+        if options or ranks.rank:
+            alone = not options or ranks.rank
+            kind = ValueError if alone else na.mpi.RankError
+            with pytest.raises(kind, match="shape" if alone else "rank 1 of 2.*shape"):
+                opt.step(cupy.ones(5) if ranks.rank else good)
+        for array, old in zip((opt.params, opt.state["m"]), before, strict=True):
+            cupy.testing.assert_array_equal(array, old)
         opt.step(good)
-        assert opt.t == 1
-        return opt.grad_norm
+        return opt.t, opt.grad_norm if options else 8**0.5
 
-    np.testing.assert_allclose(on_ranks(2, work), np.sqrt(8.0), rtol=1e-15)
-
-
-def test_a_refusal_where_nothing_is_exchanged_stays_there(cp):
-    def work(ranks):
-        opt = na.Adam(cp.arange(4.0), comm=ranks)
-        before = ranks.exchanges
-        if ranks.rank:
-            with pytest.raises(ValueError, match="shape"):
-                opt.step(cp.ones(5))
-        opt.step(cp.ones(4))
-        assert ranks.exchanges == before
-        return opt.t
-
-    assert on_ranks(2, work) == [1, 1]
-
-
-def test_ranks_that_are_not_at_the_same_step_are_told(cp):
-    def work(ranks):
-        opt = na.Adam(cp.arange(4.0), comm=ranks, clip_norm=1.0)
-        if ranks.rank:
-            opt.state = {**opt.state, "t": 3}
-        with pytest.raises(na.mpi.RankError, match="t: is 0 on rank 0 and 3 on rank 1"):
-            opt.step(cp.ones(4))
-        assert opt.t == 3 * ranks.rank
-
-    on_ranks(2, work)
-
-
-def test_what_ranks_refuse(cp):
-    def work(ranks):
-        text = "library of params: is NumPy on rank 0 and CuPy on rank 1"
-        with pytest.raises(na.mpi.RankError, match=text):
-            na.Adam(cp.zeros(3) if ranks.rank else np.zeros(3), comm=ranks, clip_norm=1.0)
-
-    on_ranks(2, work)
-
-
-# --- ranks of MPI ---------------------------------------------------------------------------------
-
-PROGRAM = """
-import sys
-
-import cupy as cp
-import numpy as np
-from mpi4py import MPI
-
-import numadam as na
-from tests import emulator
-
-comm, given = MPI.COMM_WORLD, np.load(sys.argv[1])
-cp.cuda.Device(comm.rank % cp.cuda.runtime.getDeviceCount()).use()
-options = {"lr": 0.1, "weight_decay": 0.1, "clip_norm": 0.5}
-x, grads, rows = given["x"], given["grads"], slice(*((0, 200), (200, 300))[comm.rank])
-block = cp.asarray(x[rows])
-opt = na.AdamW(block, comm=comm, **options)
-for g in grads:
-    opt.step(cp.asarray(g[rows]))
-np.savez(f"{sys.argv[2]}/{comm.rank}", block=cp.asnumpy(block), norm=opt.grad_norm)
-if emulator.is_running():
-    assert emulator.faults() == []
-"""
-
-
-@pytest.mark.mpi
-def test_two_ranks_of_mpi_step_as_one_process(cp, tmp_path):
-    random = np.random.default_rng(0)
-    x, grads = random.standard_normal(300), random.standard_normal((2, 300))
-    np.savez(tmp_path / "given.npz", x=x, grads=grads)
-    done = mpiexec(2, "-c", PROGRAM, tmp_path / "given.npz", tmp_path)
-    assert done.returncode == 0, done.stderr
-    whole = cp.asarray(x)
-    opt = na.AdamW(whole, lr=0.1, weight_decay=0.1, clip_norm=0.5)
-    for g in grads:
-        opt.step(cp.asarray(g))
-    ranks, bound = [], 4 * 2.0**-52
-    for rank in range(2):
-        with np.load(tmp_path / f"{rank}.npz") as arrays:
-            ranks.append(dict(arrays))
-    joined, wanted = np.concatenate([rank["block"] for rank in ranks]), cp.asnumpy(whole)
-    np.testing.assert_allclose(joined, wanted, rtol=bound, atol=0.1 * bound)
-    for rank in ranks:
-        assert rank["norm"] == ranks[0]["norm"]
-        np.testing.assert_allclose(rank["norm"], opt.grad_norm, rtol=1e-15)
+    np.testing.assert_allclose(on_ranks(2, work), [(1, 8**0.5)] * 2, rtol=1e-15)

@@ -17,17 +17,16 @@
 extern "C" {
 #endif
 
-/* Why a thread is not running. The function of a kernel returns one of the first four. */
+/* Why a thread is not running. The function of a kernel returns one of the first three. */
 enum emu_thread_state {
     EMU_FINISHED = 0,
     EMU_AT_BARRIER = 1,      /* waits for all threads of its block: bar.sync */
-    EMU_AT_WARP_BARRIER = 2, /* waits for the lanes of exchange_mask: bar.warp.sync */
-    EMU_AT_EXCHANGE = 3,     /* the same, for a value in `exchanged`: shfl, vote */
-    EMU_READY = 4            /* may run: set by the driver alone */
+    EMU_AT_WARP_BARRIER = 2, /* waits for the lanes of barrier_mask: bar.warp.sync */
+    EMU_READY = 3            /* may run: set by the driver alone */
 };
 
 /* What a thread does with memory. */
-enum emu_access { EMU_READ = 0, EMU_WRITE = 1, EMU_ATOMIC = 2 };
+enum emu_access { EMU_READ = 0, EMU_WRITE = 1 };
 
 enum { EMU_WARP_SIZE = 32 };
 
@@ -52,11 +51,7 @@ struct emu_thread {
     char *shared;
     uint64_t shared_size; /* static and dynamic together */
 
-    /* A value that lanes of a warp, or threads of a block, exchange. A thread writes it and stops;
-     * when it goes on, it reads those of others and stops again, so that all have read before one
-     * writes the next. exchange_mask: the lanes that it waits for. */
-    uint64_t exchanged;
-    uint32_t exchange_mask;
+    uint32_t barrier_mask; /* the lanes that it waits for */
 
     struct emu_thread *warp_threads; /* lane 0 of this thread's warp */
     uint32_t warp_lanes;             /* lanes of this warp: 32, or fewer in the last warp */
@@ -73,7 +68,7 @@ struct emu_kernel {
      * kernel with stops == 0, which then needs none that outlives the call. */
     int (*run)(struct emu_thread *thread, void *frame, const char *params);
     uint32_t frame_size;
-    uint32_t stops; /* 1 if the kernel has barriers or exchanges between lanes */
+    uint32_t stops; /* 1 if the kernel has barriers */
     uint32_t static_shared_size;
     uint32_t max_threads; /* of a block, by .maxntid or .reqntid; 0: no limit */
     uint32_t param_count;
@@ -106,11 +101,6 @@ void emu_check_shared(struct emu_thread *thread, uint64_t address, uint32_t size
 void emu_trap(struct emu_thread *thread, const char *what, int line);
 
 #pragma GCC visibility pop
-
-/* The value that a lane of the thread's warp gave. */
-static inline uint64_t emu_exchanged(const struct emu_thread *thread, uint32_t lane) {
-    return lane < thread->warp_lanes ? thread->warp_threads[lane].exchanged : 0;
-}
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 // Threads of a kernel.
 //
 // Blocks run one after the other, in any order (EMU_ORDER). The threads of a block take turns: each
-// runs until it ends, or until it waits at a barrier or for the other lanes of its warp. Every
+// runs until it ends, or until it waits at a barrier. Every
 // access to memory is checked: it must be inside one array of this device, and a multiple of its
 // size must be its address.
 #include "kernels.h"
@@ -26,7 +26,7 @@ struct KernelFault {
 };
 
 const char *name_of(int access) {
-    return access == EMU_READ ? "read" : access == EMU_WRITE ? "write" : "atomic access";
+    return access == EMU_READ ? "read" : "write";
 }
 
 std::mt19937 &random_numbers() {
@@ -153,17 +153,17 @@ bool Run::run_ready_threads() {
     return progress;
 }
 
-// Lanes that have all come to the same barrier of a warp, or the same exchange, go on.
+// Lanes that have all come to the same barrier of a warp go on.
 bool Run::release_warp(emu_thread *warp) {
     bool progress = false;
     for (uint32_t first = 0; first < warp->warp_lanes; first++) {
-        uint32_t state = warp[first].state, mask = warp[first].exchange_mask;
-        if (state != EMU_AT_WARP_BARRIER && state != EMU_AT_EXCHANGE) continue;
+        uint32_t state = warp[first].state, mask = warp[first].barrier_mask;
+        if (state != EMU_AT_WARP_BARRIER) continue;
         auto named = [=](uint32_t lane) { return mask >> lane & 1; };
         bool complete = true;
         for (uint32_t lane = 0; lane < warp->warp_lanes; lane++)
             if (named(lane) && warp[lane].state != EMU_FINISHED)
-                complete &= warp[lane].state == state && warp[lane].exchange_mask == mask;
+                complete &= warp[lane].state == state && warp[lane].barrier_mask == mask;
         if (!complete) continue;
         uint32_t together = 0;
         for (uint32_t lane = 0; lane < warp->warp_lanes; lane++)
@@ -172,7 +172,7 @@ bool Run::release_warp(emu_thread *warp) {
                 together |= 1u << lane;
             }
         warp[first].state = EMU_READY;  // even if its mask lacks its own lane
-        if (emu_race_detection && state == EMU_AT_WARP_BARRIER) order_lanes(warp, together);
+        if (emu_race_detection) order_lanes(warp, together);
         progress = true;
     }
     return progress;

@@ -8,7 +8,6 @@
 //   - it is of this block, from before its last barrier: ordered;
 //   - it is of this block, after that barrier: a race, unless both threads are lanes of one warp
 //     and have met at a barrier of the warp since.
-// Atomic accesses are compared with earlier writes alone: a loop of atomicCAS begins with a read.
 // A barrier of some lanes of a warp orders them after all its lanes, which may hide a race.
 #include "races.h"
 
@@ -149,7 +148,6 @@ void note_access(const Comparison &comparison, Accesses &accesses, uint64_t offs
                             address + byte, line);
                 break;
             }
-    if (access == EMU_ATOMIC) return;
     if (access == EMU_READ) {
         for (uint32_t byte = 0; byte < size; byte++)
             if (readers[byte] != own) readers[byte] = comparison.reader_after(readers[byte]);
