@@ -112,19 +112,16 @@ def address_of(array: Any) -> int:
 
 def is_flat(array: Any, order: tuple[int, ...]) -> bool:
     """Whether the array is contiguous and aligned, its axes in this order."""
-    ordered = array.transpose(order) if array.ndim > 1 else array
     aligned = array.size == 0 or int(array.data.ptr) % array.dtype.itemsize == 0
-    return bool(ordered.flags.c_contiguous) and aligned
+    return bool(_ordered(array, order).flags.c_contiguous) and aligned
 
 
 def copy_flat(flat: Any, array: Any, order: tuple[int, ...], into_flat: bool) -> None:
     """Copy an array of any strides into a flat one, in the given order of axes, or back."""
     ordered = _ordered(array, order)
     shaped = flat.reshape(ordered.shape)
-    if into_flat:
-        shaped[...] = ordered
-    else:
-        ordered[...] = shaped
+    source, target = (ordered, shaped) if into_flat else (shaped, ordered)
+    target[...] = source
 
 
 def _ordered(array: Any, order: tuple[int, ...]) -> Any:

@@ -112,8 +112,7 @@ class CudaStep:
         self.launches = self._launch(self._steps[has_out], self._slots[has_out])
         if rows:
             self.launches += self._launch_rows(validated, self._slots[has_out])
-        # where copies are made it would refer to the caller's arrays, and equal no later one
-        self._bound = None if self.copies_in else validated
+        self._bound = validated  # which keeps the rows of sparse gradients
 
     def accept(self, grad: Any) -> bool:
         """Bind the gradient of the only leaf in the place of the last; False where it does not fit.
@@ -128,6 +127,11 @@ class CudaStep:
             if self.norms is not None:
                 self.norms.sums.words[self.norms.slots.index(pl.G)] = address
         return address != 0
+
+    def release(self) -> None:
+        """Refer to no array any more; of flat ones the addresses alone are known."""
+        if self.copies_in:
+            self._bound, self.copies_in, self.copies_back = None, [], []
 
     def take(self) -> None:
         """Launch the kernels, and copy what they wrote."""
@@ -259,13 +263,15 @@ def update(call: FunctionalStep) -> Again | None:
             if step.norms is not None:
                 step.norms.compute(t - 1)
             step.take()
-        step.copies_in, step.copies_back = [], []  # which refer to the caller's arrays
+        step.release()
+
+    like_this = call._replace(arrays=())  # it must not keep the caller's
 
     def again(arrays: tuple[Any, ...], t: int, lr: float) -> bool:
         p = arrays[pl.P]
         if type(p) is not cupy.ndarray or p.dtype != plan.dtype:
             return False
-        update(call._replace(arrays=arrays, t=t, lr=lr))
+        update(like_this._replace(arrays=arrays, t=t, lr=lr))
         return True
 
     return None if products else again

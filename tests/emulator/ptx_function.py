@@ -1,7 +1,7 @@
 """A function of a PTX module -> a function in C.
 
-Registers are local variables. A kernel with barriers returns at each of them: it saves the
-registers that are needed behind it in its frame, and gets them back when it is called again.
+Registers are fields of a local structure. A kernel with barriers returns at each of them: it saves
+its registers in its frame, and gets them back when it is called again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from ptx_parse import (
     C_TYPES,
     SIZES,
     Function,
-    Instruction,
     Module,
     PtxError,
     Statement,
@@ -34,30 +33,17 @@ _SPECIAL = {
     "%laneid": "thread->lane", "WARP_SZ": "EMU_WARP_SIZE",
 }  # fmt: skip
 _ADDRESS = re.compile(r"\[\s*([\w$%.]+)\s*(?:\+\s*(-?\w+)|(-\s*\w+))?\s*\]$")
-_STOPS = re.compile(r"(@\S+ )?(bar|barrier)\b")
 
 
 class Register:
-    """A register: its C variable, and its bit in sets of registers."""
+    """A register: its C variable and its type."""
 
-    def __init__(self, name: str, type_: str, bit: int) -> None:
-        self.name, self.type, self.bit = name, type_, bit
+    def __init__(self, field: str, type_: str) -> None:
+        self.field, self.name, self.type = field, f"r.{field}", type_
 
     @property
     def c_type(self) -> str:
         return "uint8_t" if self.type == "pred" else f"reg{8 * SIZES[self.type]}"
-
-
-class Step:
-    """A piece of C code: which registers it reads and writes, and where control goes from it."""
-
-    def __init__(self, code: str, reads: int = 0, writes: int = 0) -> None:
-        self.code, self.reads, self.writes = code, reads, writes
-        self.label = ""
-        self.targets: list[str] = []
-        self.ends = False  # the next step does not follow
-        self.stop = 0  # number of the place where a thread stops, from 1
-        self.live = 0  # registers that are read in this step or later
 
 
 class FunctionTranslator:
@@ -67,12 +53,12 @@ class FunctionTranslator:
         self.module, self.function = module, function
         self.calls: set[str] = set()
         self._report = report  # takes the instructions without a translation
-        self._steps: list[Step] = []
-        self._registers: list[Register] = []
+        self._code: list[str] = []
+        self._registers: dict[str, Register] = {}  # those in use
         self._scopes: list[int] = [0]
         self._names: list[dict[str, Register | tuple[str, int]]] = [{}]
         self._labels: dict[tuple[int, str], str] = {}
-        self._reads = self._writes = self._stops = 0
+        self._stops = 0
 
     # --- what the translators of instructions call ------------------------------------------------
 
@@ -83,7 +69,6 @@ class FunctionTranslator:
         register = self._name(operand)
         if isinstance(register, Register):
             self._check(register, type_, narrow)
-            self._reads |= register.bit
             return self._value(register, type_)
         if operand in _SPECIAL:
             return f"(({C_TYPES[type_]}){_SPECIAL[operand]})"
@@ -101,7 +86,6 @@ class FunctionTranslator:
         if not isinstance(target, Register):
             raise PtxError(f"{register} is no register")
         self._check(target, type_, narrow)
-        self._writes |= target.bit
         if type_ == "pred":
             return f"{target.name} = !!({value});"
         if narrow and type_[0] != "f":
@@ -148,20 +132,17 @@ class FunctionTranslator:
             raise PtxError(f"no parameter {name}")
         return known[0]
 
-    def add(self, code: str, targets: list[str] | None = None, ends: bool = False) -> None:
-        """Append a step, which has read and written what was asked for since the one before."""
-        step = Step(code, self._reads, self._writes)
-        step.targets, step.ends = targets or [], ends
-        self._reads = self._writes = 0
-        self._steps.append(step)
+    def add(self, code: str) -> None:
+        """Append lines."""
+        self._code.append(code)
 
     def stop(self, why: str) -> None:
         """Let the thread wait here."""
         if not self.function.is_entry:
             raise PtxError("a barrier in a function")
         self._stops += 1
-        self.add(why)
-        self._steps[-1].stop = self._stops
+        self.add(f"frame->registers = r; thread->resume_at = {self._stops}; return {why};")
+        self.add(f"resume_{self._stops}: r = frame->registers;")
 
     # --- statements -------------------------------------------------------------------------------
 
@@ -170,10 +151,7 @@ class FunctionTranslator:
         self._find_labels()
         for statement in self.function.statements:
             self._statement(statement)
-        if self._stops:
-            self._find_live()
-        code = [self._code(step) for step in self._steps]
-        return "\n".join([*self._head(), *code, "return 0;", "}"])
+        return "\n".join([*self._head(), *self._code, "return 0;", "}"])
 
     def prototype(self) -> str:
         """The C function's head."""
@@ -203,26 +181,18 @@ class FunctionTranslator:
         )
 
     def _head(self) -> Iterator[str]:
-        used = 0
-        for step in self._steps:
-            used |= step.reads | step.writes
-        kernel = identifier("kernel_", self.function.name)
+        name = self.function.name
+        kernel, registers = identifier("kernel_", name), identifier("struct registers_", name)
         end = max([param.offset + param.size for param in self.function.params], default=0)
+        fields = "".join(f" {used.c_type} {used.field};" for used in self._registers.values())
+        yield f"{registers} {{{fields} char none; }};"
         if self._stops:
-            saved = 0
-            for step, after in zip(self._steps, self._steps[1:], strict=False):
-                saved |= after.live if step.stop else 0
-            fields = "".join(
-                f" {register.c_type} {register.name};" for register in self._among(saved)
-            )
-            yield f"struct frame_{kernel} {{{fields} char local[LOCAL_SIZE + 1]"
+            yield f"struct frame_{kernel} {{{registers} registers; char local[LOCAL_SIZE + 1]"
             yield " __attribute__((aligned(16))); };"
         yield "#undef PARAMS_SIZE"
         yield f"#define PARAMS_SIZE {end}"
         yield self.prototype() + " {"
-        for register in self._among(used):
-            yield f"{register.c_type} {register.name};"
-        yield "uint32_t carry = 0;"
+        yield f"{registers} r; uint32_t carry = 0;"
         if self._stops:
             yield f"struct frame_{kernel} *frame = memory;"
             yield "char *local = frame->local;"
@@ -230,16 +200,6 @@ class FunctionTranslator:
             yield f"switch (thread->resume_at) {{ {places} }}"
         elif self.function.is_entry:
             yield "char local[LOCAL_SIZE + 1] __attribute__((aligned(16)));"
-
-    def _code(self, step: Step) -> str:
-        if not step.stop:
-            return step.code
-        live = list(self._among(self._steps[self._steps.index(step) + 1].live))
-        return "\n".join(
-            [f"frame->{register.name} = {register.name};" for register in live]
-            + [f"thread->resume_at = {step.stop};", f"return {step.code};", f"resume_{step.stop}:;"]
-            + [f"{register.name} = frame->{register.name};" for register in live]
-        )
 
     def _statement(self, statement: Statement) -> None:
         if statement.kind == "open":
@@ -252,48 +212,32 @@ class FunctionTranslator:
             self.add("}")
         elif statement.kind == "label":
             self.add(f"{self.label(statement.text)}:;")
-            self._steps[-1].label = self.label(statement.text)
         elif statement.kind == "directive":
             self._directive(statement.text)
         else:
             self._instruction(statement)
 
     def _instruction(self, statement: Statement) -> None:
-        before = len(self._steps)
+        before = len(self._code)
         try:
             parts = ptx_parse.instruction(statement)
             guard = ""
             if parts.guard:
-                guard = self.read(("!" if parts.negated else "") + parts.guard, "pred")
-            if guard and _STOPS.match(statement.text):
-                self._guarded_stop(parts, guard)
-                return
-            code, targets, ends = translate_instruction(self, parts)
-            if guard:
-                self._writes = 0  # what was there before may remain
-                code = f"if ({guard}) {{ {code} }}"
-            self.add(code if guard or not code else f"{{ {code} }}", targets, ends and not guard)
+                guard = f"if ({self.read(('!' if parts.negated else '') + parts.guard, 'pred')}) "
+            self.add(f"{guard}{{")
+            self.add(translate_instruction(self, parts))
+            self.add("}")
         except PtxError as error:
-            del self._steps[before:]
-            self._reads = self._writes = 0
+            del self._code[before:]
             self._report.add(f"line {statement.line}: {statement.text} ({error})")
             text = statement.text[:100].replace("\\", "").replace('"', "'")
             self.add(f'emu_trap(thread, "not translated: {text}", {statement.line});')
-
-    def _guarded_stop(self, parts: Instruction, guard: str) -> None:
-        label = f"past_{len(self._steps)}"
-        self.add(f"if (!({guard})) goto {label};", [label])
-        code, targets, ends = translate_instruction(self, parts)
-        self.add(f"{{ {code} }}", targets, ends)
-        self.add(f"{label}:;")
-        self._steps[-1].label = label
 
     def _directive(self, text: str) -> None:
         if text.startswith(".reg"):
             for name, type_ in ptx_parse.registers(text):
                 scope = str(self._scopes[-1] or "")
-                register = Register(identifier("", name) + f"_{scope}", type_, 0)
-                self._names[-1][name] = register
+                self._names[-1][name] = Register(identifier("", name) + f"_{scope}", type_)
         elif text.startswith(".param"):
             declared = ptx_parse.variable(text[len(".param") :])
             name = identifier("param_", declared.name) + f"_{self._scopes[-1]}"
@@ -303,7 +247,7 @@ class FunctionTranslator:
             raise PtxError(f"not understood: {text}")
 
     def _find_labels(self) -> None:
-        """Number the scopes, and note the labels of each and the branch tables."""
+        """Number the scopes, and note the labels of each."""
         scopes, count = [0], 0
         self._scope_numbers: dict[int, int] = {}
         for statement in self.function.statements:
@@ -317,35 +261,14 @@ class FunctionTranslator:
                 name = statement.text
                 self._labels[scopes[-1], name] = identifier("to_", name) + f"_{scopes[-1]}"
 
-    def _find_live(self) -> None:
-        """Note for each step the registers that it or a later one reads before they are written."""
-        places = {step.label: place for place, step in enumerate(self._steps) if step.label}
-        changed = True
-        while changed:
-            changed = False
-            for place in range(len(self._steps) - 1, -1, -1):
-                step = self._steps[place]
-                live = 0
-                for target in step.targets:
-                    live |= self._steps[places[target]].live
-                if not step.ends and place + 1 < len(self._steps):
-                    live |= self._steps[place + 1].live
-                live = step.reads | (live & ~step.writes)
-                if live != step.live:
-                    step.live, changed = live, True
-
     # --- names ------------------------------------------------------------------------------------
-
-    def _among(self, registers: int) -> Iterator[Register]:
-        return (register for register in self._registers if register.bit & registers)
 
     def _name(self, name: str) -> Register | tuple[str, int] | None:
         for scope in reversed(self._names):
             if name in scope:
                 known = scope[name]
-                if isinstance(known, Register) and not known.bit:
-                    known.bit = 1 << len(self._registers)
-                    self._registers.append(known)
+                if isinstance(known, Register):
+                    self._registers[known.field] = known
                 return known
         return None
 

@@ -134,14 +134,13 @@ def store(f: Any, op: Operation) -> str:
 
 
 @row("bra", "uni")
-def bra(f: Any, op: Operation) -> tuple[str, list[str], bool]:
-    label = f.label(op.operands[0])
-    return f"goto {label};", [label], True
+def bra(f: Any, op: Operation) -> str:
+    return f"goto {f.label(op.operands[0])};"
 
 
 @row("ret", "")
-def leave(f: Any, op: Operation) -> tuple[str, list[str], bool]:
-    return "return 0;", [], True
+def leave(f: Any, op: Operation) -> str:
+    return "return 0;"
 
 
 @row("call", "uni")

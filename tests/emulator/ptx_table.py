@@ -1,8 +1,7 @@
 """The table of PTX's instructions: mnemonics, and a translator for each family.
 
-A translator gets the function, for its operands, and the instruction. It returns C, or C with the
-labels that it may go to and whether the next instruction never follows. A word of a mnemonic that
-its row does not list is an error: the instruction is then one without a translation.
+A translator gets the function, for its operands, and the instruction, and returns C. A word of a
+mnemonic that its row does not list is an error: the instruction is then one without a translation.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from ptx_parse import Instruction, PtxError
 
-Translator = Callable[[Any, "Operation"], Any]
+Translator = Callable[[Any, "Operation"], str]
 TABLE: dict[str, tuple[Translator, frozenset[str], frozenset[str]]] = {}
 INTEGERS = "u16 u32 u64 s16 s32 s64"
 FLOATS = "f32 f64"
@@ -49,8 +48,8 @@ def row(names: str, words: str = "", types: str = "") -> Callable[[Translator], 
     return enter
 
 
-def translate_instruction(f: Any, instruction: Instruction) -> tuple[str, list[str], bool]:
-    """C, the labels that it may go to, and whether the next instruction never follows."""
+def translate_instruction(f: Any, instruction: Instruction) -> str:
+    """The instruction in C."""
     name, *words = instruction.words
     if name not in TABLE:
         raise PtxError("unknown instruction")
@@ -62,10 +61,9 @@ def translate_instruction(f: Any, instruction: Instruction) -> tuple[str, list[s
         if word not in known and not re.match(r"L[12]::", word):
             raise PtxError(f"unknown .{word}")
     try:
-        result = translator(f, operation)
+        return translator(f, operation)
     except (IndexError, ValueError):
         raise PtxError("unexpected operands") from None
-    return result if isinstance(result, tuple) else (result, [], False)
 
 
 def finish(op: Operation, value: str) -> str:

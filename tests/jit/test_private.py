@@ -11,7 +11,7 @@ from pathlib import Path
 import numadam
 
 PACKAGE = Path(numadam.__file__).parent
-#: The file of all, and that of the GPU, whose names `tests/cuda/test_private.py` lists.
+#: The file of all, and that of the GPU.
 HOME, GPU = PACKAGE / "_jit" / "private.py", PACKAGE / "_cuda" / "private.py"
 #: Each may go with a release: the next one is tried before it comes.
 NAMES = {
@@ -24,6 +24,15 @@ NAMES = {
     "numba.misc.appdirs.user_cache_dir",
     "numba.np.ufunc.parallel",
     "scipy.optimize._numdiff",
+}
+NAMES_OF_GPU = {
+    "cupy.cuda.function",  # its CNumpyArray
+    "numba.cuda.cudadrv.error.CCSupportError",
+    "numba.cuda.cudadrv.error.CudaSupportError",
+    "numba.cuda.cudadrv.error.NvvmSupportError",
+    "numba.cuda.cudadrv.nvvm.NVVM",
+    "numba.cuda.dispatcher",
+    "numba_cuda",
 }
 #: The lock of Numba's compiler, where it is loaded: a forked child asks, which imports nothing.
 LOADED = {PACKAGE / "_jit" / "process.py": {"numba.core.compiler_lock"}}
@@ -40,7 +49,8 @@ STANDARD = {
     "_replace",
 }
 _INNER = r"numba\.(?:cuda\.\w+\.|core|np|misc)"
-_PRIVATE = re.compile(rf"{_INNER}|numba_cuda|llvmlite|(\w+\.)+_[a-z]")
+_OF_GPU = r"numba\.cuda\.dispatcher|numba_cuda|cupy\.cuda\.function"
+_PRIVATE = re.compile(rf"{_INNER}|{_OF_GPU}|llvmlite|(\w+\.)+_[a-z]")
 
 
 @cache
@@ -87,11 +97,12 @@ def defined(path):
 
 def test_private_names_of_other_packages_stand_in_one_file():
     found = {path: set(filter(_PRIVATE.match, imported(path))) for path in PACKAGE.rglob("*.py")}
-    del found[GPU]
     assert found.pop(HOME) == NAMES
+    assert found.pop(GPU) == NAMES_OF_GPU
     assert not {str(path): names for path, names in found.items() if names}
     assert {path: names for path in PACKAGE.rglob("*.py") if (names := told(path))} == LOADED
     assert len(NAMES) + len(LOADED) <= 12
+    assert len(NAMES_OF_GPU) <= 8
 
 
 def test_attributes_of_others_with_an_underscore_stand_in_one_file():

@@ -208,7 +208,8 @@ def test_a_step_takes_place_where_its_arrays_are(cp):
         opt.step(g)
     assert opt.grad_norm == pytest.approx(1_010**0.5, rel=1e-15)
     np.testing.assert_allclose(cp.asnumpy(x["b"]), 0.8, rtol=1e-6)
-    result = na.minimize_many(square, starts, lr=0.1, maxiter=50)
+    with cp.cuda.Device(1):
+        result = na.minimize_many(square, starts, lr=0.1, maxiter=50)
     assert result.x.device.id == 1
     assert float(cp.asnumpy(result.fun).max()) < 0.1
     with pytest.raises(ValueError, match="grads: is on GPU 1, but params is on GPU 0"):
@@ -229,7 +230,10 @@ def gradients(asarray):
         yield {"w": Rows(rows, asarray(w)), "b": Rows(rows, asarray(b))}
 
 
-BY_ROW = {"lr": {"b": np.linspace(0.0, 0.1, 5), "w": 0.1}, "bounds": {"b": (np.zeros(5), 0.5)}}
+BY_ROW = {
+    "lr": {"b": np.linspace(0.0, 0.1, 5), "w": 0.1},
+    "bounds": {"w": None, "b": (np.zeros(5), 0.5)},
+}
 
 
 @pytest.mark.parametrize(
