@@ -79,7 +79,7 @@ def _exact(exact: Any, derived: Any, *given: Any) -> Any:
 
 
 _PACKAGES = tuple(str(Path(package).parent) for package in (__file__, numba.__file__))
-_PLACE = re.compile(r"During: .* at (.+) \((\d+)\)")
+_SOURCE_LINE = re.compile(r"During: .* at (.+) \((\d+)\)")
 _CALL = re.compile(r">>> (.+)")
 _KNOWN_NAMES = (
     # of Numba, at an operation in place, which has no place in it
@@ -92,7 +92,7 @@ _KNOWN_NAMES = (
     (re.compile(r"Literal\[\w+\]\((.*?)\)"), r"\1"),
 )
 #: What stands in the way, and what to write instead.
-_INSTEAD = (
+_ADVICE = (
     ("setitem(an array of unknowns", "write into x.copy(): x is read-only"),
     ("setitem(array", "write np.empty(n, x.dtype), or np.zeros, for an array that gets unknowns"),
     ("array(list(", "write np.empty(n, x.dtype), and fill it"),
@@ -112,8 +112,8 @@ def reason(error: BaseException) -> str:
         return f"it has to return the real number f, got {what.partition('residuals, ')[2][:-1]}."
     if "unknown" not in what and " residuals" not in what:
         return ""
-    instead = "".join(f" Instead {advice}." for part, advice in _INSTEAD if part in what)
-    places = [place for place in _PLACE.findall(text) if not place[0].startswith(_PACKAGES)]
+    instead = "".join(f" Instead {advice}." for part, advice in _ADVICE if part in what)
+    places = [place for place in _SOURCE_LINE.findall(text) if not place[0].startswith(_PACKAGES)]
     if places:
         file, line = places[0]
         what += f", at line {line} of {file}: `{linecache.getline(file, int(line)).strip()}`"

@@ -15,14 +15,14 @@ from numadam._jit.private import ir
 
 #: What arithmetic with a dual number takes as a constant.
 REAL = (types.Float, types.Integer, types.Boolean)
-NUMBER = (*REAL, types.Complex)
+NUMBERS = (*REAL, types.Complex)
 #: Allows LLVM to leave out products by the zeros that an unknown's derivatives begin with, a third
 #: of the time. No branch and no value depends on a derivative, so a NaN spoils itself alone.
 _FLAGS = ("nnan", "nsz")
 #: Numbers in a vector of derivatives; up to so many are numbers, which the compiler leaves out.
-LANES = 8
+VECTOR_SIZE = 8
 _INT, _DOUBLE = ir.IntType(32), ir.DoubleType()
-_VECTOR = ir.VectorType(_DOUBLE, LANES)
+_VECTOR = ir.VectorType(_DOUBLE, VECTOR_SIZE)
 
 
 class _Vector(types.Type):  # type: ignore[misc]  # Numba has no types
@@ -40,16 +40,16 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]  # untyped
         super().__init__(manager, kind, _VECTOR)
 
     def get_data_type(self) -> Any:
-        return ir.ArrayType(_DOUBLE, LANES)
+        return ir.ArrayType(_DOUBLE, VECTOR_SIZE)
 
     def as_data(self, builder: Any, value: Any) -> Any:
         data = self.get_data_type()(None)
-        for k in range(LANES):
+        for k in range(VECTOR_SIZE):
             data = builder.insert_value(data, builder.extract_element(value, _INT(k)), k)
         return data
 
     def from_data(self, builder: Any, value: Any) -> Any:
-        return vector(builder, [builder.extract_value(value, k) for k in range(LANES)])
+        return vector(builder, [builder.extract_value(value, k) for k in range(VECTOR_SIZE)])
 
 
 class Dual(types.Type):  # type: ignore[misc]  # Numba has no types
@@ -60,8 +60,8 @@ class Dual(types.Type):  # type: ignore[misc]  # Numba has no types
 
     def __init__(self, dtype: Any, width: int) -> None:
         self.dtype, self.width = dtype, width
-        self.piece = types.float64 if width <= LANES else _Vector()
-        self.pieces = width if width <= LANES else -(-width // LANES)
+        self.piece = types.float64 if width <= VECTOR_SIZE else _Vector()
+        self.pieces = width if width <= VECTOR_SIZE else -(-width // VECTOR_SIZE)
         super().__init__(name=f"unknown({dtype}, {width} derivatives)")
 
     def can_convert_from(self, typingctx: Any, other: Any) -> Any:
@@ -70,12 +70,12 @@ class Dual(types.Type):  # type: ignore[misc]  # Numba has no types
         A user's function that is compiled for both is then called as it was.
         """
         kind = plain(other)
-        found = typingctx.can_convert(kind, self.dtype) if isinstance(kind, NUMBER) else None
+        found = typingctx.can_convert(kind, self.dtype) if isinstance(kind, NUMBERS) else None
         return None if found is None else max(found, type(found).safe)
 
     def unify(self, typingctx: Any, other: Any) -> Any:
         kind = plain(other)
-        kind = typingctx.unify_pairs(self.dtype, kind) if isinstance(kind, NUMBER) else None
+        kind = typingctx.unify_pairs(self.dtype, kind) if isinstance(kind, NUMBERS) else None
         return None if kind is None else Dual(kind, self.width)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,7 +105,7 @@ def is_complex(*kinds: Any) -> bool:
 
 def is_scalar(*kinds: Any) -> bool:
     """Whether all are dual or other numbers."""
-    return all(isinstance(kind, (Dual, *NUMBER)) for kind in kinds)
+    return all(isinstance(kind, (Dual, *NUMBERS)) for kind in kinds)
 
 
 def is_dual(*kinds: Any) -> bool:
@@ -123,17 +123,17 @@ def vector(builder: Any, numbers: list[Any]) -> Any:
 
 def pack(builder: Any, numbers: list[Any]) -> list[Any]:
     """Pieces in which so many derivatives are kept."""
-    if len(numbers) <= LANES:
+    if len(numbers) <= VECTOR_SIZE:
         return numbers
-    starts = range(0, len(numbers), LANES)
-    return [vector(builder, numbers[start : start + LANES]) for start in starts]
+    starts = range(0, len(numbers), VECTOR_SIZE)
+    return [vector(builder, numbers[start : start + VECTOR_SIZE]) for start in starts]
 
 
 def unpack(builder: Any, kind: Dual, pieces: list[Any]) -> list[Any]:
     """Numbers in the pieces of a real dual number."""
-    if kind.width <= LANES:
+    if kind.width <= VECTOR_SIZE:
         return pieces
-    places = (divmod(k, LANES) for k in range(kind.width))
+    places = (divmod(k, VECTOR_SIZE) for k in range(kind.width))
     return [builder.extract_element(pieces[k], _INT(lane)) for k, lane in places]
 
 
@@ -209,12 +209,12 @@ def _spread(builder: Any, number: Any, kind: Any) -> Any:
     if kind != _VECTOR:
         return number
     first = builder.insert_element(_VECTOR(None), number, _INT(0))
-    return builder.shuffle_vector(first, first, ir.VectorType(_INT, LANES)(None))
+    return builder.shuffle_vector(first, first, ir.VectorType(_INT, VECTOR_SIZE)(None))
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once where the processor does that: the same wherever it stands."""
-    suffix = f"v{LANES}f64" if a.type == _VECTOR else "f64"
+    suffix = f"v{VECTOR_SIZE}f64" if a.type == _VECTOR else "f64"
     name, kind = f"llvm.fmuladd.{suffix}", ir.FunctionType(a.type, [a.type] * 3)
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
     return builder.call(function, [a, b, c], fastmath=_FLAGS)
