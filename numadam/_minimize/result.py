@@ -120,7 +120,7 @@ FIT_STATUS = {
 _OF_ONE_PROBLEM = (
     *("success", "status", "x", "fun", "jac", "grad_norm"),
     *("x_last", "fun_last", "nit", "averaged"),
-    *("cost", "optimality", "cov", "stderr"),
+    *("cost", "optimality", "cov", "stderr", "agreed", "residuals", "jacobian"),
 )
 #: Arrays that the summary of many problems is made of.
 _SHOWN_OF_MANY = "x", "success", "status"
@@ -245,7 +245,7 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
 
     @entry
     def cost(self) -> float:
-        """Half the sum of squares at `x`; of `least_squares_many` only, as the next three."""
+        """Half the sum of squares at `x`; of `least_squares_many` only, as all that follow."""
 
     @entry
     def optimality(self) -> float:
@@ -258,6 +258,18 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
     @entry
     def stderr(self) -> NDArray[np.float64]:
         """Standard errors of `x`: the root of the diagonal of `cov`."""
+
+    @entry
+    def agreed(self) -> int:
+        """Starts that ended as the best one; with several starts only."""
+
+    @entry
+    def residuals(self) -> NDArray[Any]:
+        """Residuals at `x`; with ``residuals=True`` only."""
+
+    @entry
+    def jacobian(self) -> NDArray[Any]:
+        """Derivatives of the residuals, (m, n); with ``residuals=True`` only."""
 
     def _brief(self) -> dict[str, Any]:
         shown = {name: _short(value) if name in _LIKE_X else value for name, value in self.items()}
