@@ -13,9 +13,10 @@ from numadam._minimize import rate_search
 from numadam._minimize.arguments import takes_names_of_scipy
 from numadam._minimize.checkpoint import Task, read_checkpoint, start_of
 from numadam._minimize.compiled import objective as ob
-from numadam._minimize.compiled import problem as pr
+from numadam._minimize.compiled.problem import put_back, take
+from numadam._minimize.compiled.run import CompiledRun
 from numadam._minimize.hints import with_hint
-from numadam._minimize.observers import Observers, takes_result
+from numadam._minimize.observers import takes_result
 from numadam._minimize.result import Result, every_for
 from numadam._minimize.run import PythonRun
 from numadam._minimize.stopping import Tolerances
@@ -37,17 +38,13 @@ if TYPE_CHECKING:
 
 def run_compiled(task: Task) -> Result:
     """A compiled objective: no Python between the iterations."""
-    x, norm = task.x, task.tolerances.norm
-    ob.check_for_compiled(x)
+    ob.check_for_compiled(task.x)
     form = ob.form_of(task.fun, task.args, task.jac, many=False)
-    objective = ob.objective_for(task.fun, form, x, task.args)
-    key = pr.key_for(task.rule, x, task.lr, task.options, norm)
-    problem = pr.take(key, task.rule, x, task.lr, task.options, norm)
-    problem.start(task, objective)
-    observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = pr.CompiledRun(problem, observers, task).go()
+    objective = ob.objective_for(task.fun, form, task.x, task.args)
+    problem = take(task)
+    result = CompiledRun(problem, objective, task).go()
     # after an exception it is not kept
-    pr.put_back(key, problem)
+    put_back(problem)
     return result
 
 

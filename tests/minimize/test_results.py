@@ -186,10 +186,9 @@ def test_the_check_of_a_gradient_is_such_a_result():
 
 PLAIN = "The number of iterations has reached maxiter."
 SLOW = "Most elements of x moved one way, by the full lr in nearly every iteration"
-RISING = "f rose in 100% of the iterations, from 45 to"
 ABOVE = "f stayed above its first value"
 CIRCLES = "In the second half of the run neither f nor the gradient fell"
-HINTS = re.compile(f"{SLOW}|f rose in|{ABOVE}|{CIRCLES}")
+HINTS = re.compile(f"{SLOW}|{ABOVE}|{CIRCLES}")
 
 
 def bowl(x):
@@ -249,8 +248,8 @@ SAID = [
     (lambda z: (abs(z - 3 - 4j) ** 2, 2 * (z - 3 - 4j)), np.zeros((), complex), {"lr": 1e-3}, SLOW),
     (python_rosen, START, {"lr": 1e-5}, SLOW),
     (rosen, START, {"lr": 1e-5, "jac": None}, SLOW),
-    (wrong_sign, FIVE, {"lr": 0.01}, RISING),
-    (wrong_sign, FIVE, {"lr": 1.0, "rule": "lion"}, RISING),
+    (wrong_sign, FIVE, {"lr": 0.01}, ABOVE),
+    (wrong_sign, FIVE, {"lr": 1.0, "rule": "lion"}, ABOVE),
     (python_rosen, START, {"lr": 100.0}, ABOVE),
     (bowl, np.full(5, 2.9), {"lr": 3.0, "rule": "lion"}, CIRCLES),
     (edge, FIVE, {"lr": 1.0, "rule": "lion"}, CIRCLES),
@@ -265,7 +264,7 @@ SAID = [
 def test_a_run_that_got_stuck_says_how(fun, x0, options, says):
     said = message(fun, x0, **options)
     assert said.startswith(says)
-    assert ("(numadam.check_grad)" in said) == (says in (RISING, ABOVE))
+    assert ("(numadam.check_grad)" in said) == (says is ABOVE)
 
 
 GOOD = [

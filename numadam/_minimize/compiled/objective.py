@@ -16,13 +16,14 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
-from numba import errors, from_dtype, int64, njit, typeof, types
+from numba import carray, errors, from_dtype, int64, njit, typeof, types
 from numba.extending import is_jitted
 
 from numadam._arrays.checks import describe, refuse_uncompilable
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit import build
 from numadam._jit.calls import address_of, call1, call3, loader, read_only
+from numadam._jit.private import pointer
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
 
@@ -379,6 +380,33 @@ def call_again(
     return fun(x, g, *numbers, *args), g
 
 
+#: The step to points beside x, relative to x: long enough that f changes.
+_STEP = 1e-3
+
+
+def check_writes(f: Any, g: Any, x: Any, evaluate: Callable[[Any], tuple[Any, Any]]) -> bool:
+    """Whether an objective writes into g; False where f is flat around x, and nothing tells.
+
+    Arguments in another order, ``fun(x, data, g)``, compile as well: g stays 0, and x0 would count
+    as a minimum. `f` and `g` are those at x. ``evaluate(x)`` returns those of another x; it is
+    called only where g is 0, at two points.
+    """
+    if g.any():
+        return True
+    step, flat = _STEP * np.where(x == 0, 1.0, abs(x)).astype(x.dtype), True
+    for beside in (x + step, x - step):
+        f_there, g_there = evaluate(beside)
+        if g_there.any():
+            return True
+        flat = flat and not ((f_there != f) & np.isfinite(f_there) & np.isfinite(f)).any()
+    if not flat:
+        raise TypeError(
+            "fun: f changes with x, but g, its second argument, stays 0: it writes no gradient. "
+            "Write it as fun(x, g, *args), with g[0] = ... or g[:] = ..."
+        )
+    return False
+
+
 # --- one problem ---------------------------------------------------------------------------------
 
 
@@ -395,6 +423,21 @@ def drive(iterate, table_at, operands):
         code = call1(iterate, table_at)
     return code
 """
+
+
+_ONCE = """
+def once(at):
+    calls = carray(pointer(at, at), 1)
+    calls[0] += 1
+    return calls[0] - 1
+"""
+
+
+@functools.cache
+def _evaluate_once() -> int:
+    """Address of an `iterate` that has one evaluation made; its table is a count from 0 on."""
+    scope = {"carray": carray, "pointer": pointer}
+    return build.address("evaluate-once", _ONCE, scope, int64(int64), entry="once")
 
 
 class CompiledObjective:
@@ -428,6 +471,15 @@ class CompiledObjective:
 
         explain = functools.partial(text_of_error, fun, form, x_type, args_type)
         self.drive, self._is_guarded = guarded(fun, goes_of(form), compile_for, explain)
+
+    def evaluate(self, args: tuple[Any, ...], x: np.ndarray) -> tuple[float, np.ndarray]:
+        """F and gradient at a copy of x."""
+        x, f, calls = x.copy(), np.zeros(1), np.zeros(1, np.int64)
+        g = np.zeros_like(x)
+        code = self.drive(_evaluate_once(), calls.ctypes.data, (x, g, g.reshape(-1), f, args))
+        if code == FAILED:
+            self.call_again(x, 0, args)
+        return f.item(), g
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
         """Evaluate from Python: f and gradient."""
