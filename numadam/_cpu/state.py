@@ -169,7 +169,7 @@ class CpuState:
 
     @property
     def t(self) -> int:
-        return int(self._counters[0])
+        return self._counters.item(0)  # 0.2 us less than int()
 
     @cached_property
     def counters(self) -> dict[str, np.ndarray]:

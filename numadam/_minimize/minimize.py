@@ -12,9 +12,8 @@ from numadam._minimize import arguments as ar
 from numadam._minimize import rate_search
 from numadam._minimize.arguments import takes_names_of_scipy
 from numadam._minimize.checkpoint import Task, read_checkpoint, start_of
-from numadam._minimize.compiled import objective as ob
-from numadam._minimize.compiled.problem import put_back, take
-from numadam._minimize.compiled.run import CompiledRun
+from numadam._minimize.compiled.objective import check_plain, is_compiled
+from numadam._minimize.compiled.run import minimize_compiled
 from numadam._minimize.hints import with_hint
 from numadam._minimize.observers import takes_result
 from numadam._minimize.result import Result, every_for
@@ -31,21 +30,6 @@ if TYPE_CHECKING:
     from numadam._core.keywords import MinimizeOptions as Options
     from numadam._core.keywords import RuleName
     from numadam._optimizer.optimizer import Optimizer
-
-
-# --- runs of one problem -------------------------------------------------------------------------
-
-
-def run_compiled(task: Task) -> Result:
-    """A compiled objective: no Python between the iterations."""
-    ob.check_for_compiled(task.x)
-    form = ob.form_of(task.fun, task.args, task.jac, many=False)
-    objective = ob.objective_for(task.fun, form, task.x, task.args)
-    problem = take(task)
-    result = CompiledRun(problem, objective, task).go()
-    # after an exception it is not kept
-    put_back(problem)
-    return result
 
 
 # --- minimize ------------------------------------------------------------------------------------
@@ -243,7 +227,7 @@ def minimize(
     task = Task(
         fun=fun,
         x=x,
-        args=ar.read_args(args, ob.is_compiled(fun)),
+        args=ar.read_args(args, is_compiled(fun)),
         jac=jac,
         rule=ar.rule_class(rule),
         lr=lr,
@@ -261,9 +245,9 @@ def minimize(
     )
     if file is not None:
         file.define(task, track_best=task.track_best)
-    compiled = ob.is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
-    if ob.is_compiled(fun) and not compiled:
-        ob.check_plain(fun, task.args)
+    compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
+    if is_compiled(fun) and not compiled:
+        check_plain(fun, task.args)
     if isinstance(lr, str):
         if callback is not None:
             takes_result(callback)  # before the search, it refuses what cannot be called
@@ -275,7 +259,7 @@ def minimize(
         searched = rate_search.RateSearch(run, maxiter)
         lr, maxiter = searched.lr, searched.maxiter
         task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
-    result = run_compiled(task) if compiled else PythonRun(task).go()
+    result = minimize_compiled(task) if compiled else PythonRun(task).go()
     result = with_hint(result, x0, lr, state, bounds is not None)
     return result if searched is None else searched.written_into(result)
 

@@ -6,7 +6,6 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
@@ -39,8 +38,6 @@ def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
 
     `numbers` stands for the number of the problem, where `fun` might take it.
     """
-    if _takes(fun, 1 + len(args)):
-        return
     try:
         # of the wrapper itself: it may add arguments for the function that it wraps
         signature = inspect.signature(fun, follow_wrapped=False)
@@ -54,14 +51,6 @@ def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
             f"fun: is called with x and {len(args)} args, got {name}{signature}. Pass the rest in "
             "args, or, if it writes the gradient into g, compile it: put @numba.njit above it."
         )
-
-
-def _takes(fun: Any, count: int) -> bool:
-    """Whether a function takes so many arguments, as far as its code says: 10 us less."""
-    if type(fun) is not FunctionType or fun.__code__.co_kwonlyargcount:
-        return False
-    most = fun.__code__.co_argcount
-    return most - len(fun.__defaults__ or ()) <= count <= most
 
 
 def _fits(signature: inspect.Signature, *args: Any) -> bool:

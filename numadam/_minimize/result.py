@@ -106,13 +106,8 @@ def every_for(history: Any, maxiter: int) -> int:
 
 def make_history(lines: Any) -> dict[str, np.ndarray]:
     """Copies of the kept lines (iteration, f, gradient, lr) as arrays by name."""
-    table = np.asarray(lines, dtype=np.float64).reshape(-1, 4)
-    return {
-        "nit": table[:, 0].astype(np.int64),
-        "fun": table[:, 1].copy(),
-        "grad_norm": table[:, 2].copy(),
-        "lr": table[:, 3].copy(),
-    }
+    nit, fun, grad_norm, lr = np.asarray(lines, np.float64).reshape(-1, 4).T.copy()
+    return {"nit": nit.astype(np.int64), "fun": fun, "grad_norm": grad_norm, "lr": lr}
 
 
 class Result(DocumentedResult):

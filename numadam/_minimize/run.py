@@ -85,8 +85,7 @@ class Run(ABC):
             options = {k: v for k, v in self._settings.options.items() if k != "comm"}
             saved = self._file.load(self._optimizer.lr, options)
         if self._resumed:
-            best = ck.load_state(self._optimizer, self._task.state)
-            ck.load_first_gradient(self._task.state, self._tree, self._firsts)
+            best = ck.load_state(self._optimizer, self._task.state, self._firsts)
             if best is not None and self._task.track_best is not False:
                 self._set_best(best)
         last = self._begin = self._backend.t
@@ -146,8 +145,8 @@ class Run(ABC):
         """Whether the run can be saved where it has raised."""
 
     @abstractmethod
-    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
-        """F and gradient at these arrays of x, once more: the run stays as it is.
+    def _evaluate_at(self, x: Any) -> tuple[float, Sequence[Any]]:
+        """F and gradient at such an x, once more: the run stays as it is.
 
         No arrays of a gradient that is formed by differences.
         """
@@ -211,7 +210,7 @@ class Run(ABC):
             else [to_host(one).copy() for one in self._tree.flatten(gradient, "jac")]
         )
         try:
-            now, grads = self._evaluate_at(leaves)
+            now, grads = self._evaluate_at(x)
         except BaseException as error:
             attach(error, self._result(RUNNING))
             raise
@@ -350,7 +349,7 @@ class PythonRun(Run):
         objective = Objective.of_task(task, optimizer)
         backend, first = parts_of(optimizer).backend, ck.first_of(task.state, tests)
         self._objective, self._stop_tests = objective, stop_tests(backend, tests, first)
-        observers = Observers(task.callback, task.progress, task.maxiter, optimizer)
+        observers = Observers(task.callback, task.progress, task.maxiter, backend.settings)
         firsts = self._stop_tests.firsts
         super().__init__(optimizer, observers, task, getattr(optimizer, "eps", 0.0), firsts)
         self._memory = Memory()
@@ -532,20 +531,12 @@ class PythonRun(Run):
             lines = lines[lines[:, 0] < self._backend.t]
         self._table += lines.tobytes()
 
-    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
-        objective, params, jac = self._objective, self._backend.params, self._task.jac
-        kept, counted = [leaf.copy() for leaf in params], self._evaluations
-        try:
-            for own, leaf in zip(params, leaves, strict=True):
-                own[...] = leaf
-            if jac is not True and not callable(jac):
-                return float(objective.value()), ()
-            f, g = objective.evaluate(True)
-            return float(f), self._tree.flatten(g, "jac")
-        finally:
-            for own, leaf in zip(params, kept, strict=True):
-                own[...] = leaf
-            objective.nfev, objective.njev = counted
+    def _evaluate_at(self, x: Any) -> tuple[float, Sequence[Any]]:
+        jac, there = self._task.jac, Objective.of_task(self._task._replace(x=x), self._optimizer)
+        if jac is not True and not callable(jac):
+            return float(there.value()), ()
+        f, g = there.evaluate(True)
+        return float(f), self._tree.flatten(g, "jac")
 
     def _set_best(self, best: Best) -> None:
         memory = self._memory

@@ -103,7 +103,7 @@ class StepScalars:
 #: Those of the last settings: the powers in them take as long as the rest of an iteration. So many
 #: settings, and steps of each: later ones are computed as they come.
 _rows: dict[Any, StepScalars] = {}
-_MOST_SETTINGS, _MOST_ROWS = 16, 16_384
+_MOST_SETTINGS, _MOST_ROWS = 8, 65_536
 
 
 def rows_for(plan: Plan, control: np.ndarray, lr: float, width: int) -> StepScalars:
@@ -159,7 +159,7 @@ class Problem:
         self.eps = getattr(optimizer, "eps", 0.0)  # asking takes 0.7 us
         backend: Any = parts_of(optimizer).backend
         self.optimizer, self.key, self._backend = optimizer, key, backend
-        self._settings = settings = backend.settings
+        self.settings = settings = backend.settings
         self._plan = plan = settings.plan
         self.loop = loop = loop_of(plan, norm)
         self.x = x = backend.params[0]
@@ -208,9 +208,10 @@ class Problem:
 
     def start(self, task: Task) -> StepScalars:
         """Begin a run; returns the scalars of its steps as far as they are known."""
-        lr, tolerances, settings, table = task.lr, task.tolerances, self._settings, self.table
+        lr, tolerances, settings, table = task.lr, task.tolerances, self.settings, self.table
         settings.control[...] = self._control
-        if is_plain(lr):  # step sizes by element are in the back end's arrays
+        # step sizes by element are in the back end's arrays; to set the same again takes 4 us
+        if is_plain(lr) and not (type(lr) is float and lr == settings.lr):
             settings.set_lr(LR.check_or_schedule(lr))
         self._backend.restart(task.x)
         self.firsts[...] = 0
@@ -256,9 +257,8 @@ def take(task: Task) -> Problem:
 
 def put_back(problem: Problem) -> None:
     """Keep a problem for the next run."""
-    settings = parts_of(problem.optimizer).settings
-    if callable(settings.lr):
-        settings.set_lr(0.0)  # a schedule is the user's
+    if callable(problem.settings.lr):
+        problem.settings.set_lr(0.0)  # a schedule is the user's
     if problem.key is None:
         return
     free = _free.setdefault(problem.key, [])

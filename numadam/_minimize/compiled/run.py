@@ -12,11 +12,11 @@ import numpy as np
 
 from numadam._jit.process import defer_interrupts
 from numadam._minimize.checkpoint import Best, RunState, Task
+from numadam._minimize.compiled import objective as ob
 from numadam._minimize.compiled import problem as pr
 from numadam._minimize.compiled.loop import CELL, EVALUATED, FRESH, TESTED
-from numadam._minimize.compiled.objective import FAILED, CompiledObjective, check_writes
 from numadam._minimize.observers import Observers
-from numadam._minimize.result import make_history
+from numadam._minimize.result import Result, make_history
 from numadam._minimize.run import Memory, Run
 from numadam._minimize.stop_text import NUMBER_AT as NUMBER
 from numadam._minimize.stopping import MAXITER, RUNNING, gradient_limit
@@ -32,9 +32,9 @@ class CompiledRun(Run):
 
     shares_arrays = True
 
-    def __init__(self, problem: pr.Problem, objective: CompiledObjective, task: Task) -> None:
+    def __init__(self, problem: pr.Problem, objective: ob.CompiledObjective, task: Task) -> None:
         self._rows = problem.start(task)
-        observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
+        observers = Observers(task.callback, task.progress, task.maxiter, problem.settings)
         super().__init__(problem.optimizer, observers, task, problem.eps, [problem.firsts])
         self._problem, self._objective = problem, objective
         self._table, self._numbers, self._page = problem.table, problem.numbers, problem.page
@@ -51,27 +51,27 @@ class CompiledRun(Run):
     @property
     def _done(self) -> int:
         """Iterations of this run."""
-        return int(self._table[CELL.DONE])
+        return self._table.item(CELL.DONE)
 
     @property
     def _tested(self) -> bool:
-        return bool(self._table[CELL.STATE] == TESTED)
+        return self._table.item(CELL.STATE) == TESTED
 
     @property
     def _raised(self) -> bool:
         """Whether the objective has raised at the iterate at hand."""
-        return bool(self._table[CELL.STATE] == EVALUATED)
+        return self._table.item(CELL.STATE) == EVALUATED
 
     @property
     def _iterate(self) -> tuple[float, float, float]:
         taken = max(self._done - self._before - 1, 0)
-        rate = self._problem.tables.rates[taken * self._table[CELL.RATE_STEP]]
+        rate = self._problem.tables.rates.item(taken * self._table.item(CELL.RATE_STEP))
         f = math.nan if self._raised else self._numbers.item(NUMBER.F)
-        return f, self._numbers.item(NUMBER.SIZE), float(rate)
+        return f, self._numbers.item(NUMBER.SIZE), rate
 
     @property
     def _evaluations(self) -> tuple[int, int]:
-        evaluations = self._done + int(self._table[CELL.STATE] != FRESH)
+        evaluations = self._done + (self._table.item(CELL.STATE) != FRESH)
         return evaluations, evaluations
 
     @property
@@ -111,21 +111,21 @@ class CompiledRun(Run):
         start = time.perf_counter()
         code = objective.drive(problem.loop.address, problem.table_at, self._operands)
         self._seconds = (time.perf_counter() - start) / max(steps, 1)
-        self._rows.known = max(self._rows.known, int(table[CELL.KNOWN_ROWS]))
-        if code == FAILED:
+        self._rows.known = max(self._rows.known, table.item(CELL.KNOWN_ROWS))
+        if code == ob.FAILED:
             objective.call_again(problem.x.copy(), 0, self._task.args)
         if at_start and not objective.writes:
             f, g, x = self._numbers[NUMBER.F], problem.gradient, problem.x
             evaluate = functools.partial(objective.evaluate, self._task.args)
-            objective.writes = check_writes(f, g, x, evaluate)
-        return int(table[CELL.CODE])
+            objective.writes = ob.check_writes(f, g, x, evaluate)
+        return table.item(CELL.CODE)
 
     def _chunk(self) -> int:
         """Iterations of the next call: about as many as take `_SECONDS_A_CALL`."""
         most = _SECONDS_A_CALL / max(self._seconds, 1e-9)
         most = min(most, _MOST_STEPS if self._done else pr.FEW_STEPS)
         if every := self._task.every:
-            room = pr.LINES - self._table[CELL.LINES]
+            room = pr.LINES - self._table.item(CELL.LINES)
             if room < pr.LINES // 2:
                 with defer_interrupts():  # a file may be written after Ctrl-C
                     self._kept.append(self._page[: pr.LINES - room].copy())
@@ -135,8 +135,8 @@ class CompiledRun(Run):
 
     def _is_whole(self) -> bool:
         # else an observer may have seen this iterate, or not
-        running = self._table[CELL.CODE] == RUNNING
-        return self._raised or bool(running and not self._observers.each)
+        running = self._table.item(CELL.CODE) == RUNNING
+        return self._raised or (running and not self._observers.each)
 
     def _remember(self) -> Memory:
         value, problem = self._numbers.item, self._problem
@@ -173,8 +173,8 @@ class CompiledRun(Run):
         its = self._task.tolerances
         numbers[NUMBER.LIMIT] = gradient_limit(its.gtol, its.gtol_rel, first)
 
-    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
-        f, g = self._objective.evaluate(self._task.args, leaves[0])
+    def _evaluate_at(self, x: np.ndarray) -> tuple[float, Sequence[Any]]:
+        f, g = self._objective.evaluate(self._task.args, x)
         return f, [g]
 
     def _set_best(self, best: Best) -> None:
@@ -192,3 +192,15 @@ class CompiledRun(Run):
         history = make_history(lines)
         history["nit"] += self._begin
         return history
+
+
+def minimize_compiled(task: Task) -> Result:
+    """The result of a run under a compiled objective."""
+    ob.check_for_compiled(task.x)
+    form = ob.form_of(task.fun, task.args, task.jac, many=False)
+    objective = ob.objective_for(task.fun, form, task.x, task.args)
+    problem = pr.take(task)
+    result = CompiledRun(problem, objective, task).go()
+    # after an exception it is not kept
+    pr.put_back(problem)
+    return result
