@@ -8,14 +8,13 @@ the norm alone, so neither changes a bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from numadam._arrays.interop import Layout
+from numadam._arrays.interop import Layout, address_of
 from numadam._core.plan import Plan
-from numadam._cpu.loop import NORM_BLOCK
+from numadam._cpu.loop import AT, NORM_BLOCK
 
 #: Numbers of a part, at least and at most, and the number of parts aimed at between.
 _PART_MIN, _PART_MAX, _PARTS = 2_048, 65_536, 16
@@ -26,15 +25,26 @@ _PART_STEP = 64
 _INTEGER = np.int64
 
 
-class Cuts(NamedTuple):
-    """Arrays of `loop.Frame`, of one step."""
+class Cuts:
+    """Arrays of `loop.Frame`, of one step; `words` of a frame say where they are."""
 
-    parts: np.ndarray
-    chunks: np.ndarray
-    blocks: np.ndarray
-    owners: np.ndarray
-    times: np.ndarray | None = None
-    counted: np.ndarray | None = None
+    def __init__(
+        self,
+        parts: np.ndarray,
+        chunks: np.ndarray,
+        blocks: np.ndarray,
+        owners: np.ndarray,
+        times: np.ndarray | None = None,
+        counted: np.ndarray | None = None,
+    ) -> None:
+        self.blocks, self.owners = blocks, owners
+        arrays = {AT.parts: parts, AT.chunks: chunks, AT.blocks: blocks, AT.owners: owners}
+        if times is not None and counted is not None:
+            arrays |= {AT.times: times, AT.counted: counted}
+        self._kept = arrays
+        self.words = {word: address_of(array) for word, array in arrays.items()}
+        self.words |= {AT.chunk_count: len(chunks) - 1, AT.block_count: len(blocks)}
+        self.words[AT.counted_size] = 0 if counted is None else len(counted)
 
 
 def part_size(total: int) -> int:
@@ -43,7 +53,7 @@ def part_size(total: int) -> int:
     return min(max(part, _PART_MIN), _PART_MAX)
 
 
-def _cut(sizes: Sequence[int], rows: Sequence[int], most: int) -> np.ndarray:
+def cut(sizes: Sequence[int], rows: Sequence[int], most: int) -> np.ndarray:
     """Leaves of these sizes cut into parts of at most so many numbers."""
     whole, first = np.array(sizes, _INTEGER), np.array(rows, _INTEGER)
     counts = -(-whole // most)
@@ -53,11 +63,12 @@ def _cut(sizes: Sequence[int], rows: Sequence[int], most: int) -> np.ndarray:
     return np.stack([leaf, start, n, start, first[leaf]], 1)
 
 
-def _chunked(parts: np.ndarray, size: int) -> np.ndarray:
+def chunked(parts: np.ndarray, size: int) -> np.ndarray:
     """Begins of chunks of about so many numbers, and the end."""
-    ends = np.cumsum(parts[:, 2])
-    begins = np.flatnonzero(np.diff((ends - parts[:, 2]) // size)) + 1
-    return np.concatenate([[0], begins, [len(parts)]]).astype(_INTEGER)
+    starts = np.cumsum(parts[:, 2]) - parts[:, 2]
+    limits = range(size, int(starts[-1]) + 1 if len(starts) else 0, size)
+    begins = np.unique(np.searchsorted(starts, limits)) if limits else ()
+    return np.array([0, *begins, len(parts)], _INTEGER)
 
 
 @functools.lru_cache(maxsize=256)
@@ -74,75 +85,6 @@ def dense_cuts(
         owners = [(group, 0) for group in range(count)]
     rows = range(len(groups)) if of_array else groups
     part = part or part_size(sum(sizes))
-    parts = _cut(sizes, rows, part)
-    blocks = _cut(sizes if plan.norm else [0] * len(sizes), rows, NORM_BLOCK)
-    return Cuts(parts, _chunked(parts, part), blocks, np.array(owners, _INTEGER).reshape(-1, 2))
-
-
-#: Of a leaf the row numbers, sorted, and the values of a sparse gradient.
-Sparse = Mapping[int, tuple[np.ndarray, np.ndarray]]
-
-
-def row_cuts(
-    plan: Plan,
-    layout: Layout,
-    groups: Sequence[int],
-    dense: Cuts,
-    sparse: Sparse,
-    counts: Sequence[np.ndarray],
-    part: int = 0,
-) -> Cuts:
-    """The cuts of a step of some rows: `dense` are those of a step without them.
-
-    With `counts`, the steps taken by each row of each leaf, rows share scalars where they have
-    taken as many.
-    """
-    sizes = [size * plan.unit for size in layout.sizes]
-    for leaf, (_, values) in sparse.items():
-        sizes[leaf] = values.size
-    part = part or part_size(sum(sizes))
-    of_array, found, tables = plan.norm == "array", [], []
-    rest = [0 if leaf in sparse else size for leaf, size in enumerate(sizes)]
-    first = range(len(sizes)) if of_array else groups
-    if not counts:
-        found.append(_cut(rest, first, part))
-    owners, place = [] if counts else [dense.owners], 0
-    for leaf, (rows, values) in sparse.items():
-        kinds = np.full(len(rows), first[leaf])
-        if counts:
-            taken, kinds = classes_of(counts[leaf][rows])
-            kinds = kinds + place
-            place += len(taken)
-            owners.append(np.tile(np.array([groups[leaf], leaf], _INTEGER), (len(taken), 1)))
-            tables.append((taken + 1.0, counts[leaf].ctypes.data + 8 * rows))
-        found.append(_runs(leaf, rows, kinds, values.size // max(len(rows), 1), part))
-    parts = np.concatenate(found)
-    blocks = _cut(sizes if plan.norm else [0] * len(sizes), [0] * len(sizes), NORM_BLOCK)
-    chunks, of_rows = _chunked(parts, part), np.concatenate(owners)
-    if not counts:
-        return Cuts(parts, chunks, blocks, of_rows)
-    times, counted = map(np.concatenate, zip(*tables, strict=True))
-    return Cuts(parts, chunks, blocks, of_rows, times, counted)
-
-
-def _runs(leaf: int, rows: np.ndarray, kinds: np.ndarray, width: int, part: int) -> np.ndarray:
-    """Parts of rows of one leaf, of so many numbers each: neighbours of one kind together."""
-    n, most = len(rows), max(part // max(width, 1), 1)
-    breaks = (np.diff(rows) != 1) | (np.diff(kinds) != 0) | (np.arange(1, n) % most == 0)
-    first = np.concatenate([[0], np.flatnonzero(breaks) + 1])[:n]
-    count = np.diff(np.append(first, n))
-    columns = [np.full(len(first), leaf), rows[first] * width, count * width, first * width]
-    return np.stack([*columns, kinds[first]], 1)
-
-
-def classes_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different ones among these counts, sorted, and the place among them of each."""
-    low, high = (int(counts.min()), int(counts.max())) if len(counts) else (0, -1)
-    if high - low > 8 * len(counts) + 100_000:
-        return np.unique(counts, return_inverse=True)
-    # 6 to 9 times faster, where few numbers lie between
-    offsets, places = counts - low, np.zeros(high - low + 1, np.int64)
-    places[offsets] = 1
-    found = np.flatnonzero(places)
-    places[found] = np.arange(len(found))
-    return found + low, places[offsets]
+    parts = cut(sizes, rows, part)
+    blocks = cut(sizes if plan.norm else [0] * len(sizes), rows, NORM_BLOCK)
+    return Cuts(parts, chunked(parts, part), blocks, np.array(owners, _INTEGER).reshape(-1, 2))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, float64, from_dtype, int64, prange, types
+from numba import float64, from_dtype, int64, prange, types
 
 from numadam._core import options as op
 from numadam._core import plan as pl
@@ -20,7 +20,7 @@ from numadam._core.plan import Plan
 from numadam._core.scalars import is_due, tiny
 from numadam._core.text import DECORATOR, Text, function_text, indented, scope_of
 from numadam._jit.build import compiled
-from numadam._jit.private import pointer
+from numadam._jit.private import view, words
 
 #: What a step returns: it was taken; its only arrays do not fit, or share memory; the guard stopped
 #: it; its rows have been counted by another step in between.
@@ -79,7 +79,7 @@ AT = Frame(*range(len(Frame._fields)))
 def _array(name: str, kind: str, *shape: str) -> str:
     """A view of an array whose address is in the frame."""
     size = ", ".join(shape) if len(shape) < 2 else f"({', '.join(shape)})"
-    return f"{name} = carray(pointer(frame[{getattr(AT, name)}], {kind}), {size})"
+    return f"{name} = view(frame[{getattr(AT, name)}], {kind}, {size})"
 
 
 def _word(name: str) -> str:
@@ -113,7 +113,7 @@ class StepText:
     @property
     def scope(self) -> dict[str, Any]:
         """The names that the text reads."""
-        names = {"carray": carray, "pointer": pointer, "prange": prange, "is_due": is_due}
+        names = {"view": view, "words": words, "prange": prange, "is_due": is_due}
         names |= {"clip_factor": clip_factor, "norm_of": norm} if self.plan.norm else {}
         return scope_of(self.plan) | names
 
@@ -142,7 +142,7 @@ class StepText:
         k, hidden = len(self._text.scalars), " or ".join(hides) or "True"
         least = f"tiny * control[{op.COLUMN.flush}]"
         return [
-            f"row[{k}] = {least} if is_due(int(t)) else 0.0  # least",
+            f"row[{k}] = {least} if is_due(np.int64(t)) else 0.0  # least",
             f"row[{k + 1}] = row[{k}] if {hidden} else 0.0  # least_state",
         ]
 
@@ -176,7 +176,7 @@ class StepText:
         start, size = "begin" if name == "g" else "start", each * self._item
         count = n if each == 1 else f"{each} * {n}"
         address = f"table[leaf, {column}] + {size} * {start}"
-        return f"{text.views[name]} = carray(pointer({address}, row), {count})"
+        return f"{text.views[name]} = view({address}, row, {count})"
 
     def _part(self) -> str:
         """``part(table, leaf, start, n, begin, row)``: n elements of a leaf."""
@@ -294,7 +294,7 @@ class StepText:
         """The whole step, see `Step`."""
         plan, count = self.plan, len(self.plan.products)
         lines = [
-            f"frame = carray(pointer(at, np.int64), {len(AT)})",
+            f"frame = words(at, {len(AT)})",
             _array("table", "np.int64", _word("leaves"), _word("arrays")),
             _array("counters", "np.int64", "3"),
             _array("control", "np.float64", _word("groups"), _word("columns")),
@@ -319,7 +319,7 @@ class StepText:
         if plan.by_row:
             lines += [_array("counted", "np.int64", _word("counted_size"))]
             lines += ["for k in range(len(counted)):"]
-            lines += ["    carray(pointer(counted[k], np.int64), 1)[0] += 1"]
+            lines += ["    view(counted[k], counted[k], 1)[0] += 1"]
         if count:
             lines += ["for r in range(len(control)):", f"    for k in range({count}):"]
             lines += [f"        products[r, k] = products[r, {count} + k]"]

@@ -1,117 +1,104 @@
-"""Overlap of the arrays of a step: addresses in a table, and ranges of bytes that must not meet."""
+"""Addresses of the arrays of a step in a table, and ranges of bytes that must not meet."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import boolean, from_dtype, int64, types
+from numba import from_dtype, int64, types
 
+from numadam._cpu.loop import AT, IN_TABLE
 from numadam._jit.build import compiled
-
-#: What `meets` returns: no ranges meet; two do; `order` is not sorted.
-APART, MEET, UNSORTED = range(3)
-
-_PAIRS, _LIST = types.Array(types.int64, 2, "C"), types.Array(types.int64, 1, "C")
-
-
-def _note(x, table, spans, leaf, column, place, size):  # type: ignore[no-untyped-def]  # Numba types it
-    first, item = x.ctypes.data, x.itemsize
-    if x.size != size or (size > 1 and x.strides[0] != item) or first % min(item, 8) != 0:
-        return False
-    table[leaf, column] = first
-    if size > 0:
-        spans[place, 0], spans[place, 1] = first, first + item * size
-    return True
-
-
-def _meets(spans, order, written):  # type: ignore[no-untyped-def]  # Numba types it
-    for k in range(1, written):
-        if spans[order[k - 1], 0] > spans[order[k], 0]:
-            return UNSORTED
-    for k in range(1, written):
-        if spans[order[k - 1], 1] > spans[order[k], 0]:
-            return MEET
-    for k in range(written, len(spans)):
-        first, last = spans[k, 0], spans[k, 1]
-        low, high = 0, written  # the first written range that ends behind the first byte
-        while low < high:
-            middle = (low + high) // 2
-            if spans[order[middle], 1] <= first:
-                low = middle + 1
-            else:
-                high = middle
-        if low < written and first < last and spans[order[low], 0] < last:
-            return MEET
-    return APART
-
 
 #: Leaves whose addresses one call notes: a call takes 0.1 us.
 TOGETHER = 4
 
 
-@functools.cache
-def noter(dtype: np.dtype[Any]) -> Callable[..., bool]:
-    """``note(p, g, p, g, ..., table, spans, sizes, leaf)`` for `TOGETHER` leaves from one on.
-
-    It puts the addresses of arrays of one axis and this dtype into the first columns of a table,
-    and the ranges of their bytes into `spans`, behind the first: those of the parameters, then
-    those of the gradients. False where the length of an array is not that of `sizes`, or its
-    elements do not lie one behind the other. Reading an address from Python takes 4 times as long.
-    """
-    names, notes = [], []
-    for k in range(TOGETHER):
-        names += [f"p{k}", f"g{k}"]
-        at, size = f"leaf + {k}", f"sizes[leaf + {k}]"
-        notes += [f"write(p{k}, table, spans, {at}, 0, 1 + {at}, {size})"]
-        notes += [f"write(g{k}, table, spans, {at}, 1, 1 + len(sizes) + {at}, {size})"]
-    text = f"def note({', '.join(names)}, table, spans, sizes, leaf):\n"
-    text += f"    return {' and '.join(notes)}\n"
-    signature = _signature((dtype,) * len(names), _LIST, int64)
-    scope = {"write": _note}
-    return compiled(f"note-{dtype.name}", text, scope, signature, entry="note", nogil=False)
+def _note(x, block, word, span, size):  # type: ignore[no-untyped-def]  # Numba types it
+    first, item = x.ctypes.data, x.itemsize
+    if x.size != size or (size > 1 and x.strides[0] != item) or first % min(item, 8) != 0:
+        return False
+    block[word] = first
+    if size > 0:
+        block[span], block[span + 1] = first, first + item * size
+    return True
 
 
-def _apart(spans, written):  # type: ignore[no-untyped-def]  # Numba types it
-    for i in range(len(spans)):
-        for j in range(i):
-            meet = spans[i, 0] < spans[j, 1] and spans[j, 0] < spans[i, 1]
-            if meet and (written >> i | written >> j) & 1:
-                return False
+def _apart(block, order, written):  # type: ignore[no-untyped-def]  # Numba types it
+    for k in range(1, written):  # in order after the first time
+        place, j = order[k], k
+        while j > 0 and block[order[j - 1]] > block[place]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = place
+    for k in range(1, written):
+        if block[order[k - 1] + 1] > block[order[k]]:
+            return False
+    for k in range(written, len(order)):
+        first, last = block[order[k]], block[order[k] + 1]
+        low, high = 0, written  # the first written range that ends behind the first byte
+        while low < high:
+            middle = (low + high) // 2
+            if block[order[middle] + 1] <= first:
+                low = middle + 1
+            else:
+                high = middle
+        if low < written and first < last and block[order[low]] < last:
+            return False
     return True
 
 
 @functools.cache
-def collector(dtypes: tuple[np.dtype[Any], ...]) -> Callable[..., bool]:
-    """``collect(*arrays, table, spans, size, written)``: as `noter`, of all arrays of one leaf.
+def noter(dtypes: tuple[np.dtype[Any], ...], leaves: int = 1) -> Callable[..., int]:
+    """``note(block, word, width, span, sizes, leaf, order, written, *arrays) -> at``.
 
-    They are the columns of a table. False, too, where one that is written (a bit of `written`)
-    shares memory with another.
+    It notes so many leaves of a `StepMemory.block`, which have arrays of one axis and these dtypes:
+    their addresses in the table, of which a row of `width` words begins in `word`, and the ranges
+    of their bytes from word `span` on. Returns 0 where the length of an array is not that of
+    `sizes`, from `leaf` on, or its elements do not lie one behind the other. Reading an address
+    from Python takes 4 times as long.
+
+    Where `written` is not 0, these are the last arrays: 0, too, where one of the first so many
+    ranges of `order`, the words in which they begin, meets any other of it; else the address of the
+    frame. Empty ranges are 0, 0. These first ranges are sorted in place by their first byte.
     """
-    names = [f"x{k}" for k in range(len(dtypes))]
-    notes = [f"write({x}, table, spans, 0, {k}, {k}, size)" for k, x in enumerate(names)]
-    text = f"def collect({', '.join(names)}, table, spans, size, written):\n"
-    text += f"    return {' and '.join(notes)} and apart(spans, written)\n"
-    name = f"collect-{len(dtypes)}-{dtypes[0].name}"
-    scope = {"write": _note, "apart": _apart}
-    return compiled(
-        name, text, scope, _signature(dtypes, int64, int64), entry="collect", nogil=False
-    )
-
-
-def _signature(dtypes: Sequence[np.dtype[Any]], *others: Any) -> Any:
+    count = len(dtypes)
+    names = [f"x{k}" for k in range(count * leaves)]
+    places = [
+        f"word + {k // count} * width + {k % count}, span + {2 * k}, sizes[leaf + {k // count}]"
+        for k in range(count * leaves)
+    ]
+    notes = [f"write({x}, block, {at})" for x, at in zip(names, places, strict=True)]
+    text = f"""\
+def note(block, word, width, span, sizes, leaf, order, written, {", ".join(names)}):
+    if not ({" and ".join(notes)}):
+        return 0
+    if written and not apart(block, order, written):
+        return 0
+    block[{AT.table}], block[{AT.only}] = block.ctypes.data + {8 * len(AT)}, {IN_TABLE}
+    return block.ctypes.data
+"""
+    words = types.Array(types.int64, 1, "C")
     arrays = [types.Array(from_dtype(dtype), 1, "A", readonly=True) for dtype in dtypes]
-    return boolean(*arrays, _PAIRS, _PAIRS, *others)
+    numbers = words, int64, int64, int64, words, int64, words, int64
+    signature = int64(*numbers, *arrays * leaves)
+    scope = {"write": _note, "apart": _apart}
+    name = f"note-{len(names)}-{dtypes[0].name}"
+    return compiled(name, text, scope, signature, entry="note", nogil=False)
 
 
-@functools.cache
-def meets() -> Callable[..., int]:
-    """``meets(spans, order, written)``: whether a range that is written meets any other one.
+def meet(written: list[tuple[int, int]], read: list[tuple[int, int]]) -> bool:
+    """Whether a range of bytes that is written meets another one; empty ranges are 0, 0.
 
-    The first `written` of `spans` are; `order` sorts them by their begin. Empty ranges are 0, 0.
+    For arrays of any strides, before an exact comparison.
     """
-    text = "def meets(spans, order, written):\n    return find(spans, order, written)\n"
-    signature = int64(_PAIRS, _LIST, int64)
-    return compiled("overlap", text, {"find": _meets}, signature, entry="meets", nogil=False)
+    end_of_written = end = 0
+    ranges = [(*span, True) for span in written] + [(*span, False) for span in read]
+    for low, high, is_written in sorted(ranges):
+        if low < high and (low < end_of_written or (is_written and low < end)):
+            return True
+        end = max(end, high)
+        end_of_written = max(end_of_written, high if is_written else 0)
+    return False
