@@ -13,9 +13,8 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import address_of
 from numadam._backend import Leaves, Rows, SparseGradients, Title
 from numadam._core import plan as pl
-from numadam._cpu.cuts import Cuts, chunked, cut, part_size
 from numadam._cpu.loop import NORM_BLOCK
-from numadam._cpu.memory import StepMemory, Work
+from numadam._cpu.memory import Cuts, StepMemory, Work, chunked, cut, part_size
 from numadam._jit.build import compiled
 
 

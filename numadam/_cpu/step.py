@@ -13,16 +13,15 @@ from numadam._arrays import checks as ar
 from numadam._arrays.interop import address_of, aligned_zeros, as_views, assign
 from numadam._backend import Leaves, Rows, Title
 from numadam._core import plan as pl
-from numadam._cpu.headers import header_of, step_by_slot, step_of_one
-from numadam._cpu.kernel import Kernel
+from numadam._cpu.arrays import TOGETHER, header_of, meet, noter, step_by_slot, step_of_one
 from numadam._cpu.loop import (
     AT,
     NOT_FINITE,
     OK,
     STALE,
+    Kernel,
 )
 from numadam._cpu.memory import StepMemory, Work
-from numadam._cpu.overlap import TOGETHER, meet, noter
 from numadam._cpu.rows import CpuSparseGradients, row_cutter
 from numadam._jit.process import Writes, cached_property
 
