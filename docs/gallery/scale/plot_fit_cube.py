@@ -57,12 +57,12 @@ cube[mask > 0] = 6e4
 # %%
 # From a FITS file to spectra
 # ---------------------------
-# - **Byte order.** FITS is big-endian, which compiled functions do not take:
+# - **Byte order.** FITS is big-endian, which no compiled function takes:
 #   ``astype(float)``.
-# - **Bad samples.** They become NaN. A number would do, if the function read
-#   the mask as well.
+# - **Bad samples.** They become NaN. A number would do, if the function
+#   read the mask as well.
 # - **Axes.** FITS counts them backwards: NumPy's order is (velocity, y, x).
-#   A fit is a row, so the spectra go last, next to each other in memory.
+#   A fit is a row, so a spectrum goes last, contiguous in memory.
 cube = cube.astype(float)
 cube[mask > 0] = np.nan
 spectra = np.ascontiguousarray(cube.reshape(velocity.size, -1).T)
