@@ -64,17 +64,6 @@ def test_cov_is_pcov(fits, absolute_sigma):
     np.testing.assert_allclose(differences.stderr, res.stderr, rtol=1e-5)
 
 
-def test_stated_errors_are_those_of_many_draws():
-    """Of fits to draws of one noise, the spread is what `stderr` says."""
-    fits = decays(3000)
-    y = fits.model(fits.t, 2.0, 1.0, 0.5) + 0.02 * np.random.default_rng(2).normal(size=(3000, 30))
-    fits = fits._replace(y=y)
-    res = run(fits, True)
-    np.testing.assert_allclose(res.x.std(0), res.stderr.mean(0), rtol=0.06)
-    within = abs(res.x - [2.0, 1.0, 0.5]) < 1.96 * res.stderr
-    assert abs(within.mean() - 0.95) < 0.02
-
-
 @derived
 def test_float32(jac):
     fits = FITS["peaks"]
@@ -326,29 +315,12 @@ def saturation(x, a, b):
 
 #: by name: the model, pairs of x and y, two starts, certified values and their standard errors
 NIST = {
-    "Misra1a": (
-        saturation,
-        """77.6 10.07  114.9 14.73  141.1 17.94  190.8 23.93  239.9 29.61  289.0 35.18  332.8 40.02
-        378.4 44.82  434.8 50.76  477.3 55.05  536.8 61.01  593.1 66.40  689.1 75.47
-        760.0 81.78""",
-        [(500, 1e-4), (250, 5e-4)],
-        (2.3894212918e2, 5.5015643181e-4),
-        (2.7070075241, 7.2668688436e-6),
-    ),
     "BoxBOD": (
         saturation,
         "1 109  2 149  3 149  5 191  7 213  10 224",
         [(1, 1), (100, 0.75)],
         (2.1380940889e2, 5.4723748542e-1),
         (1.2354515176e1, 1.0455993237e-1),
-    ),
-    "MGH09": (
-        lambda x, a, b, c, d: a * (x**2 + x * b) / (x**2 + x * c + d),
-        """4.0 0.1957  2.0 0.1947  1.0 0.1735  0.5 0.16  0.25 0.0844  0.167 0.0627  0.125 0.0456
-        0.1 0.0342  0.0833 0.0323  0.0714 0.0235  0.0625 0.0246""",
-        [(25, 39, 41.5, 39), (0.25, 0.39, 0.415, 0.39)],
-        (1.9280693458e-1, 1.9128232873e-1, 1.2305650693e-1, 1.3606233068e-1),
-        (1.1435312227e-2, 1.9633220911e-1, 8.0842031232e-2, 9.0025542308e-2),
     ),
     "Rat42": (
         lambda x, a, b, c: a / (1 + np.exp(b - c * x)),

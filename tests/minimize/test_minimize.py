@@ -83,19 +83,6 @@ def test_what_fun_keeps_of_x_stays_as_it_is(how, apart, n):
         np.testing.assert_array_equal(part, was)
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["jac=True", "jac=function"])
-def test_nothing_is_copied_afresh_where_nobody_keeps_x(apart):
-    places = set()
-
-    def fun(x):
-        places.add(x.ctypes.data)
-        return square(x)[0] if apart else square(x)
-
-    jac = (lambda x: square(x)[1]) if apart else True
-    na.minimize(fun, np.ones(LARGE_X // 8), jac=jac, gtol=0, ftol=1e-99, maxiter=20)
-    assert len(places) == 1
-
-
 def test_nested_containers_with_frozen_arrays_and_averages():
     x0 = {"w": np.ones((2, 3)), "b": [np.ones(2), np.full(1, 7.0)]}
 
@@ -274,16 +261,6 @@ def test_a_schedule_that_raises_ends_the_run_where_it_does(fun):
     with pytest.raises(ZeroDivisionError) as caught:
         run(fun, lr=lr)
     assert caught.value.numadam_result.nit == 3
-
-
-def test_ctrl_c_in_a_callback_carries_the_run():
-    def callback(x):
-        if x[0] < 0.5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        na.minimize(square, np.ones(2), jac=True, lr=0.1, callback=callback)
-    assert caught.value.numadam_result.nit > 3
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -166,9 +166,8 @@ def falling(taken):
 ALL_STATE = {
     "bounds": (-1.0, 1.0),
     "ema": 0.9,
-    "amsgrad": True,
+    "clip_norm": 1.0,
     "nonfinite": "skip",
-    "beta1": falling,
 }
 
 
