@@ -146,7 +146,7 @@ def test_a_constructor_moves_all_arrays_into_the_box_or_none(bounds):
 
     strike_everywhere(
         lambda: [one.copy() for one in outside],
-        lambda params: na.SGD(params, bounds=bounds),
+        lambda params: na.Adam(params, bounds=bounds),
         check,
         inside="/_cpu/state.py",
     )

@@ -203,8 +203,8 @@ def test_any_box_against_the_reference(pairs, seed):
     hi = np.array([INF if hi is None else hi for _, hi in pairs])
     lo, hi = np.where(lo == INF, 0.0, lo), np.where(hi == -INF, 0.0, hi)
     start, *calls = rng.integers(-4, 5, (8, n)) / 4  # often exactly on a bound
-    opt = na.Adam(start.copy(), **neutral(start, bounds=Bounds(lo, hi), maximize=True))
-    ref = Steps([start], lr=0.1, bounds=[(lo, hi)], maximize=True)
+    opt = na.Adam(start.copy(), **neutral(start, bounds=Bounds(lo, hi)))
+    ref = Steps([start], lr=0.1, bounds=[(lo, hi)])
     for g in calls:
         opt.step(g)
         ref.step([g])
