@@ -57,15 +57,16 @@ OPTIONS = [
         "rule": "nadam", "lr": 0.02, "bounds": [(None, 0.5), (-2, 2)], "norm": 2, "xtol": 1e-4,
         "beta1": lambda t: 0.9 if t < 99 else 0.8,
     },
-    {
+    {"rule": "adamw", "lr": 0.02, "clip_norm": lambda t: 1.0 + t / 9, "weight_decay": 0.1},
+    extras.sweep({
         "rule": "adamw", "lr": np.array([0.01, 0.03]), "clip_norm": lambda t: 1.0 + t / 9,
         "weight_decay": 0.1,
-    },
-    {"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "numpy"},
-    {
+    }),
+    extras.sweep({"clip_value": 2.0, "ema": 0.9, "amsgrad": True, "like": "numpy"}),
+    extras.sweep({
         "rule": "sgd", "lr": 1e-3, "momentum": 0.9, "clip_array_norm": 3.0, "ema": 0.9,
         "bounds": (0, 2),
-    },
+    }),
     extras.sweep(
         {"rule": "adagrad", "lr": 0.1, "initial_accumulator": 0.5, "like": "keras", "ema": 0.9}
     ),

@@ -46,15 +46,15 @@ CASES = {file: plain_case(file) for file in rules.CLASSES} | {
     "adam amsgrad": ("Adam", {"amsgrad": True}, "m, v", "t=t, lr=lr, vmax=vmax"),
     "adamw decay": (
         "AdamW",
-        {"weight_decay": 0.3, "beta1": 0.7, "amsgrad": True},
+        {"weight_decay": 0.3, "beta1": 0.7},
         "m, v",
-        "t, lr, 0.3, beta1=0.7, vmax=vmax",
+        "t, lr, 0.3, beta1=0.7",
     ),
     "nadam product": (
         "NAdam",
-        {"momentum_decay": 0.1, "weight_decay": 0.1},
+        {"momentum_decay": 0.1, "weight_decay": 0.0},
         "m, v",
-        "t, lr, momentum_decay=0.1, weight_decay=0.1, mu_product=mu_product",
+        "t, lr, momentum_decay=0.1, mu_product=mu_product",
     ),
     "rmsprop all": (
         "RMSprop",
