@@ -48,10 +48,7 @@ def check(opt, p, state):
 
 
 #: compiled in parallel by default; the others only differ in the formula inside
-PARALLEL = [
-    ("adam paper", "float64"),
-    ("sgd", "float32"),
-]
+PARALLEL = [("adam paper", "float64")]
 FORMS = pytest.mark.parametrize(
     ("name", "dtype", "form"),
     [

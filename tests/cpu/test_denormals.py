@@ -180,9 +180,15 @@ def test_compiled_minimisations():
     options = {"lr": 0.5, "ema": 0.9, "gtol_rel": 0.0, "maxiter": 1300, **decay, **FAST}
     x0 = np.ones(2, np.float32)
     one = na.minimize(one_of_two, x0, **options)
-    many = na.minimize_many(one_of_two_each, np.tile(x0, (9, 1)), **options)
-    for result in (one, many):
-        assert np.max(result.nit) == 1300
-        assert (result.x_last.reshape(-1, 2)[:, 1] == 0.0).all()
-        assert (result.averaged.reshape(-1, 2)[:, 1] == 0.0).all()
-    assert one.state["v"][1] == 0.0
+    assert one.nit == 1300
+    assert one.x_last[1] == one.averaged[1] == one.state["v"][1] == 0.0
+
+
+@pytest.mark.sweep
+def test_minimisations_of_many_problems():
+    options = {"lr": 0.5, "ema": 0.9, "gtol_rel": 0.0, "maxiter": 1300, "rule": na.AdamW}
+    start = np.ones((9, 2), np.float32)
+    many = na.minimize_many(one_of_two_each, start, weight_decay=0.2, **options, **FAST)
+    assert np.max(many.nit) == 1300
+    assert (many.x_last[:, 1] == 0.0).all()
+    assert (many.averaged[:, 1] == 0.0).all()

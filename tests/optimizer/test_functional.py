@@ -53,9 +53,9 @@ def call(case, p, g, state, t, **more):
 
 ARGUMENTS = ("p", "g", "m", "v", "vmax", "out")
 #: a direction is compiled by itself
-WITH_OUT = [(case, "float32") for case in KERNELS]
+WITH_OUT = [(case, "float64") for case in KERNELS]
 WITH_OUT += [extras.sweep(case, "float64") for case in ("adam paper", "nadam", "adam tf1")]
-WITH_OUT += [extras.sweep(case, "float32") for case in OTHERS]
+WITH_OUT += [extras.sweep(case, "float32") for case in KERNELS + OTHERS]
 
 
 @pytest.mark.parametrize(("case", "dtype"), WITH_OUT)
@@ -83,7 +83,7 @@ def test_out(case, dtype):
 @given(
     shapes,
     st.lists(st.sampled_from(list(LAYOUTS)), min_size=6, max_size=6),
-    st.sampled_from(["float32"]),
+    st.sampled_from(["float64"]),
     st.sampled_from(["adam paper amsgrad", "rmsprop"]),
     st.booleans(),
     st.integers(0, 99),
