@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir  # vectors in `dot`, whose order no compiler may change; `make_memory`
+from llvmlite import ir as ir  # vectors in `dot` and of derivatives; `make_memory`
 from llvmlite.binding import get_host_cpu_name  # as Numba's own cache knows the processor
 from numba import types
 from numba.core import cgutils  # the loop of `dot`, constants of a view, zeros on the stack

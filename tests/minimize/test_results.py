@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import pydoc
 import re
 from typing import get_args
 
@@ -20,7 +19,6 @@ from scipy.optimize import rosen as scipy_rosen
 import numadam as na
 from numadam._core.hyper import GradientStatus
 from numadam._core.options import DEFAULTS
-from numadam._minimize.result import entries
 from tests import stubs
 from tests.minimize.objectives import START, Counted, python_rosen, rosen, square
 
@@ -44,12 +42,12 @@ OF_FITS = {"cost", "optimality", "cov", "stderr"}
 
 def test_every_entry_is_declared_and_every_declared_one_is_there():
     found = one(ema=0.9, lr="auto", maxiter=20)
-    assert found.keys() | {"index", *OF_FITS} == entries(na.Result).keys()
+    assert found.keys() | {"index", *OF_FITS} == na.Result.__annotations__.keys()
     assert (
         many().keys() | {"averaged", "njev", "agreed", "residuals", "jacobian", *OF_FITS}
-        == entries(na.ManyResult).keys()
+        == na.ManyResult.__annotations__.keys()
     )
-    assert many().best().keys() <= entries(na.Result).keys()
+    assert many().best().keys() <= na.Result.__annotations__.keys()
 
 
 @each
@@ -104,14 +102,12 @@ def test_copies_and_pickles_are_of_the_class(make):
 
 
 @pytest.mark.parametrize("kind", [na.Result, na.ManyResult, na.GradientCheck])
-def test_every_entry_has_a_text_in_help_and_a_type(kind):
+def test_every_entry_has_a_text_and_a_type_in_the_docstring(kind):
     # plain Python and IPython without jedi complete by the class
     public = {name for name in dir(kind) if not name.startswith("_")}
-    assert public - {"best"} == entries(kind).keys()
-    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
-    for name, declared in entries(kind).items():
-        assert inspect.getdoc(declared) in text, name
-        assert declared.type not in ("", "None"), name
+    assert public - {"best"} == kind.__annotations__.keys()
+    text = inspect.getdoc(kind)
+    assert re.findall(r"^(\w+) : \S.*\n    \S", text, re.MULTILINE) == [*kind.__annotations__]
 
 
 KEYWORDS = stubs.keywords(stubs.rule_classes())
@@ -149,7 +145,7 @@ def test_many_problems_take_the_options_of_their_signature():
 def test_the_check_of_a_gradient_is_such_a_result():
     check = na.check_grad(square, np.ones(2), jac=True)
     assert isinstance(check, na.GradientCheck)
-    assert check.keys() == entries(na.GradientCheck).keys()
+    assert check.keys() == na.GradientCheck.__annotations__.keys()
     assert dir(check) == sorted(check)
     assert check.status in get_args(GradientStatus)
     assert pickle.loads(pickle.dumps(check)) == check
@@ -161,10 +157,9 @@ def test_the_check_of_a_gradient_is_such_a_result():
 
 PLAIN = "The number of iterations has reached maxiter."
 SLOW = "Most elements of x moved one way, by the full lr in nearly every iteration"
-RISING = "f rose in 100% of the iterations, from 45 to"
 ABOVE = "f stayed above its first value"
 CIRCLES = "In the second half of the run neither f nor the gradient fell"
-HINTS = re.compile(f"{SLOW}|f rose in|{ABOVE}|{CIRCLES}")
+HINTS = re.compile(f"{SLOW}|{ABOVE}|{CIRCLES}")
 
 
 def bowl(x):
@@ -220,7 +215,7 @@ SAID = [
     (lambda z: (abs(z - 3 - 4j) ** 2, 2 * (z - 3 - 4j)), np.zeros((), complex), {"lr": 1e-3}, SLOW),
     (python_rosen, START, {"lr": 1e-5}, SLOW),
     (rosen, START, {"lr": 1e-5, "jac": None}, SLOW),
-    (wrong_sign, FIVE, {"lr": 0.01}, RISING),
+    (wrong_sign, FIVE, {"lr": 0.01}, ABOVE),
     (python_rosen, START, {"lr": 100.0}, ABOVE),
     (edge, FIVE, {"lr": 0.1, "maxiter": 3000}, CIRCLES),
     (bowl, FIVE, {"lr": 0.1, "rule": "lion"}, CIRCLES),
@@ -232,7 +227,7 @@ SAID = [
 def test_a_run_that_got_stuck_says_how(fun, x0, options, says):
     said = message(fun, x0, **options)
     assert said.startswith(says)
-    assert ("(numadam.check_grad)" in said) == (says in (RISING, ABOVE))
+    assert ("(numadam.check_grad)" in said) == (says is ABOVE)
 
 
 GOOD = [
