@@ -431,7 +431,7 @@ class OptimizerBase(metaclass=OptimizerType):
                 return LR.check(lr(self.t)) if callable(lr) else lr
             rates = tree.flatten(lr, "lr")
             now = [LR.check(rate(self.t)) if callable(rate) else rate for rate in rates]
-            return tree.merge(lr, now)
+            return tree.unflatten(now, lr)
 
     @property
     def grads(self) -> Any:
