@@ -10,7 +10,7 @@ from numba.extending import intrinsic, models, overload, overload_attribute, reg
 
 from numadam._derivatives.dual import Dual, is_scalar, make_dual, parts, plain, value
 
-_POINTER_FIELDS, _COUNT_FIELDS = ("data", "jacobian"), ("size", "first", "rows", "columns")
+_POINTER_FIELDS, _COUNT_FIELDS = ("data", "jacobian"), ("size", "first", "step", "rows", "columns")
 _FIELD = {name: place for place, name in enumerate(_POINTER_FIELDS + _COUNT_FIELDS)}
 
 
@@ -26,7 +26,7 @@ class _Wrapped(types.Type):  # type: ignore[misc]  # Numba has no types
 
     def __init__(self, dtype: Any, width: int, *flags: bool) -> None:
         self.dtype, self.dual = dtype, Dual(dtype, width)
-        self.whole, self.is_checked, self.is_row = flags
+        self.whole, self.is_checked, self.is_flat, self.is_row = flags
         super().__init__(name=f"{self.name_of}({', '.join(map(str, (dtype, width, *flags)))})")
 
 
@@ -51,7 +51,7 @@ class _WrappedModel(models.StructModel):  # type: ignore[misc]  # untyped
 
 
 def make_wraps(n: int, width: int, is_checked: bool) -> tuple[Any, Any]:
-    """``unknowns(x, first)`` and ``residuals(r, first, J)``; r is contiguous, J may be a row.
+    """``unknowns(x, first)`` and ``residuals(r, first, J)``; J may be a row.
 
     The values of x are copied to where no other array can overlap them: the compiler keeps them in
     registers.
@@ -65,7 +65,7 @@ def make_wraps(n: int, width: int, is_checked: bool) -> tuple[Any, Any]:
 
     @intrinsic
     def unknowns(typingctx: Any, x: Any, first: Any) -> Any:
-        kind = Unknowns(x.dtype, width, n == width, is_checked, False)
+        kind = Unknowns(x.dtype, width, n == width, is_checked, True, False)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             source, first = context.make_array(x)(context, builder, values[0]), values[1]
@@ -81,7 +81,8 @@ def make_wraps(n: int, width: int, is_checked: bool) -> tuple[Any, Any]:
 
     @intrinsic
     def residuals(typingctx: Any, r: Any, first: Any, J: Any) -> Any:
-        kind = Residuals(r.dtype, width, n == width, is_checked, J.layout == "C")
+        flags = n == width, is_checked, r.layout == "C", J.layout == "C"
+        kind = Residuals(r.dtype, width, *flags)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             array, matrix = (
@@ -96,6 +97,7 @@ def make_wraps(n: int, width: int, is_checked: bool) -> tuple[Any, Any]:
                 jacobian=matrix.data,
                 size=builder.extract_value(array.shape, 0),
                 first=values[1],
+                step=builder.extract_value(array.strides, 0),
                 rows=steps[0],
                 columns=steps[1],
             )
@@ -123,7 +125,10 @@ def _place(context: Any, builder: Any, kind: Any, wrapped: Any, i: Any, of: Any)
         with builder.if_then(builder.icmp_unsigned(">=", i, size)):
             message = ("index is out of bounds",)
             context.call_conv.return_user_exc(builder, IndexError, message)
-    return i, builder.gep(_field(builder, wrapped, "data"), [i])
+    data = _field(builder, wrapped, "data")
+    if kind.is_flat:  # neighbours, as the compiler then knows
+        return i, builder.gep(data, [i])
+    return i, _at(context, builder, data, builder.mul(i, _field(builder, wrapped, "step")))
 
 
 def _derivative(context: Any, builder: Any, kind: Any, wrapped: Any, k: Any, number: int) -> Any:

@@ -94,7 +94,7 @@ class Fits:
     _adapter: ResidualAdapter
 
     def __init__(self, task: FitTask) -> None:
-        self._task = task
+        self.task = task
         problems, n = task.x.shape
         threads = process.thread_count() if problems * task.m >= _PARALLEL_FROM else 1
         self._workers = workers = max(1, min(threads, problems))
@@ -148,13 +148,13 @@ class Fits:
     def check(self, adapter: ResidualAdapter) -> None:
         """Call the residuals on marks between guards, and refuse what they write elsewhere."""
         self._adapter = adapter
-        self._set(fun=adapter.address, end=self._task.problems, checks=self._workers, workers=1)
+        self._set(fun=adapter.address, end=self.task.problems, checks=self._workers, workers=1)
         self._call()
         self._set(checks=0, workers=self._workers)
 
     def advance(self) -> None:
         """Fit the next problems: about as many as take `_CHUNK_SECONDS`."""
-        end = min(len(self._task.x), self.done + self._chunk)
+        end = min(len(self.task.x), self.done + self._chunk)
         self._set(first=self.done, end=end)
         start = time.perf_counter()
         self._call()
@@ -166,7 +166,7 @@ class Fits:
         """Run the loop, and raise what the residuals raised, or where they wrote."""
         share = kn.share_address(process.safe(False, self._in_threads))
         try:
-            if self._entry(self._task.args, share, self._words.ctypes.data, self._work_at) == 0:
+            if self._entry(self.task.args, share, self._words.ctypes.data, self._work_at) == 0:
                 return
         except SystemError:  # of `numba.objmode`: its exception is pending, and the loop returned
             if not (self._found[:, 0] == RAISED).any():
@@ -175,25 +175,25 @@ class Fits:
         if raised.any():
             self._raise_again(raised)
         for found in self._found[self._found[:, 0] != FINE].tolist():
-            raise ValueError(text_of(found, self._task))
+            raise ValueError(text_of(found, self.task))
 
     def _raise_again(self, raised: np.ndarray) -> None:
         """Raise the exception of the residuals, by calling them once more where they raised."""
         workers = np.flatnonzero(raised)
         for worker in workers[np.argsort(self._found[workers, 1])]:  # by any number of workers
-            number = int(self._found[worker, 1]) % self._task.problems
+            number = int(self._found[worker, 1]) % self.task.problems
             x = self._trial[worker].copy()
             try:
-                self._adapter.call_again(x, self._task.m, number, self._task.args)
+                self._adapter.call_again(x, self.task.m, number, self.task.args)
             except Exception as error:
-                if self._task.problems > 1:
+                if self.task.problems > 1:
                     error.add_note(f"numadam: in problem {number}.")
                 raise
         raise RuntimeError(RAISED_ONCE)
 
     def result(self) -> ManyResult:
         """The result of all problems as they are now."""
-        return result_of(self._task, {**self._out, "x": self._task.x})
+        return result_of(self.task, {**self._out, "x": self.task.x})
 
 
 def outputs(task: FitTask) -> dict[str, np.ndarray]:
@@ -294,10 +294,10 @@ def text_of(found: list[int], task: FitTask) -> str:
     )
 
 
-def run_fits(task: FitTask, compile_residuals: Callable[[], ResidualAdapter]) -> ManyResult:
-    """Fit all problems; an exception carries the result so far."""
-    fits, problems = Fits(task), len(task.x)
-    bar = ProgressBar(task.progress, problems)
+def run_fits(fits: Any, compile_residuals: Callable[[], Any]) -> ManyResult:
+    """Run `Fits`, or those of a GPU, to their end; an exception carries the result so far."""
+    problems = len(fits.task.x)
+    bar = ProgressBar(fits.task.progress, problems)
     try:
         adapter = compile_residuals()
         if problems:

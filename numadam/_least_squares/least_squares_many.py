@@ -9,7 +9,7 @@ import numpy as np
 
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import Hyper, OfResiduals, check_switch, count
-from numadam._least_squares.batch import FitTask, run_fits
+from numadam._least_squares.batch import Fits, FitTask, run_fits
 from numadam._least_squares.objective import DIFFERENCES, adapter_for, form_of
 from numadam._minimize.arguments import Run, own_copy, read_args
 from numadam._minimize.compiled.objective import check_derives
@@ -199,16 +199,16 @@ def least_squares_many(
         sigma=_read_sigma(sigma, problems, m),
         starts=len(x) if x.ndim == 3 else None,
     )
-    return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args, exact))
+    if is_cupy(x0):
+        from numadam._least_squares.device import fit_on_device
+
+        return fit_on_device(task, fun, form, x0.device.id)
+    return run_fits(Fits(task), functools.partial(adapter_for, fun, form, x.dtype, args, exact))
 
 
 def read_starts(x0: Any) -> np.ndarray:
-    if is_cupy(x0):
-        raise TypeError(
-            "x0: least_squares_many runs on the CPU. Pass cupy.asnumpy(x0), or minimise the sum "
-            "of squares with numadam.minimize_many."
-        )
-    x = own_copy(x0)
+    """The starts, on the host."""
+    x = own_copy(to_host(x0))
     if getattr(x, "ndim", 0) not in {2, 3} or x.shape[-1] == 0 or (x.ndim == 3 and len(x) == 0):
         raise ValueError(
             "x0: expected one array of shape (problems, n), one start a row, or (starts, problems, "

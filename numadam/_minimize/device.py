@@ -363,7 +363,7 @@ def _side_by_side(value: Any, x: Any) -> Any:
     return array[..., None]
 
 
-def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
     import cupy
 
@@ -392,7 +392,7 @@ class DeviceBatch(Batch):
 
         super().__init__(task)
         self.optimizer, self._x, self._form = optimizer, x, form
-        self._args, tolerances = _on_device(task.args), task.tolerances
+        self._args, tolerances = on_device(task.args), task.tolerances
         backend: Any = parts_of(optimizer).backend
         self._backend, self._settings = backend, backend.settings
         self._plan = plan = backend.settings.plan
@@ -529,7 +529,7 @@ class DeviceBatch(Batch):
         return memory | {"codes": self.counts[0].get(), "nit": self.counts[1].get()}
 
 
-def minimize_on_device(task: Task) -> ManyResult:
+def minimizeon_device(task: Task) -> ManyResult:
     """A compiled objective on CuPy arrays."""
     from numadam._cuda.launch import on_gpu
 
