@@ -23,24 +23,21 @@ from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
-from numadam._core.text import Text, indented, scope_of
+from numadam._core.text import Text, function_text, indented, scope_of
 from numadam._cuda.kernel import THREADS
 from numadam._cuda.scalars import compiled_fill
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.objective import INDEXED, RETURNS, WRITES, form_of
+from numadam._minimize.compiled.objective import INDEXED, RETURNS, form_of
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
+from numadam._minimize.stop_text import projected, released
 from numadam._minimize.stopping import (
     RUNNING,
     check_convergence,
     gradient_limit,
-    itself,
-    moved,
-    projected,
-    released,
     share_of_own,
 )
 from numadam._settings.bounds import Box
@@ -48,155 +45,65 @@ from numadam._settings.bounds import Box
 # --- the kernel ----------------------------------------------------------------------------------
 
 
-def _itself(a):
-    return a
+def _texts(plan: Plan, form: str, norm: float, axes: int, count: int) -> dict[str, list[str]]:
+    """Bodies of the functions of problem b by their heads; its x has `axes`, `fun` so many `args`.
 
-
-def _make_step(plan: Plan, wrap: Any) -> Any:
-    """``step(b, problems, size, arrays, row)``: a step of problem b, whose scalars are in a row."""
-    text = Text(plan)
-    views = ", ".join(text.views[name] for name in text.arrays)
-    each = ["while i < size:", *indented([*text.element(), "i += problems"])]
-    body = [f"{views} = arrays", *text.head(), "i = b", *each]
-    lines = ["def step(b, problems, size, arrays, row):", *indented(body)]
-    scope = {"__name__": __name__, **scope_of(plan, wrap)}
-    exec(compile("\n".join(lines), "<numadam: step of a problem>", "exec"), scope)
-    return wrap(scope["step"])
-
-
-def _make_bounds_of(plan: Plan) -> Any:
-    """``bounds_of(arrays)``: the arrays of the bounds, or None for each."""
-    if plan.bounds != "array":
-        return lambda arrays: (None, None)
-    low, high = map(Text(plan).arrays.index, ("low", "high"))
-    return lambda arrays: (arrays[low], arrays[high])
-
-
-def _calling(fun: Any, form: str) -> Any:
-    """``call(x, g, b, args) -> f`` of problem b, whatever the form of `fun`."""
-
-    def writes(x, g, b, args):
-        return fun(x, g, *args)
-
-    def indexed(x, g, b, args):
-        return fun(x, g, b, *args)
-
-    def returns(x, g, b, args):
-        f, given = fun(x, *args)  # the gradient is a tuple: no array can be made here
-        for i in range(x.size):
-            g[i] = given[i]
-        return f
-
-    return {WRITES: writes, INDEXED: indexed, RETURNS: returns}[form]
-
-
-def _make_norm(element: Any, norm: float, real: np.dtype[Any], wrap: Any) -> Any:
-    """``norm(b, problems, x, y, low, high, lo, hi)`` of problem b, as `stop_text.norm_lines`.
-
-    The largest element has the dtype of the problem, in which it is exact: most GPUs have few units
-    for float64. The 2-norm is a float64 as on the CPU, of squares that are exact where the problem
-    is float32. With a shorter sum a problem could stop at another iteration.
+    Norms are those of `stop_text.norm_lines`. The largest element has the dtype of the problem, in
+    which it is exact: most GPUs have few units for float64. The 2-norm is a float64 as on the CPU,
+    of squares that are exact where the problem is float32. With a shorter sum a problem could stop
+    at another iteration.
     """
-    component, zero = wrap(element), real.type(0)
+    text, is_float32 = Text(plan), plan.real == np.float32
+    names = [f"{', '.join(text.views[name] for name in text.arrays)} = arrays"]
+    ends = [*names, "low, high = ends"] if plan.bounds == "scalar" else names
+    own = [*released(plan.bounds, "i"), "a = abs(d)"]
 
-    def largest(b, problems, x, y, low, high, lo, hi):
-        top, i = zero, b
-        while i < x.size:
-            a = abs(component(i, x, y, low, high, lo, hi))
-            top = a if a > top or a != a else top
-            i += problems
-        return top
+    def each(lines: list[str]) -> list[str]:
+        return ["i = b", "while i < ps.size:", *indented([*lines, "i += problems"])]
 
-    def one(b, problems, x, y, low, high, lo, hi):
-        return 1.0
+    def norm_of(element: list[str]) -> list[str]:
+        lines = ["top = zero"]
+        lines += each([*element, "a = abs(d)", "top = a if a > top or a != a else top"])
+        if norm == math.inf:
+            return [*lines, "return top"]
+        lines += ["if top == 0.0 or not math.isfinite(top):", "    return top"]
+        lines = ["top = 1.0"] if is_float32 else lines  # its squares are in range, in float64
+        squares = each([*element, "a = np.float64(d) / top", "total += a * a"])
+        return [*lines, "total = 0.0", *squares, "return top * math.sqrt(total)"]
 
-    in_range = norm != math.inf and real == np.float32  # its squares are, in float64
-    unit = wrap(one if in_range else largest)
-
-    def euclidean(b, problems, x, y, low, high, lo, hi):
-        top = unit(b, problems, x, y, low, high, lo, hi)
-        if top == 0.0 or not math.isfinite(top):
-            return top
-        total, i = 0.0, b
-        while i < x.size:
-            a = np.float64(component(i, x, y, low, high, lo, hi)) / top
-            total += a * a
-            i += problems
-        return top * math.sqrt(total)
-
-    return unit if norm == math.inf else wrap(euclidean)
-
-
-def _round_down(limit):
-    """Largest float32 that is not above it: the same float32 numbers are at most either."""
-    return cuda.libdevice.double2float_rd(limit)
-
-
-def _make_stop_tests(plan: Plan, norm: float, wrap: Any) -> tuple[Any, Any, Any]:
-    """Device functions of the stop tests at the iterate of problem b.
-
-    ``steepness(b, problems, x, g, low, high, ends)`` is the norm of the projected gradient,
-    ``limit(first, gtol, gtol_rel)`` the norm at which a problem stops, in the same dtype, and
-    ``test(b, problems, x, before, f, f_before, steep, later, limit, ftol, xtol)`` the code.
-    """
-    check, limit_of = wrap(check_convergence), wrap(gradient_limit)
-    steep_of, far, large = (
-        _make_norm(element, norm, plan.real, wrap) for element in (projected, moved, itself)
-    )
-    scalar = plan.bounds == "scalar"
-    is_short = norm == math.inf and plan.real == np.float32
-    rounded = wrap(_round_down if is_short else _itself)
-
-    def steepness(b, problems, x, g, low, high, ends):
-        if scalar:
-            return steep_of(b, problems, x, g, None, None, ends[0], ends[1])
-        return steep_of(b, problems, x, g, low, high, None, None)
-
-    def limit(first, gtol, gtol_rel):
-        return rounded(limit_of(gtol, gtol_rel, np.float64(first)))
-
-    def test(b, problems, x, before, f, f_before, steep, later, limit, ftol, xtol):
-        way = size = 0.0
-        if xtol > 0.0 and later:
-            way = far(b, problems, x, before, None, None, None, None)
-            size = large(b, problems, x, before, None, None, None, None)
-        return check(f, f_before, steep, way, size, later, (limit, ftol, xtol))
-
-    return wrap(steepness), wrap(limit), wrap(test)
+    given = ["x", *(["g"] if form != RETURNS else []), *(["b"] if form == INDEXED else [])]
+    called = f"fun({', '.join([*given, *(f'args[{k}]' for k in range(count))])})"
+    problem = ", ".join([*[":"] * axes, "b"])
+    call, returned = [f"x, g = xs[{problem}], gs[{problem}]"], [f"return {called}"]
+    if form == RETURNS:  # the gradient is a tuple: no array can be made here
+        returned = [f"f, given = {called}", "for i in range(x.size):", "    g[i] = given[i]"]
+        returned += ["return f"]
+    # the largest float32 that is not above a limit: the same float32 numbers are at most either
+    limit = "cuda.libdevice.double2float_rd(limit)" if is_float32 and norm == math.inf else "limit"
+    learn = [*own, "if a > firsts[i]:", "    firsts[i] = a"]
+    remains = [*own, "if np.float64(a) > share * firsts[i] and firsts[i] > 0:", "    return True"]
+    return {
+        "call(xs, gs, b, args)": [*call, *returned],
+        "step(b, problems, arrays, row)": [*names, *text.head(), *each(text.element())],
+        "steepness(b, problems, arrays, ends)": [*ends, *norm_of(projected(plan.bounds, "i"))],
+        "far(b, problems, arrays, befores)": [*names, *norm_of(["d = ps[i] - befores[i]"])],
+        "large(b, problems, arrays)": [*names, *norm_of(["d = ps[i]"])],
+        "limit_of(first, gtol, gtol_rel)": [
+            "limit = gradient_limit(gtol, gtol_rel, np.float64(first))",
+            f"return {limit}",
+        ],
+        "learn(b, problems, arrays, ends, firsts)": [*ends, *each(learn)],
+        "remains(b, problems, arrays, ends, firsts, share)": [
+            *ends,
+            *each(remains),
+            "return False",
+        ],
+    }
 
 
-def _make_own(plan: Plan, wrap: Any) -> tuple[Any, Any]:
-    """``learn`` and ``remains`` of problem b: what `stop_text.test_lines` does with `firsts`."""
-    one, scalar = wrap(released), plan.bounds == "scalar"
-
-    def size(i, x, g, low, high, ends):
-        if scalar:
-            return abs(one(i, x, g, None, None, ends[0], ends[1]))
-        return abs(one(i, x, g, low, high, None, None))
-
-    size_of = wrap(size)
-
-    def learn(b, problems, x, g, low, high, ends, firsts):
-        i = b
-        while i < x.size:
-            a = size_of(i, x, g, low, high, ends)
-            if a > firsts[i]:
-                firsts[i] = a
-            i += problems
-
-    def remains(b, problems, x, g, low, high, ends, firsts, share):
-        i = b
-        while i < x.size:
-            a = np.float64(size_of(i, x, g, low, high, ends))
-            if a > share * firsts[i] and firsts[i] > 0:
-                return True
-            i += problems
-        return False
-
-    return wrap(learn), wrap(remains)
-
-
-def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., None]:
+def make_solve(
+    plan: Plan, fun: Any, form: str, norm: float, axes: int, count: int
+) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs, one problem a thread.
 
     ``solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)``: `rows`
@@ -211,10 +118,15 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     ``norm=2`` ask for it. The function has more than 60 lines, as all of it is one kernel.
     """
     wrap = functools.cache(cuda.jit(device=True))
-    take, bounds_of = _make_step(plan, wrap), wrap(_make_bounds_of(plan))
-    call = wrap(_calling(wrap(fun.py_func), form))
-    steepness, limit_of, test = _make_stop_tests(plan, norm, wrap)
-    learn, remains = _make_own(plan, wrap)
+    scope = {**scope_of(plan, wrap), "__name__": __name__, "cuda": cuda, "zero": plan.real.type(0)}
+    scope |= {"fun": wrap(fun.py_func), "gradient_limit": wrap(gradient_limit)}
+    texts = _texts(plan, form, norm, axes, count)
+    lines = "\n".join(function_text(name, body, "") for name, body in texts.items())
+    exec(compile(lines, "<numadam: functions of a problem>", "exec"), scope)
+    call, take, steepness, far, large, limit_of, learn, remains = (
+        wrap(scope[name.partition("(")[0]]) for name in texts
+    )
+    check = wrap(check_convergence)
     as_norm = np.float64 if norm != math.inf else plan.real.type
 
     def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
@@ -222,50 +134,59 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
         gtol, ftol, xtol, gtol_rel, share = tolerances
         before, best, best_g, firsts = moves
         p, g = arrays[0], arrays[1]
-        low, high = bounds_of(arrays)
         later = done >= 0
         for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
             it, code = 0, counts[0, b]
             if code != RUNNING:
                 continue
-            f, best_f, best_steep = table[0, b], table[1, b], as_norm(table[2, b])
-            steep, first = as_norm(table[3, b]), as_norm(table[4, b])
-            limit = limit_of(first, gtol, gtol_rel)
+            f, steep = table[0, b], as_norm(table[3, b])
+            limit = limit_of(table[4, b], gtol, gtol_rel)
             while code == RUNNING and it < steps:
                 if later:
                     i = b
                     while xtol > 0.0 and i < p.size:
                         before[i] = p[i]
                         i += problems
-                    take(b, problems, p.size, arrays, rows[it])
+                    take(b, problems, arrays, rows[it])
                 it += 1
                 i = b
                 while i < p.size:
                     g[i] = 0
                     i += problems
-                x_b, g_b = shaped[0][..., b], shaped[1][..., b]
-                f_before, f = f, float(call(x_b, g_b, b, args))
-                steep = steepness(b, problems, p, g, low, high, ends)
+                f_before, f = f, float(call(shaped[0], shaped[1], b, args))
+                steep = steepness(b, problems, arrays, ends)
                 if not later:
-                    first, limit = steep, limit_of(steep, gtol, gtol_rel)
-                if done + it <= 1 and steep <= first:
-                    learn(b, problems, p, g, low, high, ends, firsts)
+                    table[4, b], limit = steep, limit_of(steep, gtol, gtol_rel)
+                if done + it <= 1 and steep <= table[4, b]:
+                    learn(b, problems, arrays, ends, firsts)
                 top = limit
                 near = gtol < steep <= limit
-                if near and remains(b, problems, p, g, low, high, ends, firsts, share):
-                    top = limit_of(first, gtol, 0.0)
-                code = test(b, problems, p, before, f, f_before, steep, later, top, ftol, xtol)
-                if not later or (f < best_f and math.isfinite(f)):
-                    best_f, best_steep = f, steep
+                if near and remains(b, problems, arrays, ends, firsts, share):
+                    top = limit_of(table[4, b], gtol, 0.0)
+                way = length = 0.0
+                if xtol > 0.0 and later:
+                    way = far(b, problems, arrays, before)
+                    length = large(b, problems, arrays)
+                code = check(f, f_before, steep, way, length, later, (top, ftol, xtol))
+                if not later or (f < table[1, b] and math.isfinite(f)):
+                    table[1, b], table[2, b] = f, steep
                     i = b
                     while i < p.size:
                         best[i], best_g[i] = p[i], g[i]
                         i += problems
             counts[0, b], counts[1, b] = code, done + it
-            table[0, b], table[1, b], table[2, b] = f, best_f, best_steep
-            table[3, b], table[4, b] = steep, first
+            table[0, b], table[3, b] = f, steep
 
     return solve
+
+
+def most_registers(plan: Plan, norm: float) -> int | None:
+    """The limit of registers of a thread, or None.
+
+    With the 66 that the compiler takes of itself there is room for 768 threads, with 64 for 1024.
+    Of float32 it needs no memory for those; of float64, or with a norm in float64, it would.
+    """
+    return 64 if plan.real == np.float32 and norm == math.inf else None
 
 
 # --- launches by numba-cuda, of kernels over its arrays ------------------------------------------
@@ -376,9 +297,11 @@ def on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def _kernel_of(plan: Plan, fun: Any, form: str, norm: float) -> Any:
+def _kernel_of(plan: Plan, fun: Any, form: str, norm: float, axes: int, count: int) -> Any:
     """The kernel of an objective, compiled once: it takes seconds."""
-    return cuda.jit(make_solve(plan, fun, form, norm))
+    return cuda.jit(max_registers=most_registers(plan, norm))(
+        make_solve(plan, fun, form, norm, axes, count)
+    )
 
 
 class DeviceBatch(Batch):
@@ -418,7 +341,7 @@ class DeviceBatch(Batch):
         self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
         gtol_rel = tolerances.gtol_rel
         self._tolerances = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
-        self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm)
+        self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm, x.ndim - 1, len(task.args))
         self._fill = fill_steps(plan)
         self._products = np.ones(2 * len(plan.products))
         self._tables = StepTables(self._settings, _STEPS)

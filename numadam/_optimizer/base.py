@@ -191,15 +191,10 @@ def missing(kind: type, name: str, to: str = "") -> str:
 # --- defaults of an optimiser's options ----------------------------------------------------------
 
 
-@functools.cache
 def default_options(kind: Any) -> dict[str, Any]:
     """The options of a class of optimisers where the user sets none."""
-    found = {**op.DEFAULTS, "decoupled": kind.rule.decoupled}
-    for base in reversed(kind.__mro__[:-1]):  # all but object
-        if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            found |= {p.name: p.default for p in parameters if p.default is not p.empty}
-    return found
+    rule: RuleSpec = kind.rule
+    return {**op.DEFAULTS, "decoupled": rule.decoupled, "lr": rule.lr, **rule.defaults}
 
 
 # --- base of all optimisers ----------------------------------------------------------------------
@@ -220,6 +215,10 @@ class OptimizerBase(metaclass=OptimizerType):
     _grad_leaves: list[Any]
     #: set by `make_optimizer`: the back end to use instead of the one for the parameters' type
     _backend_class: type[Any] | None = None
+
+    if TYPE_CHECKING:  # `optimizer_class` writes that of each rule
+
+        def __init__(self, params: Any, lr: Any = ..., **options: Any) -> None: ...
 
     def _setup(
         self, params: Any, lr: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
@@ -590,5 +589,5 @@ def make_optimizer(
     """
     optimizer = kind.__new__(kind)
     optimizer._backend_class = backend  # noqa: SLF001  # this module's own class
-    kind.__init__(optimizer, params, lr, **options)  # type: ignore[call-arg]  # a rule's
+    kind.__init__(optimizer, params, lr, **options)
     return optimizer

@@ -215,9 +215,7 @@ _CHECK_SHAPE = """if {0} is not None:
 def _parts(cls: Any) -> dict[str, Any]:
     """The compiled parts of a rule in its default form."""
     rule = cls.rule
-    given = inspect.signature(cls.__init__).parameters.items()
-    defaults = {name: a.default for name, a in given if a.default is not a.empty}
-    options, states = {**op.DEFAULTS, **defaults}, rule.state
+    options, states = {**op.DEFAULTS, **rule.defaults}, rule.state
     formula = rule.formula(**rule.variant(options))
     fields, kind = rule.scalar_type._fields[:-2], rule.product_type
     products, own_products = "None", rule.own_products(None)

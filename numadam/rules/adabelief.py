@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import EPS, Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, BETA2, EPS, EPS_ROOT
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -46,7 +45,8 @@ ADABELIEF = RuleSpec(
     name="adabelief",
     state=("m", "v"),
     nonnegative=("v",),
-    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS, Hyper("eps_root")),
+    hypers=(BETA1, BETA2, EPS, EPS_ROOT),
+    defaults=dict(beta1=0.9, beta2=0.999, eps=1e-16, eps_root=1e-16),
     formula=formula,
     scalars=scalars,
     decoupled=True,
@@ -105,18 +105,6 @@ class AdaBelief(Optimizer):
     """
 
     rule = ADABELIEF
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-16,
-        eps_root: float | Schedule = 1e-16,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 adabelief_update = update_function(AdaBelief)

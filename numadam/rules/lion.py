@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, BETA2
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -36,7 +35,9 @@ def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
 LION = RuleSpec(
     name="lion",
     state=("m",),
-    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0)),
+    hypers=(BETA1, BETA2),
+    lr=1e-4,
+    defaults=dict(beta1=0.9, beta2=0.99),
     formula=formula,
     scalars=scalars,
     decoupled=True,
@@ -95,16 +96,6 @@ class Lion(Optimizer):
     """
 
     rule = LION
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-4,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.99,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 lion_update = update_function(Lion)

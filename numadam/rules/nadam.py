@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
 from numba.extending import register_jitable
 
-from numadam._core.hyper import EPS, Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, BETA2, EPS, Hyper
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
@@ -69,12 +68,9 @@ NADAM = RuleSpec(
     name="nadam",
     state=("m", "v"),
     nonnegative=("v",),
-    hypers=(
-        Hyper("beta1", 0.0, 1.0),
-        Hyper("beta2", 0.0, 1.0),
-        EPS,
-        Hyper("momentum_decay", closed=True),
-    ),
+    hypers=(BETA1, BETA2, EPS, Hyper("momentum_decay", closed=True)),
+    lr=2e-3,
+    defaults=dict(beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=4e-3),
     formula=formula,
     scalars=scalars,
     decoupled=True,
@@ -141,18 +137,6 @@ class NAdam(Optimizer):
     """
 
     rule = NADAM
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 2e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        momentum_decay: float | Schedule = 4e-3,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 nadam_update = update_function(

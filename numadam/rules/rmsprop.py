@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import EPS, Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA2, EPS, EPS_ROOT, Hyper
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -61,11 +60,12 @@ RMSPROP = RuleSpec(
     name="rmsprop",
     state=("v", "mean", "m"),
     nonnegative=("v",),
-    hypers=(Hyper("beta2", 0.0, 1.0), EPS, Hyper("eps_root"), Hyper("momentum", 0.0, 1.0)),
+    hypers=(BETA2, EPS, EPS_ROOT, Hyper("momentum", 0.0, 1.0)),
+    lr=1e-2,
+    defaults=dict(beta2=0.99, eps=1e-8, eps_root=0.0, momentum=0.0, centered=False),
     formula=formula,
     scalars=scalars,
     present=present,
-    switches=("centered",),
     # a variance is that of each part: then complex numbers cannot be taken whole
     modulus=lambda options: None if options["centered"] else ("v",),
     presets={
@@ -129,19 +129,6 @@ class RMSprop(Optimizer):
     """
 
     rule = RMSPROP
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-2,
-        *,
-        beta2: float | Schedule = 0.99,
-        eps: float | Schedule = 1e-8,
-        eps_root: float | Schedule = 0.0,
-        momentum: float | Schedule = 0.0,
-        centered: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 def _by_arrays(arguments: dict[str, Any], options: dict[str, Any]) -> None:

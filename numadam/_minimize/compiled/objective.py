@@ -224,14 +224,15 @@ MOST_UNKNOWNS = 32
 
 def derives(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether exact derivatives can be taken by such an x."""
-    return len(shape) == 1 and dtype.kind == "f" and shape[0] <= MOST_UNKNOWNS
+    return len(shape) == 1 and shape[0] * (1 + (dtype.kind == "c")) <= MOST_UNKNOWNS
 
 
 def check_derives(shape: tuple[int, ...], dtype: np.dtype[Any], instead: str) -> None:
     """Refuse an x by which exact derivatives are not taken."""
     if not derives(shape, dtype):
         raise ValueError(
-            f"x0: exact derivatives are by at most {MOST_UNKNOWNS} real numbers in one axis, got "
+            f"x0: exact derivatives are by at most {MOST_UNKNOWNS} real numbers, or half as many "
+            f"complex ones, in one axis, got "
             f"{dtype} of shape {shape}: {instead}."
         )
 
