@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from numadam._least_squares.objective import ResidualAdapter
 from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import FIT_STATUS, ManyResult, attach
+
+if TYPE_CHECKING:
+    from numadam._least_squares.device import DeviceFits
 
 #: Seconds that a call of the loop should take: so long Ctrl-C may have to wait.
 _CHUNK_SECONDS = 0.03
@@ -294,7 +297,7 @@ def text_of(found: list[int], task: FitTask) -> str:
     )
 
 
-def run_fits(fits: Any, compile_residuals: Callable[[], Any]) -> ManyResult:
+def run_fits(fits: Fits | DeviceFits, compile_residuals: Callable[[], Any]) -> ManyResult:
     """Run `Fits`, or those of a GPU, to their end; an exception carries the result so far."""
     problems = len(fits.task.x)
     bar = ProgressBar(fits.task.progress, problems)

@@ -246,17 +246,12 @@ def room_for(n: int, m: int, item: int) -> int:
     return max(_LEAST_PROBLEMS, _MOST_BYTES // (2 * (n + 1) * m * item))
 
 
-def fit_on_device(task: FitTask, fun: Any, form: tuple[bool, bool], device: int) -> ManyResult:
-    """Fit problems on a GPU."""
+def fit_on_device(task: FitTask, fun: Any, form: tuple[bool, bool], x0: Any) -> ManyResult:
+    """Fit problems on the GPU that has the starts."""
     n, dtype = task.x.shape[1], task.x.dtype
     exact = n if task.derives and not form[0] else 0
-    if exact > derivatives().AT_ONCE:
-        raise ValueError(
-            f"x0: on a GPU exact derivatives are by at most {derivatives().AT_ONCE} unknowns, got "
-            f"{n}: write J, with jac=True, or pass jac={DIFFERENCES!r}."
-        )
     kernel_of = functools.partial(kernel_for, fun, form, exact, n, dtype)
-    with on_gpu(device):
+    with on_gpu(x0.device.id):
         try:
             return run_fits(DeviceFits(task), lambda: kernel_of)
         except errors.NumbaError as error:  # the first launch compiles

@@ -202,7 +202,7 @@ def least_squares_many(
     if is_cupy(x0):
         from numadam._least_squares.device import fit_on_device
 
-        return fit_on_device(task, fun, form, x0.device.id)
+        return fit_on_device(task, fun, form, x0)
     return run_fits(Fits(task), functools.partial(adapter_for, fun, form, x.dtype, args, exact))
 
 

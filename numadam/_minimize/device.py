@@ -452,7 +452,7 @@ class DeviceBatch(Batch):
         return memory | {"codes": self.counts[0].get(), "nit": self.counts[1].get()}
 
 
-def minimizeon_device(task: Task) -> ManyResult:
+def minimize_on_device(task: Task) -> ManyResult:
     """A compiled objective on CuPy arrays."""
     from numadam._cuda.launch import on_gpu
 
