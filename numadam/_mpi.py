@@ -337,9 +337,12 @@ class Construction:
         texts |= {name: _described(options[name]) for name in options if name not in _OF_BLOCK}
         self.ranks.compare(texts, remedy)
 
-    def fail(self, error: BaseException) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Raise an error of this rank, after the other ranks are told, where they wait for it."""
-        if not self._agreed:
+        if error is not None and not self._agreed:
             self._agreed = True
             self.ranks.agree(error, self._what)
 

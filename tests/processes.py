@@ -26,8 +26,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 import numadam
 from numadam._mpi import Ranks
 from numadam.mpi import RankError

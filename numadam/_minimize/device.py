@@ -28,8 +28,7 @@ from numadam._cuda.kernel import THREADS
 from numadam._cuda.scalars import compiled_fill
 from numadam._minimize.batches import Batch, run_batch
 from numadam._minimize.checkpoint import RunState, Task
-from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.objective import INDEXED, RETURNS, form_of
+from numadam._minimize.compiled.objective import INDEXED, RETURNS, check_writes, form_of
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
@@ -404,8 +403,6 @@ class DeviceBatch(Batch):
             self._moves, self._ends, self._tolerances, numbers, self._args,
         )  # fmt: skip
         try:
-            asks = self.first and self.asks and self._form != RETURNS
-            first_call = FirstCall(self._task.args) if asks else None
             launch(self._kernel, self.problems, arguments)
         except errors.NumbaError as error:  # the first launch compiles
             raise TypeError(
@@ -421,9 +418,10 @@ class DeviceBatch(Batch):
                 f"{error.args[0].__name__}. Use the functions of math, abs(x), x * x and x**y: "
                 "they work on the CPU, too."
             ) from error
+        asks = self.first and self.asks and self._form != RETURNS
         self.first = False
-        if first_call is not None:
-            first_call.check(self.table[0], self.gradient, self._task.x, self._evaluate_at)
+        if asks:
+            check_writes(self.table[0], self.gradient, self._task.x, self._evaluate_at)
         self.done += steps
         self._backend.count(steps)
         self.whole = True

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import inspect
 import numbers
 import operator
 from abc import ABCMeta
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
 
@@ -199,6 +199,9 @@ def default_options(kind: Any) -> dict[str, Any]:
 
 # --- base of all optimisers ----------------------------------------------------------------------
 
+#: Entries of a pickle with arrays of the user's, which may be pickled, or copied, beside it.
+_WITH_ARRAYS = ("params", "lr", "options")
+
 
 @with_foreign_names
 class OptimizerBase(metaclass=OptimizerType):
@@ -231,8 +234,7 @@ class OptimizerBase(metaclass=OptimizerType):
                 f"params: expected arrays, got {params!r:.40}. The order is {name}(params, lr)."
             )
         with self._together(shared.get("comm"), f"making {name}") as made:
-            tree, settings, leaves, names = self._read(params, lr, shared, own, made)
-            backend: type[Backend] = self._backend_class or backend_for(leaves, names)
+            tree, settings, leaves, names, backend = self._read(params, lr, shared, own, made)
             try:
                 of_device = backend(settings, leaves, names)
             except MemoryError as error:
@@ -251,20 +253,13 @@ class OptimizerBase(metaclass=OptimizerType):
         put("_grads", None)
         put("_grad_leaves", [])
 
-    @contextlib.contextmanager
-    def _together(self, comm: Any, what: str) -> Iterator[Construction | None]:
+    def _together(self, comm: Any, what: str) -> AbstractContextManager[Construction | None]:
         """A block that all ranks of `comm` finish, or none; None where there are no ranks."""
         if comm is None:
-            yield None
-            return
+            return nullcontext()
         from numadam import _mpi
 
-        made = _mpi.Construction(_mpi.ranks_of(comm), what)
-        try:
-            yield made
-        except BaseException as error:
-            made.fail(error)
-            raise
+        return _mpi.Construction(_mpi.ranks_of(comm), what)
 
     def _read(
         self,
@@ -273,7 +268,7 @@ class OptimizerBase(metaclass=OptimizerType):
         shared: Mapping[str, Any],
         own: Mapping[str, Any],
         made: Construction | None,
-    ) -> tuple[Tree, Settings, Sequence[Any], list[str]]:
+    ) -> tuple[Tree, Settings, Sequence[Any], list[str], type[Backend]]:
         """The structure of the parameters, checked options for them, their arrays and names."""
         if made is not None:
             shared = {**shared, "comm": made.ranks}
@@ -294,7 +289,7 @@ class OptimizerBase(metaclass=OptimizerType):
         settings.set_lr(lr)
         if made is not None:
             made.join(settings, names)
-        return tree, settings, leaves, names
+        return tree, settings, leaves, names, backend
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an option: a number that the loop reads, or one that takes another loop.
@@ -492,25 +487,17 @@ class OptimizerBase(metaclass=OptimizerType):
         that is pickled beside the optimiser is afterwards still the one that it changes.
         """
         with self._lock:
-            saved = self._saved()
-            saved["counters"] = {name: value.copy() for name, value in saved["counters"].items()}
-            saved["values"] = [value.copy() for value in saved["values"]]
-            state = saved["state"].items()
-            saved["state"] = {name: [view.copy() for view in views] for name, views in state}
-            return saved
-
-    def _saved(self) -> dict[str, Any]:
-        """All that makes an optimiser again: its own arrays."""
-        backend, settings = self._backend, self._settings
-        return {
-            "params": self._params,
-            "formula": self.rule.digest,
-            "values": backend.params,
-            "lr": settings.lr,
-            "options": dict(settings.options),
-            "counters": backend.counters,
-            "state": backend.state,
-        }
+            backend, settings = self._backend, self._settings
+            state = backend.state.items()
+            return {
+                "params": self._params,
+                "formula": self.rule.digest,
+                "values": [value.copy() for value in backend.params],
+                "lr": settings.lr,
+                "options": dict(settings.options),
+                "counters": {name: value.copy() for name, value in backend.counters.items()},
+                "state": {name: [view.copy() for view in views] for name, views in state},
+            }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         if saved.get("formula", "") != self.rule.digest:
@@ -523,21 +510,17 @@ class OptimizerBase(metaclass=OptimizerType):
 
     def __copy__(self) -> Self:
         """An optimiser of the same parameters, with a state of its own."""
+        clone = type(self).__new__(type(self))
         with self._lock:
-            clone, saved = type(self).__new__(type(self)), self._saved()
-            # a new optimiser moves parameters into their bounds
-            saved["values"] = [value.copy() for value in saved["values"]]
-            clone.__setstate__(saved)
+            clone.__setstate__(self.__getstate__())
         return clone
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy parameters, state and t as of one moment, whatever other threads do."""
+        memo[id(self)] = clone = type(self).__new__(type(self))
         with self._lock:
-            clone = type(self).__new__(type(self))
-            memo[id(self)] = clone
-            saved = self._saved()
-            for name in ("params", "lr", "options"):
-                saved[name] = copy.deepcopy(saved[name], memo)
+            saved = self.__getstate__()
+            saved |= {name: copy.deepcopy(saved[name], memo) for name in _WITH_ARRAYS}
             clone.__setstate__(saved)
         return clone
 

@@ -17,8 +17,7 @@ from numadam._cpu.loop import NORM_BLOCK
 from numadam._jit import process
 from numadam._minimize.batches import Batch
 from numadam._minimize.checkpoint import RunState, Task
-from numadam._minimize.compiled.first_call import FirstCall
-from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
+from numadam._minimize.compiled.objective import RAISED_ONCE, check_writes, entry_for
 from numadam._minimize.compiled.problem import StepTables
 from numadam._minimize.lanes.loop import (
     RESULTS,
@@ -178,7 +177,6 @@ class LaneBatch(Batch):
         words[WORD.STEPS], words[WORD.DONE] = steps, self.done
         words[WORD.TAKEN] = -1  # until the last blocks are done
         asks = words[WORD.AT_START] and self.asks and not self._adapter.writes
-        first_call = FirstCall(self._task.args) if asks else None
         start, blocks = time.perf_counter(), max(1, _CALL_PROBLEMS // self._block)
         kernel, words_at = self._kernel(), words.ctypes.data
         for first in range(0, self._blocks, blocks) or (0,):
@@ -194,9 +192,9 @@ class LaneBatch(Batch):
         self._seconds = (time.perf_counter() - start) / max(steps, 1) / calls
         if words[WORD.FAILED]:
             self._raise_again()
-        if first_call is not None:
-            at = *self.first_iterate(), self._task.x, self._evaluate_at
-            self._adapter.writes = first_call.check(*at)
+        if asks:
+            f, g = self.first_iterate()
+            self._adapter.writes = check_writes(f, g, self._task.x, self._evaluate_at)
 
     def first_iterate(self) -> tuple[np.ndarray, np.ndarray]:
         """F and gradient of each problem, before any has moved."""
