@@ -402,16 +402,16 @@ def _read(ranks: Ranks, path: Path, kind: str) -> _File:
         return _File(path, number, t, content)
 
 
-def _last_save(ranks: Ranks, found: Sequence[_File]) -> _File | None:
+def _last_save(ranks: Ranks, files: Sequence[_File]) -> _File | None:
     """File of the last save that all ranks have, None where there is none. Collective.
 
-    `found` are the files of this rank, of the later save first.
+    `files` are the files of this rank, of the later save first.
     """
-    numbers = [file.number for file in found]
+    numbers = [file.number for file in files]
     every = ranks.gather(numbers)
     whole = (number for number in every[0] if all(number in others for others in every))
     last = next(whole, None)
-    return None if last is None else found[numbers.index(last)]
+    return None if last is None else files[numbers.index(last)]
 
 
 def save_file(
@@ -439,11 +439,11 @@ def save_file(
 
 def _end_renames(ranks: Ranks, new: Path, file: Path, kind: str) -> None:
     """End the renames of a killed save: the next one would overwrite a part of it. Collective."""
-    found = []
+    files = []
     for path in (new, file):
         with suppress(OSError, CheckpointError):  # what cannot be loaded may be overwritten
-            found.append(_read(ranks, path, kind))
-    last = _last_save(ranks, found)
+            files.append(_read(ranks, path, kind))
+    last = _last_save(ranks, files)
     with ranks.all_or_none("save"):
         if last is not None and last.path == new:
             new.replace(file)
@@ -452,18 +452,18 @@ def _end_renames(ranks: Ranks, new: Path, file: Path, kind: str) -> None:
 def _alike(meta: dict[str, Any]) -> dict[str, str]:
     """Values that have to be the same on all ranks, by the user's names: all but bounds."""
     options = {name: value for name, value in meta["options"].items() if name != "bounds"}
-    found = {**meta["counters"], "lr": meta["lr"], **options, "schedules": meta["schedules"]}
-    return {name: json.dumps(value) for name, value in found.items()}
+    values = {**meta["counters"], "lr": meta["lr"], **options, "schedules": meta["schedules"]}
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def load_file(ranks: Ranks, path: str | os.PathLike[Any], kind: str) -> Container:
     """Read the file of the last save that all ranks have. Collective."""
     with ranks.all_or_none("load"):
         names = _names(ranks, path)
-        found = [_read(ranks, name, kind) for name in names if name.exists()]
+        files = [_read(ranks, name, kind) for name in names if name.exists()]
         others = _other_sizes(names[1])
-    whole = bool(found) and found[-1].path == names[1]
-    has_some, are_whole = zip(*ranks.gather((bool(found), whole)), strict=True)
+    whole = bool(files) and files[-1].path == names[1]
+    has_some, are_whole = zip(*ranks.gather((bool(files), whole)), strict=True)
     if not all(has_some):
         if any(are_whole):  # then all had one
             raise CheckpointError(
@@ -471,10 +471,10 @@ def load_file(ranks: Ranks, path: str | os.PathLike[Any], kind: str) -> Containe
                 "missing. Copy all files of one save together."
             )
         raise FileNotFoundError(f"{names[1]}: there is no save of {ranks.size} ranks.{others}")
-    last = _last_save(ranks, found)
+    last = _last_save(ranks, files)
     if last is not None:
         return last.content
-    t = ranks.gather(found[-1].t)
+    t = ranks.gather(files[-1].t)
     raise CheckpointError(
         f"{os.fsdecode(path)}: the files of the ranks are not of one save: their t are "
         f"{', '.join(map(str, t))}. Copy all files of one save together."
@@ -485,7 +485,7 @@ def _other_sizes(file: Path) -> str:
     """A sentence on files of other numbers of ranks."""
     stem, _, _ = file.stem.rpartition(".")
     name = re.compile(rf"{re.escape(stem)}\.\d+-of-(\d+){re.escape(file.suffix)}")
-    names = [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else []
+    names = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
     sizes = sorted({int(match[1]) for match in map(name.fullmatch, names) if match})
     if not sizes:
         return ""

@@ -305,7 +305,7 @@ class Objective:
     def _at(self, flat: np.ndarray) -> Any:
         """Evaluate f at a flat x of any dtype: 'cs' is complex."""
         self.nfev += 1
-        f = self._fun(self._tree.merge(self._x, self._shaped(flat.copy())), *self._args)
+        f = self._fun(self._tree.unflatten(self._shaped(flat.copy()), self._x), *self._args)
         if flat.dtype.kind == "c":
             refuse_more_than_numbers(f, "fun", "f has to be a plain number")
             return f

@@ -87,7 +87,7 @@ FIT_STATUS = {
 _OF_ONE_PROBLEM = (
     *("success", "status", "x", "fun", "jac", "grad_norm"),
     *("x_last", "fun_last", "nit", "averaged"),
-    *("cost", "optimality", "cov", "stderr"),
+    *("cost", "optimality", "cov", "stderr", "agreed", "residuals", "jacobian"),
 )
 #: Arrays that the summary of many problems is made of.
 _SHOWN_OF_MANY = "x", "success", "status"
@@ -152,13 +152,19 @@ class Result(DocumentedResult):
     index : int
         Number of the problem; of `ManyResult.best` only.
     cost : float
-        Half the sum of squares at `x`; of `least_squares_many` only, as the next three.
+        Half the sum of squares at `x`; of `least_squares_many` only, as all that follow.
     optimality : float
         Largest element of the gradient of `cost`, less those that a bound holds.
     cov : array
         Covariance of `x`, as `pcov` of ``scipy.optimize.curve_fit``.
     stderr : array
         Standard errors of `x`: the root of the diagonal of `cov`.
+    agreed : int
+        Starts that ended as the best one; with several starts only.
+    residuals : array
+        Residuals at `x`; with ``residuals=True`` only.
+    jacobian : array
+        Derivatives of the residuals, (m, n); with ``residuals=True`` only.
 
     Examples
     --------
@@ -203,6 +209,9 @@ class Result(DocumentedResult):
     optimality: float
     cov: NDArray[np.float64]
     stderr: NDArray[np.float64]
+    agreed: int
+    residuals: NDArray[Any]
+    jacobian: NDArray[Any]
 
     def _brief(self) -> dict[str, Any]:
         shown = {name: _short(value) if name in _LIKE_X else value for name, value in self.items()}

@@ -170,13 +170,6 @@ class OptimizerType(ABCMeta):
         return [n for n in names if n in shown and not isinstance(getattr(cls, n), option)]
 
 
-def with_foreign_names(kind: Class) -> Class:
-    """Decorator of a class: attributes of other libraries are missed by their names."""
-    for name in synonyms.FOREIGN_ATTRIBUTES:
-        setattr(kind, name, _Foreign(name))
-    return kind
-
-
 def own_names(kind: type, names: Iterable[str]) -> list[str]:
     """Names without the foreign ones."""
     return [n for n in names if not isinstance(inspect.getattr_static(kind, n, None), _Foreign)]
@@ -203,7 +196,6 @@ def default_options(kind: Any) -> dict[str, Any]:
 _WITH_ARRAYS = ("params", "lr", "options")
 
 
-@with_foreign_names
 class OptimizerBase(metaclass=OptimizerType):
     """Everything of an optimiser but its steps."""
 
@@ -431,7 +423,7 @@ class OptimizerBase(metaclass=OptimizerType):
                 return LR.check(lr(self.t)) if callable(lr) else lr
             rates = tree.flatten(lr, "lr")
             now = [LR.check(rate(self.t)) if callable(rate) else rate for rate in rates]
-            return tree.merge(lr, now)
+            return tree.unflatten(now, lr)
 
     @property
     def grads(self) -> Any:
@@ -561,6 +553,10 @@ class OptimizerBase(metaclass=OptimizerType):
             ("state", f"{names} ({size})"),
         ]
         return formatting.table(type(self).__name__, rows)
+
+
+for _name in synonyms.FOREIGN_ATTRIBUTES:
+    setattr(OptimizerBase, _name, _Foreign(_name))
 
 
 def make_optimizer(

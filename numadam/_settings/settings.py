@@ -219,27 +219,6 @@ class Settings:
         The learning rate of every step; None where a schedule has to be called.
     """
 
-    # no dictionary: once `copy` has asked for one, each step would be 0.03 us slower
-    __slots__ = (
-        "_boxes",
-        "_names",
-        "_overrides",
-        "constant_rate",
-        "control",
-        "exchange",
-        "group_of_leaf",
-        "guard",
-        "lr",
-        "options",
-        "per_element",
-        "plan",
-        "rule",
-        "schedules",
-        "together",
-    )
-    lr: Any
-    constant_rate: float | None
-
     def __init__(
         self,
         rule: RuleSpec,
@@ -254,7 +233,8 @@ class Settings:
         self._names = list(names)
         self.exchange: StepExchange | None = None
         self.together: Callable[[str], None] | None = None
-        self.lr = self.constant_rate = None  # until `set_lr`
+        self.lr: Any = None  # until `set_lr`
+        self.constant_rate: float | None = None
         self.guard: int = _GUARDS[options["nonfinite"]]
         self._overrides: list[Overrides] = [{}]
         self.group_of_leaf: list[int] = []
@@ -297,8 +277,9 @@ class Settings:
     def copy(self) -> Settings:
         """Settings with a control block of their own; all else is never modified in place."""
         clone = object.__new__(Settings)
-        for name in Settings.__slots__:
-            setattr(clone, name, getattr(self, name))
+        # not `vars(clone).update`: each step of it would be 0.03 us slower
+        for name, value in vars(self).items():
+            setattr(clone, name, value)
         clone.control = self.control.copy()
         return clone
 

@@ -80,11 +80,6 @@ class StateOnly(CpuState):
         super().__init__(settings, params, names)
         self.begin()
 
-    def restart(self, x: Any) -> None:
-        """Begin anew at x: state, counters and products as they were at first."""
-        self.params[0][...] = x
-        self.reset()
-
 
 # --- scalars of the steps ------------------------------------------------------------------------
 
@@ -213,7 +208,8 @@ class Problem:
         # step sizes by element are in the back end's arrays; to set the same again takes 4 us
         if is_plain(lr) and not (type(lr) is float and lr == settings.lr):
             settings.set_lr(LR.check_or_schedule(lr))
-        self._backend.restart(task.x)
+        self.x[...] = task.x
+        self._backend.reset()
         self.firsts[...] = 0
         lr, rows = settings.lr, self.no_rows
         self.tables.rates[0] = lr if isinstance(lr, float) else math.nan
