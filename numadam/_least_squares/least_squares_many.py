@@ -85,9 +85,9 @@ def least_squares_many(
         exact, see the page on `minimize`.
     x0 : array of shape (problems, n), or (starts, problems, n)
         Starts, float64 or float32; not modified. One problem is ``x0[None]``. With an array of CuPy
-        each thread of the GPU fits a problem; `fun` may use functions of `math`, and make no array. An iteration takes
-        about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster. Of
-        several starts of each problem the result has the one of the lowest cost.
+        each thread of the GPU fits a problem; `fun` may use functions of `math`, and make no array.
+        An iteration takes about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is
+        faster. Of several starts of each problem the result has the one of the lowest cost.
     args : tuple, default ()
         Further arguments of `fun`.
     m : int
