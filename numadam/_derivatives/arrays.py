@@ -269,23 +269,6 @@ def _sum(a):
     return add_up if _has_duals(a) else None
 
 
-def _plain_values(x):
-    """Array of the values of dual numbers, or of other numbers."""
-
-
-@overload(_plain_values)
-def _plain_values_of(x):
-    kind = plain(x.dtype)
-
-    def copied(x):
-        values = np.empty(x.size, kind)
-        for k in range(x.size):
-            values[k] = value(x[k])
-        return values
-
-    return copied
-
-
 def _dot(function: Any) -> None:
     """Define a scalar product: of the value the last places depend on the order of a BLAS."""
 
@@ -295,7 +278,8 @@ def _dot(function: Any) -> None:
             return None
 
         def dual(x, y):
-            f, total = function(_plain_values(x), _plain_values(y)), _zero(x) * _zero(y)
+            u, v = np.array([value(a) for a in x]), np.array([value(b) for b in y])
+            f, total = function(u, v), _zero(x) * _zero(y)
             for k in range(x.size):
                 total += x[k] * y[k]
             return chain(f, 1.0, total, 0.0, 0.0)
