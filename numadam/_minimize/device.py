@@ -283,7 +283,7 @@ def _side_by_side(value: Any, x: Any) -> Any:
     return array[..., None]
 
 
-def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
     import cupy
 
@@ -314,7 +314,7 @@ class DeviceBatch(Batch):
 
         super().__init__(task)
         self.optimizer, self._x, self._form = optimizer, x, form
-        self._args, tolerances = _on_device(task.args), task.tolerances
+        self._args, tolerances = on_device(task.args), task.tolerances
         backend: Any = parts_of(optimizer).backend
         self._backend, self._settings = backend, backend.settings
         self._plan = plan = backend.settings.plan
