@@ -289,7 +289,7 @@ class DeviceStopTests(StopTests):
 
 
 def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
-    """The projected gradient of an array, as `stopping.projected`; `box` is None or its bounds."""
+    """The projected gradient of an array, as `stop_text.projected`; `box` is None or its bounds."""
     if box is None:
         return g
     low, high = (xp.asarray(end, dtype=x.dtype) for end in box)
@@ -298,7 +298,7 @@ def projected(xp: Any, x: Any, g: Any, box: Any) -> Any:
 
 
 def released(xp: Any, x: Any, g: Any, box: Any) -> Any:
-    """The gradient of an array, 0 where a bound holds it, as `stopping.released`."""
+    """The gradient of an array, 0 where a bound holds it, as `stop_text.released`."""
     if box is None:
         return g
     low, high = (xp.asarray(end, dtype=x.dtype) for end in box)

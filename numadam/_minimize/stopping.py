@@ -169,38 +169,3 @@ def check_convergence(
     if later and xtol > 0.0 and moved <= xtol * max(size, 1.0):
         return XTOL
     return RUNNING
-
-
-def projected(i, x, g, low, high, lo, hi):
-    """Element i of the projected gradient, ``x - clip(x - g, low, high)``; NaN stays."""
-    d = g[i]
-    if low is not None:
-        lo, hi = low[i], high[i]
-    if lo is not None:
-        down, up = x[i] - lo, x[i] - hi
-        d = down if d > down else d
-        d = up if d < up else d
-    return d
-
-
-def released(i, x, g, low, high, lo, hi):
-    """Element i of the gradient, 0 where a bound holds it.
-
-    The projected gradient near a bound is a distance, which means nothing beside a gradient.
-    """
-    d = g[i]
-    if low is not None:
-        lo, hi = low[i], high[i]
-    if lo is not None and ((d > 0 and x[i] <= lo) or (d < 0 and x[i] >= hi)):
-        d = d - d
-    return d
-
-
-def moved(i, x, y, low, high, lo, hi):
-    """Distance that element i has moved from y to x."""
-    return x[i] - y[i]
-
-
-def itself(i, x, y, low, high, lo, hi):
-    """Element i."""
-    return x[i]

@@ -92,6 +92,10 @@ class StateOnly(CpuState):
         self.params[0][...] = x
         self.reset()
 
+    def count(self, steps: int) -> None:
+        """Count steps that have been taken."""
+        self.memory.counters[0] += steps
+
     def copies(self) -> dict[str, Any]:
         """Copies of counters and state of the one array, by name."""
         found: dict[str, Any] = {"t": self.t}
