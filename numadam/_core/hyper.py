@@ -79,7 +79,11 @@ def at_start(hyper: Hyper, value: Any) -> float:
 LR = Hyper("lr")
 
 
-EPS = Hyper("eps")
+#: Type of a hyperparameter in signatures.
+NUMBER = "float | Schedule"
+
+BETA1, BETA2 = Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0)
+EPS, EPS_ROOT = Hyper("eps"), Hyper("eps_root")
 
 
 def check_switch(name: str, value: Any) -> bool:
@@ -195,3 +199,17 @@ def check_choice(name: str, value: object, choices: Any, also: tuple[Any, ...] =
     problem = mismatch(name, value, choices, also)
     if problem:
         raise ValueError(problem)
+
+
+def check_kind(name: str, value: object, kind: str) -> None:
+    """Refuse an option of a rule that is not of this type: ``"bool | AMSGrad"``, say.
+
+    Numbers and schedules are checked elsewhere: here ``"float"`` refuses a schedule.
+    """
+    *also, choices = kind.split(" | ")
+    if kind == "bool":
+        check_switch(name, value)
+    elif kind == "float" and callable(value):
+        raise ValueError(f"{name}: is used once, at the start, and cannot be a schedule.")
+    elif kind not in ("float", NUMBER):
+        check_choice(name, value, globals()[choices], (True, False) if also else ())

@@ -25,6 +25,7 @@ from numadam._core.hyper import (
     Sparse,
     at_start,
     check_choice,
+    check_kind,
     check_switch,
     count,
 )
@@ -186,7 +187,8 @@ def _check_rule(rule: RuleSpec, options: dict[str, Any], names: Container[str]) 
     """Check options that depend on each other, and those of the rule that are in `names`."""
     _check_together(options)
     _check_hypers(rule.hypers, options, names)
-    _check_switches(rule.switches, options)
+    for name, kind in rule.all_kinds.items():
+        check_kind(name, options[name], kind)
     problem = rule.refuse(options)
     if problem:
         raise ValueError(problem)

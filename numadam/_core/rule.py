@@ -11,7 +11,7 @@ from functools import cache
 from types import FunctionType
 from typing import Any, TypeVar
 
-from numadam._core.hyper import Hyper, at_start
+from numadam._core.hyper import NUMBER, Hyper, at_start
 from numadam._jit.process import cached_property
 
 Value = TypeVar("Value")
@@ -46,6 +46,13 @@ class RuleSpec:
         Names of the state arrays, at most three.
     hypers : tuple of Hyper
         Float hyperparameters, which the control block holds.
+    lr : float
+        Default of the learning rate.
+    defaults : mapping of str to object
+        Defaults of the options that the class names: those of the rule, and shared ones that are
+        others than everywhere.
+    kinds : mapping of str to str
+        Types of those that are neither a hyperparameter nor True or False, see `check_kind`.
     formula : callable
         ``formula(**variant) -> element``. For state ``("m", "v")`` it is
         ``element(p, g, m, v, h) -> (step, m, v)``, on scalars of the array's dtype: the loop then
@@ -68,8 +75,6 @@ class RuleSpec:
         State arrays in use; all of them unless said otherwise.
     variant : dict
         Keywords of `formula`: options that change the compiled code.
-    switches : tuple of str
-        Options that are True or False.
     control : mapping of str to callable
         Further entries of `c`, each a function of the options: switches that are host scalars
         and so cost no second kernel.
@@ -109,9 +114,11 @@ class RuleSpec:
     hypers: tuple[Hyper, ...]
     formula: Callable[..., Callable[..., Any]]
     scalars: Callable[..., Any]
+    defaults: Mapping[str, Any]
+    lr: float = 1e-3
+    kinds: Mapping[str, str] = field(default_factory=dict)
     present: ByOptions[tuple[str, ...]] = _all_of_them
     variant: ByOptions[dict[str, bool]] = lambda options: {}
-    switches: tuple[str, ...] = ()
     control: Mapping[str, Callable[[Options], float]] = field(default_factory=dict)
     refuse: ByOptions[str] = lambda options: ""
     decoupled: bool = False
@@ -136,6 +143,15 @@ class RuleSpec:
     def key(self) -> str:
         """First word in the names of its compiled loops; another formula has another one."""
         return f"own-{self.name}-{self.digest[:32]}" if self.digest else self.name
+
+    @cached_property
+    def all_kinds(self) -> dict[str, str]:
+        """The types of the options in `defaults`, as signatures have them."""
+        usual = {
+            name: "bool" if isinstance(value, bool) else NUMBER
+            for name, value in self.defaults.items()
+        }
+        return {**usual, **self.kinds}
 
     @property
     def written_formula(self) -> dict[str, str]:

@@ -102,8 +102,9 @@ class Point:
 
     def exact(self) -> np.ndarray | None:
         """Exact derivatives at x0, where the function has them."""
-        found = None if self._exact is None else self._exact(self.x.astype(self._dtype))
-        return None if found is None else np.atleast_2d(found).astype(np.float64)
+        wide = np.complex128 if self._dtype.kind == "c" else np.float64
+        found = self._exact and self._exact(self.x.view(wide).astype(self._dtype))
+        return None if found is None else np.atleast_2d(found.astype(wide)).view(np.float64)
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """All values at another x; infinite or NaN where arithmetic fails, as `math.exp(1000)`."""

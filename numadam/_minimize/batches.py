@@ -20,7 +20,7 @@ from numadam._minimize import checkpoint as ck
 from numadam._minimize import stopping as st
 from numadam._minimize.arguments import check_interval
 from numadam._minimize.checkpoint import RunState, Task
-from numadam._minimize.compiled.first_call import FirstCall
+from numadam._minimize.compiled.objective import check_writes
 from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 from numadam._minimize.observers import ProgressBar, refuse_observers
 from numadam._minimize.result import ManyResult, attach
@@ -213,11 +213,10 @@ class CompiledBatch(Batch):
         """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
         objective = self._objective
         asks = self.asks and not self._has_begun and not objective.writes
-        first_call = FirstCall(self._task.args) if asks else None
         self._run(min(most, gap) if self._has_begun else 0)
-        if first_call is not None:
+        if asks:
             self.whole, first = False, self.first_iterate()
-            objective.writes = first_call.check(*first, self._task.x, self._evaluate_at)
+            objective.writes = check_writes(*first, self._task.x, self._evaluate_at)
             self.whole = True
 
     def _advanced(self, steps: int) -> None:

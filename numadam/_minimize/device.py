@@ -7,6 +7,7 @@ barrier: problems stop at different iterations, and threads of a warp whose prob
 wait for the others. Loops over the elements of a problem are `while` loops: a `range` with a step
 divides to find its length.
 """
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 
 from __future__ import annotations
 
@@ -25,13 +26,13 @@ from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._core.text import Text, function_text, indented, scope_of
 from numadam._cuda.kernel import THREADS
-from numadam._minimize import stop_text as tt
 from numadam._minimize.batches import CompiledBatch, laid_out, run_batch
 from numadam._minimize.checkpoint import RunState, Task
-from numadam._minimize.compiled.objective import CALLS, RETURNS, form_of
+from numadam._minimize.compiled.objective import INDEXED, RETURNS, form_of
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
 from numadam._minimize.step_rows import StepRows
+from numadam._minimize.stop_text import projected, released
 from numadam._minimize.stopping import (
     RUNNING,
     check_convergence,
@@ -42,128 +43,65 @@ from numadam._minimize.stopping import (
 # --- the kernel ----------------------------------------------------------------------------------
 
 
-#: Lines that evaluate `fun` of problem i: no array can be made, so a gradient that is returned is a
-#: tuple.
-_CALLS = {
-    **CALLS,
-    RETURNS: ["f, given = fun(x, *args)", "for k in range(x.size):", "    g[k] = given[k]"],
-}
+def _texts(plan: Plan, form: str, norm: float, axes: int, count: int) -> dict[str, list[str]]:
+    """Bodies of the functions of problem b by their heads; its x has `axes`, `fun` so many `args`.
 
-
-def _each(lines: list[str], size: str = "ps.size") -> list[str]:
-    """A loop over the elements i of problem b."""
-    return ["i = b", f"while i < {size}:", *indented([*lines, "i += problems"])]
-
-
-def _step(plan: Plan) -> list[str]:
-    """A step of problem b, whose scalars are in a row."""
-    text = Text(plan)
-    views = ", ".join(text.views[name] for name in text.arrays)
-    return [f"{views} = arrays", *text.head(), *_each(text.element(), "size")]
-
-
-def _norm(element: list[str], norm: float, real: np.dtype[Any]) -> list[str]:
-    """The norm of problem b, as `stop_text.norm_lines`; `element` sets `d`.
-
-    The largest element has the dtype of the problem, in which it is exact: most GPUs have few units
-    for float64. The 2-norm is a float64 as on the CPU, of squares that are exact where the problem
-    is float32. With a shorter sum a problem could stop at another iteration.
+    Norms are those of `stop_text.norm_lines`. The largest element has the dtype of the problem, in
+    which it is exact: most GPUs have few units for float64. The 2-norm is a float64 as on the CPU,
+    of squares that are exact where the problem is float32. With a shorter sum a problem could stop
+    at another iteration.
     """
-    top = ["top = zero", *_each([*element, "a = abs(d)", "top = a if a > top or a != a else top"])]
-    if norm == math.inf:
-        return [*top, "return top"]
-    top += ["if top == 0.0 or not math.isfinite(top):", "    return top"]
-    if real == np.float32:  # its squares are in range, in float64
-        top = ["top = 1.0"]
-    squares = _each([*element, "a = np.float64(d) / top", "total += a * a"])
-    return [*top, "total = 0.0", *squares, "return top * math.sqrt(total)"]
+    text, is_float32 = Text(plan), plan.real == np.float32
+    names = [f"{', '.join(text.views[name] for name in text.arrays)} = arrays"]
+    ends = [*names, "low, high = ends"] if plan.bounds == "scalar" else names
+    own = [*released(plan.bounds, "i"), "a = abs(d)"]
 
+    def each(lines: list[str]) -> list[str]:
+        return ["i = b", "while i < ps.size:", *indented([*lines, "i += problems"])]
 
-#: The loop of a problem. During a launch its numbers are in registers. Of a float32 problem f alone
-#: is compared in float64, which fun may return. More is calculated in float64 where `ftol`, `xtol`
-#: or ``norm=2`` ask for it.
-_SOLVE = """\
-problems, steps, done = numbers
-gtol, ftol, xtol, gtol_rel, share = tolerances
-befores, best, best_g, firsts = moves
-{views}
-later = done >= 0
-for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
-    it, code = 0, counts[0, b]
-    if code != RUNNING:
-        continue
-    f, best_f, best_steep = table[0, b], table[1, b], as_norm(table[2, b])
-    steep, first = as_norm(table[3, b]), as_norm(table[4, b])
-    limit = limit_of(first, gtol, gtol_rel)
-    while code == RUNNING and it < steps:
-        if later:
-            i = b
-            while xtol > 0.0 and i < ps.size:
-                befores[i] = ps[i]
-                i += problems
-            take(b, problems, ps.size, arrays, rows[it])
-        it += 1
-        i = b
-        while i < ps.size:
-            gs[i] = 0
-            i += problems
-        f_before, f = f, call(shaped[0][..., b], shaped[1][..., b], b, args)
-        steep = steepness(b, problems, ps, gs{ends})
-        if not later:
-            first, limit = steep, limit_of(steep, gtol, gtol_rel)
-        if done + it <= 1 and steep <= first:
-            learn(b, problems, ps, gs{ends}, firsts)
-        top = limit
-        if gtol < steep <= limit and remains(b, problems, ps, gs{ends}, firsts, share):
-            top = limit_of(first, gtol, 0.0)
-        way = size = 0.0
-        if xtol > 0.0 and later:
-            way, size = far(b, problems, ps, befores), large(b, problems, ps)
-        code = check_convergence(f, f_before, steep, way, size, later, (top, ftol, xtol))
-        if not later or (f < best_f and math.isfinite(f)):
-            best_f, best_steep = f, steep
-            i = b
-            while i < ps.size:
-                best[i], best_g[i] = ps[i], gs[i]
-                i += problems
-    counts[0, b], counts[1, b] = code, done + it
-    table[0, b], table[1, b], table[2, b] = f, best_f, best_steep
-    table[3, b], table[4, b] = steep, first"""
+    def norm_of(element: list[str]) -> list[str]:
+        lines = ["top = zero"]
+        lines += each([*element, "a = abs(d)", "top = a if a > top or a != a else top"])
+        if norm == math.inf:
+            return [*lines, "return top"]
+        lines += ["if top == 0.0 or not math.isfinite(top):", "    return top"]
+        lines = ["top = 1.0"] if is_float32 else lines  # its squares are in range, in float64
+        squares = each([*element, "a = np.float64(d) / top", "total += a * a"])
+        return [*lines, "total = 0.0", *squares, "return top * math.sqrt(total)"]
 
-
-def _source(plan: Plan, form: str, norm: float) -> str:
-    """The module of the kernel: ``solve`` and what it calls."""
-    text, bounds = Text(plan), plan.bounds
-    names = ["p", "g", *(["low", "high"] if bounds == "array" else [])]
-    views = [f"{text.views[name]} = arrays[{text.arrays.index(name)}]" for name in names]
-    views += ["low, high = ends"] if bounds == "scalar" else []
-    ends = {"array": ", lows, highs", "scalar": ", low, high", "": ""}[bounds]
-    of_problem, released = f"b, problems, ps, gs{ends}", tt.released(bounds, "i")
+    given = ["x", *(["g"] if form != RETURNS else []), *(["b"] if form == INDEXED else [])]
+    called = f"fun({', '.join([*given, *(f'args[{k}]' for k in range(count))])})"
+    problem = ", ".join([*[":"] * axes, "b"])
+    call, returned = [f"x, g = xs[{problem}], gs[{problem}]"], [f"return {called}"]
+    if form == RETURNS:  # the gradient is a tuple: no array can be made here
+        returned = [f"f, given = {called}", "for i in range(x.size):", "    g[i] = given[i]"]
+        returned += ["return f"]
     # the largest float32 that is not above a limit: the same float32 numbers are at most either
-    is_short = norm == math.inf and plan.real == np.float32
-    limit = "gradient_limit(gtol, gtol_rel, np.float64(first))"
-    remains = ["if np.float64(abs(d)) > share * firsts[i] and firsts[i] > 0:", "    return True"]
-    functions = {
-        "take(b, problems, size, arrays, row)": _step(plan),
-        "call(x, g, i, args)": [*_CALLS[form], "return float(f)"],
-        f"steepness({of_problem})": _norm(tt.projected(bounds, "i"), norm, plan.real),
-        "far(b, problems, ps, befores)": _norm(["d = ps[i] - befores[i]"], norm, plan.real),
-        "large(b, problems, ps)": _norm(["d = ps[i]"], norm, plan.real),
-        f"learn({of_problem}, firsts)": _each(
-            [*released, "firsts[i] = abs(d) if abs(d) > firsts[i] else firsts[i]"]
-        ),
-        f"remains({of_problem}, firsts, share)": [*_each([*released, *remains]), "return False"],
+    limit = "cuda.libdevice.double2float_rd(limit)" if is_float32 and norm == math.inf else "limit"
+    learn = [*own, "if a > firsts[i]:", "    firsts[i] = a"]
+    remains = [*own, "if np.float64(a) > share * firsts[i] and firsts[i] > 0:", "    return True"]
+    return {
+        "call(xs, gs, b, args)": [*call, *returned],
+        "step(b, problems, arrays, row)": [*names, *text.head(), *each(text.element())],
+        "steepness(b, problems, arrays, ends)": [*ends, *norm_of(projected(plan.bounds, "i"))],
+        "far(b, problems, arrays, befores)": [*names, *norm_of(["d = ps[i] - befores[i]"])],
+        "large(b, problems, arrays)": [*names, *norm_of(["d = ps[i]"])],
         "limit_of(first, gtol, gtol_rel)": [
-            f"return {'cuda.libdevice.double2float_rd' * is_short}({limit})"
+            "limit = gradient_limit(gtol, gtol_rel, np.float64(first))",
+            f"return {limit}",
         ],
-        "solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)": (
-            _SOLVE.format(views="\n".join(views), ends=ends).split("\n")
-        ),
+        "learn(b, problems, arrays, ends, firsts)": [*ends, *each(learn)],
+        "remains(b, problems, arrays, ends, firsts, share)": [
+            *ends,
+            *each(remains),
+            "return False",
+        ],
     }
-    return "\n\n\n".join(function_text(head, body, "") for head, body in functions.items())
 
 
-def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., None]:
+def make_solve(
+    plan: Plan, fun: Any, form: str, norm: float, axes: int, count: int
+) -> Callable[..., None]:
     """The kernel: some iterations of every problem that still runs, one problem a thread.
 
     ``solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args)``: `rows`
@@ -172,18 +110,81 @@ def make_solve(plan: Plan, fun: Any, form: str, norm: float) -> Callable[..., No
     are x before the step, empty where no test asks for it, the best x and its gradient, and the
     first gradient of each number.
     `numbers` are problems, steps, and the iterations done, -1 where x0 alone is to be tested.
+
+    During a launch the numbers of a problem are in registers. Of a float32 problem f alone is
+    compared in float64, which fun may return. More is calculated in float64 where `ftol`, `xtol` or
+    ``norm=2`` ask for it. The function has more than 60 lines, as all of it is one kernel.
     """
     wrap = functools.cache(cuda.jit(device=True))
-    scope = {"__name__": __name__, **scope_of(plan, wrap), "cuda": cuda, "fun": wrap(fun.py_func)}
-    scope |= {"check_convergence": wrap(check_convergence), "gradient_limit": wrap(gradient_limit)}
-    scope |= {"RUNNING": RUNNING, "zero": plan.real.type(0)}
-    scope |= {"as_norm": np.float64 if norm != math.inf else plan.real.type}
-    known = set(scope)
-    exec(compile(_source(plan, form, norm), "<numadam: many problems>", "exec"), scope)
-    for name in set(scope) - known - {"__builtins__", "solve"}:
-        scope[name] = wrap(scope[name])
-    solve: Callable[..., None] = scope["solve"]
+    scope = {**scope_of(plan, wrap), "__name__": __name__, "cuda": cuda, "zero": plan.real.type(0)}
+    scope |= {"fun": wrap(fun.py_func), "gradient_limit": wrap(gradient_limit)}
+    texts = _texts(plan, form, norm, axes, count)
+    lines = "\n".join(function_text(name, body, "") for name, body in texts.items())
+    exec(compile(lines, "<numadam: functions of a problem>", "exec"), scope)
+    call, take, steepness, far, large, limit_of, learn, remains = (
+        wrap(scope[name.partition("(")[0]]) for name in texts
+    )
+    check = wrap(check_convergence)
+    as_norm = np.float64 if norm != math.inf else plan.real.type
+
+    def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
+        problems, steps, done = numbers
+        gtol, ftol, xtol, gtol_rel, share = tolerances
+        before, best, best_g, firsts = moves
+        p, g = arrays[0], arrays[1]
+        later = done >= 0
+        for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
+            it, code = 0, counts[0, b]
+            if code != RUNNING:
+                continue
+            f, steep = table[0, b], as_norm(table[3, b])
+            limit = limit_of(table[4, b], gtol, gtol_rel)
+            while code == RUNNING and it < steps:
+                if later:
+                    i = b
+                    while xtol > 0.0 and i < p.size:
+                        before[i] = p[i]
+                        i += problems
+                    take(b, problems, arrays, rows[it])
+                it += 1
+                i = b
+                while i < p.size:
+                    g[i] = 0
+                    i += problems
+                f_before, f = f, float(call(shaped[0], shaped[1], b, args))
+                steep = steepness(b, problems, arrays, ends)
+                if not later:
+                    table[4, b], limit = steep, limit_of(steep, gtol, gtol_rel)
+                if done + it <= 1 and steep <= table[4, b]:
+                    learn(b, problems, arrays, ends, firsts)
+                top = limit
+                near = gtol < steep <= limit
+                if near and remains(b, problems, arrays, ends, firsts, share):
+                    top = limit_of(table[4, b], gtol, 0.0)
+                way = length = 0.0
+                if xtol > 0.0 and later:
+                    way = far(b, problems, arrays, before)
+                    length = large(b, problems, arrays)
+                code = check(f, f_before, steep, way, length, later, (top, ftol, xtol))
+                if not later or (f < table[1, b] and math.isfinite(f)):
+                    table[1, b], table[2, b] = f, steep
+                    i = b
+                    while i < p.size:
+                        best[i], best_g[i] = p[i], g[i]
+                        i += problems
+            counts[0, b], counts[1, b] = code, done + it
+            table[0, b], table[3, b] = f, steep
+
     return solve
+
+
+def most_registers(plan: Plan, norm: float) -> int | None:
+    """The limit of registers of a thread, or None.
+
+    With the 66 that the compiler takes of itself there is room for 768 threads, with 64 for 1024.
+    Of float32 it needs no memory for those; of float64, or with a norm in float64, it would.
+    """
+    return 64 if plan.real == np.float32 and norm == math.inf else None
 
 
 # --- launches by numba-cuda, of kernels over its arrays ------------------------------------------
@@ -262,9 +263,10 @@ def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def _objective(plan: Plan, fun: Any, form: str, norm: float) -> Any:
+def _objective(plan: Plan, fun: Any, form: str, norm: float, axes: int, count: int) -> Any:
     """The kernel of an objective, compiled once: it takes seconds; whether it `writes` into g."""
-    kernel = cuda.jit(make_solve(plan, fun, form, norm))
+    compiled = cuda.jit(max_registers=most_registers(plan, norm))
+    kernel = compiled(make_solve(plan, fun, form, norm, axes, count))
     return SimpleNamespace(kernel=kernel, writes=form == RETURNS)
 
 
@@ -311,7 +313,8 @@ class DeviceBatch(CompiledBatch):
         limits = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
         self._limits = tuple(map(plan.real.type, ends)), limits
         self._args = _on_device(task.args)
-        self._objective = _objective(plan, task.fun, form, tolerances.norm)
+        axes, count = x.ndim - 1, len(task.args)
+        self._objective = _objective(plan, task.fun, form, tolerances.norm, axes, count)
 
     @property
     def live(self) -> int:
@@ -327,7 +330,8 @@ class DeviceBatch(CompiledBatch):
         """Go on from a file."""
         super().restore(saved)
         self._resume(saved)
-        parts_of(self.optimizer).backend.count(self.done)
+        backend: Any = parts_of(self.optimizer).backend
+        backend.count(self.done)
 
     def _run(self, steps: int) -> None:
         import cupy

@@ -164,7 +164,7 @@ def check_convergence(
         return BAD_G
     if largest <= limit:
         return GTOL
-    if later and ftol > 0.0 and abs(f_before - f) <= ftol * max(abs(f), abs(f_before), 1.0):
+    if later and ftol > 0.0 and abs(f_before - f) <= ftol * max(max(abs(f), abs(f_before)), 1.0):
         return FTOL
     if later and xtol > 0.0 and moved <= xtol * max(size, 1.0):
         return XTOL

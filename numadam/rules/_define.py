@@ -247,31 +247,11 @@ state : mapping
 """
 
 
-def _make_class(
-    spec: RuleSpec, defaults: Mapping[str, float], lr: float, doc: str | None, module: str
-) -> type[Optimizer]:
-    """The class of a rule, with the signature that `optimizer_class` reads."""
-    by_place, by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    declared = [
-        inspect.Parameter("self", by_place),
-        inspect.Parameter("params", by_place, annotation="Any"),
-        inspect.Parameter("lr", by_place, default=lr, annotation="Rate"),
-        *(
-            inspect.Parameter(name, by_name, default=default, annotation="float | Schedule")
-            for name, default in defaults.items()
-        ),
-        inspect.Parameter("shared", inspect.Parameter.VAR_KEYWORD, annotation="Any"),
-    ]
-    signature = inspect.Signature(declared)
-
-    def init(self: Any, *args: Any, **given: Any) -> None:
-        signature.bind(self, *args, **given)  # refuses what does not fit
-
-    init.__name__, init.__qualname__ = "__init__", f"{spec.name}.__init__"
-    init.__signature__ = signature  # type: ignore[attr-defined]  # functions may have one
+def _make_class(spec: RuleSpec, doc: str | None, module: str) -> type[Optimizer]:
+    """The class of a rule."""
     hypers = "".join(
         f"{hyper.name} : float in [{hyper.low:g}, {hyper.high:g}) or callable, "
-        f"default {defaults[hyper.name]:g}\n    Hyperparameter of the rule.\n"
+        f"default {spec.defaults[hyper.name]:g}\n    Hyperparameter of the rule.\n"
         for hyper in spec.hypers
     )
     state = ", ".join(f'``"{name}"``' for name in ("t", *spec.state))
@@ -280,7 +260,7 @@ def _make_class(
         hypers=hypers,
         state=state,
     )
-    names = {"__module__": module, "__doc__": text, "rule": spec, "__init__": init}
+    names = {"__module__": module, "__doc__": text, "rule": spec}
     made: Any = OptimizerType(spec.name, (Optimizer,), names)
     return optimizer_class(made)
 
@@ -452,6 +432,8 @@ def rule(
         hypers=tuple(hyper for hyper, _ in parsed),
         formula=lambda: own_element,
         scalars=own_scalars,
+        lr=Hyper("lr").check(lr),
+        defaults=defaults,
         decoupled=check_switch("decoupled", decoupled),
         powers=tuple(powers),
         nonnegative=tuple(nonnegative),
@@ -467,4 +449,4 @@ def rule(
     _check_types(spec, own_element, c, q if powers else None, h)
     # of the caller, as `namedtuple` does: pickle looks there for the class
     module = sys._getframe(1).f_globals.get("__name__", "__main__")  # noqa: SLF001
-    return _make_class(spec, defaults, Hyper("lr").check(lr), doc, module)
+    return _make_class(spec, doc, module)

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import EPS, Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import EPS, EPS_ROOT, Hyper
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, v, h):
     """V = v + g^2;  step = lr g / (sqrt(v + eps_root) + eps)."""
-
-    def element(p, g, gg, v, h):
-        v = v + gg
-        d = math.sqrt(v + h.root_e) + h.e
-        step = (h.lr * g) / d if d != h.zero else h.zero
-        return step, v
-
-    return element
+    v = v + gg
+    d = math.sqrt(v + h.root_e) + h.e
+    step = (h.lr * g) / d if d != h.zero else h.zero
+    return step, v
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -30,22 +24,17 @@ def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     return dict(lr=lr, e=c.eps, root_e=c.eps_root)
 
 
-def refuse(options: Mapping[str, Any]) -> str:
-    """The problem of options that contradict each other, or ""."""
-    if callable(options["initial_accumulator"]):
-        return "initial_accumulator: is used once, at the start, and cannot be a schedule."
-    return ""
-
-
 ADAGRAD = RuleSpec(
     name="adagrad",
     state=("v",),
     nonnegative=("v",),
     lasting=("v",),
-    hypers=(EPS, Hyper("eps_root"), Hyper("initial_accumulator")),
-    formula=formula,
+    hypers=(EPS, EPS_ROOT, Hyper("initial_accumulator")),
+    lr=1e-2,
+    defaults=dict(eps=1e-10, eps_root=0.0, initial_accumulator=0.0),
+    kinds={"initial_accumulator": "float"},
+    formula=lambda: element,
     scalars=scalars,
-    refuse=refuse,
     initial=lambda options: {"v": options["initial_accumulator"]},
     modulus=lambda options: ("v",),
     presets={
@@ -113,17 +102,6 @@ class Adagrad(Optimizer):
     """
 
     rule = ADAGRAD
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-2,
-        *,
-        eps: float | Schedule = 1e-10,
-        eps_root: float | Schedule = 0.0,
-        initial_accumulator: float = 0.0,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 adagrad_update = update_function(Adagrad, omit=("initial_accumulator",))

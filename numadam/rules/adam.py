@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import EPS, AMSGrad, EpsForm, Hyper, Rate, Schedule, mismatch
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, EPS, EPS_ROOT, Hyper
 from numadam._core.rule import RuleSpec
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -40,10 +39,6 @@ def present(options: Mapping[str, Any]) -> tuple[str, ...]:
 def refuse(options: Mapping[str, Any]) -> str:
     """The problem of options that contradict each other, or ""."""
     hat, amsgrad = options["eps_form"] == "hat", options["amsgrad"]
-    problem = mismatch("eps_form", options["eps_form"], EpsForm)
-    problem = problem or mismatch("amsgrad", amsgrad, AMSGrad, (True, False))
-    if problem:
-        return problem
     if options["beta2"] == 1.0 and not hat:
         return "beta2: 1.0 is only possible with eps_form='hat'; use a number in [0, 1)."
     if options["like"] in LERP and not hat:
@@ -60,17 +55,22 @@ ADAM = RuleSpec(
     state=("m", "v", "vmax"),
     nonnegative=("v", "vmax"),
     lasting=("vmax",),
-    hypers=(
-        Hyper("beta1", 0.0, 1.0),
-        Hyper("beta2", 0.0, 1.0, closed=True),
-        EPS,
-        Hyper("eps_root"),
+    hypers=(BETA1, Hyper("beta2", 0.0, 1.0, closed=True), EPS, EPS_ROOT),
+    defaults=dict(
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        eps_root=0.0,
+        eps_form="paper",
+        bias_correction=True,
+        amsgrad=False,
+        nesterov=False,
     ),
+    kinds={"eps_form": "EpsForm", "amsgrad": "bool | AMSGrad"},
     formula=adam_formula,
     scalars=adam_scalars,
     present=present,
     variant=variant,
-    switches=("nesterov", "bias_correction"),
     control={
         "hat": lambda options: options["eps_form"] == "hat",
         "corrected": lambda options: options["bias_correction"] and options["amsgrad"] != "paper",
@@ -157,22 +157,6 @@ class Adam(Optimizer):
     """
 
     rule = ADAM
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        eps_root: float | Schedule = 0.0,
-        eps_form: EpsForm = "paper",
-        bias_correction: bool = True,
-        amsgrad: bool | AMSGrad = False,
-        nesterov: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 adam_update = update_function(Adam, amsgrad_by_array)

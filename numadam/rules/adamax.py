@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import EPS, EpsFormOfMax, Hyper, Rate, Schedule, mismatch
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, BETA2, EPS
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, m, u, h):
     """M = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + inner);  step = s m / (u + outer)."""
-
-    def element(p, g, m, u, h):
-        m = h.beta1 * m + h.alpha1 * g
-        u = h.beta2 * u if h.beta2 != h.zero else h.zero
-        size = abs(g) + h.inner
-        if size > u:  # not where u is NaN: it stays
-            u = size
-        if size != size:  # a NaN comes in
-            u = size
-        d = u + h.outer
-        step = (h.s * m) / d if d != h.zero else h.zero
-        return step, m, u
-
-    return element
+    m = h.beta1 * m + h.alpha1 * g
+    u = h.beta2 * u if h.beta2 != h.zero else h.zero
+    size = abs(g) + h.inner
+    if size > u:  # not where u is NaN: it stays
+        u = size
+    if size != size:  # a NaN comes in
+        u = size
+    d = u + h.outer
+    step = (h.s * m) / d if d != h.zero else h.zero
+    return step, m, u
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -42,20 +36,17 @@ def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     )
 
 
-def refuse(options: Mapping[str, Any]) -> str:
-    """The problem of options that contradict each other, or ""."""
-    return mismatch("eps_form", options["eps_form"], EpsFormOfMax)
-
-
 ADAMAX = RuleSpec(
     name="adamax",
     state=("m", "u"),
     nonnegative=("u",),
-    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
-    formula=formula,
+    hypers=(BETA1, BETA2, EPS),
+    lr=2e-3,
+    defaults=dict(beta1=0.9, beta2=0.999, eps=1e-8, eps_form="norm"),
+    kinds={"eps_form": "EpsFormOfMax"},
+    formula=lambda: element,
     scalars=scalars,
     control={"norm": lambda options: options["eps_form"] == "norm"},
-    refuse=refuse,
     decoupled=True,
     powers=("beta1",),
     presets={
@@ -119,18 +110,6 @@ class AdaMax(Optimizer):
     """
 
     rule = ADAMAX
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 2e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        eps_form: EpsFormOfMax = "norm",
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 adamax_update = update_function(AdaMax)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Unpack
 
-from numadam._core.hyper import AMSGrad, EpsForm, Rate, Schedule
-from numadam._core.keywords import SharedButDecay
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam.rules._moments import amsgrad_by_array
 from numadam.rules.adam import ADAM, Adam
@@ -14,6 +11,7 @@ from numadam.rules.adam import ADAM, Adam
 ADAMW = dataclasses.replace(
     ADAM,
     decoupled=True,
+    defaults={"weight_decay": 0.01, **ADAM.defaults},
     presets={
         "torch": {"lr": 1e-3, "eps": 1e-8, "weight_decay": 1e-2},
         "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "weight_decay": 4e-3},
@@ -68,23 +66,6 @@ class AdamW(Adam):
     """
 
     rule = ADAMW
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-3,
-        *,
-        weight_decay: float | Schedule = 0.01,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        eps_root: float | Schedule = 0.0,
-        eps_form: EpsForm = "paper",
-        bias_correction: bool = True,
-        amsgrad: bool | AMSGrad = False,
-        nesterov: bool = False,
-        **shared: Unpack[SharedButDecay],
-    ) -> None: ...
 
 
 adamw_update = update_function(AdamW, amsgrad_by_array)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, BETA2
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, m, h):
     """Step = lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g."""
-
-    def element(p, g, m, h):
-        u = (h.beta1 * m if h.beta1 != h.zero else h.zero) + h.alpha1 * g
-        m = (h.beta2 * m if h.beta2 != h.zero else h.zero) + h.alpha2 * g
-        step = u - u  # 0 where u is 0, and NaN where it is NaN
-        if u > h.zero:
-            step = h.lr
-        if u < h.zero:
-            step = -h.lr
-        return step, m
-
-    return element
+    u = (h.beta1 * m if h.beta1 != h.zero else h.zero) + h.alpha1 * g
+    m = (h.beta2 * m if h.beta2 != h.zero else h.zero) + h.alpha2 * g
+    step = u - u  # 0 where u is 0, and NaN where it is NaN
+    if u > h.zero:
+        step = h.lr
+    if u < h.zero:
+        step = -h.lr
+    return step, m
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -36,8 +30,10 @@ def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
 LION = RuleSpec(
     name="lion",
     state=("m",),
-    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0)),
-    formula=formula,
+    hypers=(BETA1, BETA2),
+    lr=1e-4,
+    defaults=dict(beta1=0.9, beta2=0.99),
+    formula=lambda: element,
     scalars=scalars,
     decoupled=True,
     presets={
@@ -95,16 +91,6 @@ class Lion(Optimizer):
     """
 
     rule = LION
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-4,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.99,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 lion_update = update_function(Lion)

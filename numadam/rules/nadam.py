@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
 from numba.extending import register_jitable
 
-from numadam._core.hyper import EPS, Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, BETA2, EPS, Hyper
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._core.scalars import f32
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, m, v, h):
     """Adam's moments;  step = (s m + look g) / (sqrt(v) + e)."""
-
-    def element(p, g, gg, m, v, h):
-        m = h.beta1 * m + h.alpha1 * g
-        v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        d = math.sqrt(v) + h.e
-        n = h.s * m + h.look * g
-        step = n / d if d != h.zero else h.zero
-        return step, m, v
-
-    return element
+    m = h.beta1 * m + h.alpha1 * g
+    v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
+    d = math.sqrt(v) + h.e
+    n = h.s * m + h.look * g
+    step = n / d if d != h.zero else h.zero
+    return step, m, v
 
 
 @register_jitable
@@ -69,13 +63,10 @@ NADAM = RuleSpec(
     name="nadam",
     state=("m", "v"),
     nonnegative=("v",),
-    hypers=(
-        Hyper("beta1", 0.0, 1.0),
-        Hyper("beta2", 0.0, 1.0),
-        EPS,
-        Hyper("momentum_decay", closed=True),
-    ),
-    formula=formula,
+    hypers=(BETA1, BETA2, EPS, Hyper("momentum_decay", closed=True)),
+    lr=2e-3,
+    defaults=dict(beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=4e-3),
+    formula=lambda: element,
     scalars=scalars,
     decoupled=True,
     powers=("beta2",),
@@ -141,18 +132,6 @@ class NAdam(Optimizer):
     """
 
     rule = NADAM
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 2e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        momentum_decay: float | Schedule = 4e-3,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 nadam_update = update_function(

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import EPS, EpsForm, Hyper, Rate, Schedule, mismatch
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA1, BETA2, EPS
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, m, v, h):
     """Adam's moments;  step = s m / (sqrt(v) + e), or s m while `plain` is 1."""
-
-    def element(p, g, gg, m, v, h):
-        m = h.beta1 * m + h.alpha1 * g
-        v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        d = math.sqrt(v) + h.e
-        if h.plain != h.zero:  # instead of the root, not times it: v may be inf
-            d = h.plain
-        step = (h.s * m) / d if d != h.zero else h.zero
-        return step, m, v
-
-    return element
+    m = h.beta1 * m + h.alpha1 * g
+    v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
+    d = math.sqrt(v) + h.e
+    if h.plain != h.zero:  # instead of the root, not times it: v may be inf
+        d = h.plain
+    step = (h.s * m) / d if d != h.zero else h.zero
+    return step, m, v
 
 
 #: Above this number of gradients in effect the root is trusted (torch, optax; the paper: 4).
@@ -54,20 +48,16 @@ def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
     )
 
 
-def refuse(options: Mapping[str, Any]) -> str:
-    """The problem of options that contradict each other, or ""."""
-    return mismatch("eps_form", options["eps_form"], EpsForm)
-
-
 RADAM = RuleSpec(
     name="radam",
     state=("m", "v"),
     nonnegative=("v",),
-    hypers=(Hyper("beta1", 0.0, 1.0), Hyper("beta2", 0.0, 1.0), EPS),
-    formula=formula,
+    hypers=(BETA1, BETA2, EPS),
+    defaults=dict(beta1=0.9, beta2=0.999, eps=1e-8, eps_form="hat"),
+    kinds={"eps_form": "EpsForm"},
+    formula=lambda: element,
     scalars=scalars,
     control={"hat": lambda options: options["eps_form"] == "hat"},
-    refuse=refuse,
     decoupled=True,
     powers=("beta1", "beta2"),
     modulus=lambda options: ("v",),
@@ -135,18 +125,6 @@ class RAdam(Optimizer):
     """
 
     rule = RADAM
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-3,
-        *,
-        beta1: float | Schedule = 0.9,
-        beta2: float | Schedule = 0.999,
-        eps: float | Schedule = 1e-8,
-        eps_form: EpsForm = "hat",
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 radam_update = update_function(RAdam)

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from collections.abc import Mapping
+from typing import Any
 
-from numadam._core.hyper import EPS, Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import BETA2, EPS, EPS_ROOT, Hyper
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import refuse_lone_buffer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, v, mean, m, h):
     """V = beta2 v + (1 - beta2) g^2;  step = lr g / (sqrt(v) + eps).
 
     With `mean`, v - mean^2 instead of v; with `m`, lr times the running sum of the quotients.
     """
-
-    def element(p, g, gg, v, mean, m, h):
-        v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        u = v
-        if mean is not None:
-            mean = h.beta2 * mean + h.alpha2 * g
-            u = v - mean * mean
-            if u < h.zero:  # rounding alone makes it negative; NaN stays
-                u = h.zero
-        d = math.sqrt(u + h.root_e) + h.e
-        n = h.lr * g if m is None else g
-        step = n / d if d != h.zero else h.zero
-        if m is not None:
-            m = (h.momentum * m if h.momentum != h.zero else h.zero) + step
-            step = h.lr * m
-        return step, v, mean, m
-
-    return element
+    v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
+    u = v
+    if mean is not None:
+        mean = h.beta2 * mean + h.alpha2 * g
+        u = v - mean * mean
+        if u < h.zero:  # rounding alone makes it negative; NaN stays
+            u = h.zero
+    d = math.sqrt(u + h.root_e) + h.e
+    n = h.lr * g if m is None else g
+    step = n / d if d != h.zero else h.zero
+    if m is not None:
+        m = (h.momentum * m if h.momentum != h.zero else h.zero) + step
+        step = h.lr * m
+    return step, v, mean, m
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -61,11 +56,12 @@ RMSPROP = RuleSpec(
     name="rmsprop",
     state=("v", "mean", "m"),
     nonnegative=("v",),
-    hypers=(Hyper("beta2", 0.0, 1.0), EPS, Hyper("eps_root"), Hyper("momentum", 0.0, 1.0)),
-    formula=formula,
+    hypers=(BETA2, EPS, EPS_ROOT, Hyper("momentum", 0.0, 1.0)),
+    lr=1e-2,
+    defaults=dict(beta2=0.99, eps=1e-8, eps_root=0.0, momentum=0.0, centered=False),
+    formula=lambda: element,
     scalars=scalars,
     present=present,
-    switches=("centered",),
     # a variance is that of each part: then complex numbers cannot be taken whole
     modulus=lambda options: None if options["centered"] else ("v",),
     presets={
@@ -129,19 +125,6 @@ class RMSprop(Optimizer):
     """
 
     rule = RMSPROP
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-2,
-        *,
-        beta2: float | Schedule = 0.99,
-        eps: float | Schedule = 1e-8,
-        eps_root: float | Schedule = 0.0,
-        momentum: float | Schedule = 0.0,
-        centered: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 def _by_arrays(arguments: dict[str, Any], options: dict[str, Any]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from numadam._core.hyper import Hyper, Rate, Schedule
-from numadam._core.keywords import Shared
+from numadam._core.hyper import Hyper
 from numadam._core.rule import RuleSpec, Scalars
 from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
@@ -47,11 +46,12 @@ SGD_RULE = RuleSpec(
     name="sgd",
     state=("m",),
     hypers=(Hyper("momentum", 0.0, 1.0), Hyper("dampening", 0.0, 1.0, closed=True)),
+    lr=1e-2,
+    defaults=dict(momentum=0.0, dampening=0.0, nesterov=False),
     formula=formula,
     scalars=scalars,
     present=lambda options: ("m",) if options["momentum"] != 0.0 else (),
     variant=lambda options: {"nesterov": options["nesterov"]},
-    switches=("nesterov",),
     refuse=refuse,
     modulus=lambda options: (),
     presets={
@@ -116,17 +116,6 @@ class SGD(Optimizer):
     """
 
     rule = SGD_RULE
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-2,
-        *,
-        momentum: float | Schedule = 0.0,
-        dampening: float | Schedule = 0.0,
-        nesterov: bool = False,
-        **shared: Unpack[Shared],
-    ) -> None: ...
 
 
 def _by_arrays(arguments: dict[str, Any], options: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam._cpu.cuts import classes_of
+from numadam._cpu.rows import classes_of
 from tests import extras
 from tests.bits import assert_same_bits
 from tests.rules import yogi

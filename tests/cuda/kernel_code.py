@@ -1,8 +1,14 @@
-"""What the compiler makes of a kernel, as text: PTX, and the machine code of a GPU."""
+"""What two compilers make of a kernel, as text: PTX, and the machine code of a GPU.
+
+numba-cuda-mlir is the successor of numba-cuda, and needs no Numba. It has no call of the class of a
+named tuple, which is given to it here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -13,21 +19,75 @@ from pathlib import Path
 from numadam._version import install_command
 from tests import extras
 
+COMPILERS = ("numba-cuda", "numba-cuda-mlir")
 #: How a parameter is declared: what CuPy makes of a number of 8 bytes, and of others.
 WIDTHS = {"q": "u64", "d": "f64", "f": "f32"}
 
 
-def step_of(plan, by_value=True, many=False, has_out=False):
-    """The kernel of a step."""
-    from numadam._cuda.kernel import make_step
+@contextlib.contextmanager
+def compiler_of(name, capability, scope):
+    """Module `cuda` of a compiler and its types, without a GPU; `scope` are names of a text."""
+    from numadam._cuda import private
 
-    return make_step(plan, by_value, many, has_out)
+    if name == COMPILERS[0]:
+        from numba import cuda, types
+
+        with private.without_gpu(capability):
+            yield cuda, types
+        return
+    from numba_cuda_mlir import cuda, tools, types
+    from numba_cuda_mlir.extending import lower_builtin, refresh_registries
+
+    def made_of(kind):
+        def lower(lowering, target, args, keywords):
+            named = dict(keywords)
+            given = [*args, *(named[name] for name in kind._fields[len(args) :])]
+            lowering.store_var(target, tuple(map(lowering.load_var, given)))
+
+        return lower
+
+    of_rules = (getattr(value, "__globals__", {}).get("dict") for value in scope.values())
+    for kind in (*scope.values(), *of_rules):
+        if inspect.isclass(kind) and issubclass(kind, tuple):
+            lower_builtin(kind, types.VarArg(types.Any))(made_of(kind))
+    refresh_registries()
+    # it asks for a GPU, though a compute capability is given
+    before = tools.get_gpu_compute_capability
+    tools.get_gpu_compute_capability = lambda kind=tuple: capability
+    try:
+        yield cuda, types
+    finally:
+        tools.get_gpu_compute_capability = before
 
 
-def parameters(ptx, name):
-    """The types of a kernel's parameters, as it declares them."""
-    head = re.search(rf"\.entry {name}\((.*?)\)", ptx, re.DOTALL)[1]
-    return re.findall(r"\.param \.(\w+)(?: \.\w+)*(?: \.align \d+)? \w+", head)
+def of_many_problems(plan, fun, norm, capability=(9, 0), compiler=COMPILERS[0]):
+    """The kernel of many problems of one axis, which gets arrays, as `Code`."""
+    from numadam._core.text import Text, scope_of
+    from numadam._minimize import device
+    from numadam._minimize.compiled.objective import WRITES
+
+    before = device.cuda
+    with compiler_of(compiler, capability, scope_of(plan)) as (device.cuda, t):
+        real, f8, i8 = getattr(t, plan.real.name), t.float64, t.int64
+        lines = [t.Array(kind, 2, "C") for kind in (real, real, f8, i8)]
+        types = t.void(
+            t.UniTuple(t.Array(real, 1, "C"), len(Text(plan).arrays)),
+            t.UniTuple(lines[0], 2),
+            *lines[1:],
+            t.UniTuple(t.Array(real, 1, "C"), 4),
+            t.UniTuple(real, 2),
+            t.UniTuple(f8, 5),
+            t.UniTuple(i8, 3),
+            t.Tuple(()),
+        )
+        kernel = device.make_solve(plan, fun, WRITES, norm, 1, 0)
+        given = {"device": False, "abi": "numba", "output": "ptx"}
+        ptx, _ = device.cuda.compile(kernel, types, cc=capability, **given)
+    device.cuda = before
+    most = device.most_registers(plan, norm)
+    ptx = ptx if isinstance(ptx, str) else ptx.decode()
+    limit = rf"\1 .maxnreg {most} {{" if most else r"\1{"
+    return Code(re.sub(r"(\.entry [^{]*)\{", limit, ptx, count=1), capability)
 
 
 class Code:
@@ -39,22 +99,21 @@ class Code:
         self.text = re.sub(r"\b_Z\w+", "name", ptx)  # which may spell anything
 
     @classmethod
-    def of(cls, kernel, capability=(9, 0), ptx_of=None):
-        """What numba-cuda makes of a kernel, or ``ptx_of(kernel, capability)``."""
-        from numadam._cuda import compiler, private
+    def of(cls, kernel, capability=(9, 0), compiler=COMPILERS[0]):
+        from numadam._cuda.compiler import letters_of, ptx_of
 
-        with private.without_gpu(capability):
-            ptx, name = (ptx_of or compiler.ptx_of)(kernel, capability)
-        letters = compiler.letters_of(kernel)
-        assert parameters(ptx, name) == [WIDTHS[letter] for letter in letters]
+        with compiler_of(compiler, capability, kernel.scope(lambda function: function)) as given:
+            ptx, name = ptx_of(kernel, capability, *given)
+        head = re.search(rf"\.entry {name}\((.*?)\)", ptx, re.DOTALL)[1]
+        declared = re.findall(r"\.param \.(\w+)(?: \.\w+)*(?: \.align \d+)? \w+", head)
+        assert declared == [WIDTHS[letter] for letter in letters_of(kernel)]
         return cls(ptx, capability)
 
     def machine_code(self):
         """What a GPU runs, disassembled: one instruction a line."""
         from numadam._cuda.compiler import cubin_of
 
-        image, _ = cubin_of(self._ptx, self._capability)
-        return disassembled(image)
+        return disassembled(cubin_of(self._ptx, self._capability)[0])
 
     def assembled(self):
         """Registers of a thread, and bytes of its stack and its spills."""
@@ -62,61 +121,42 @@ class Code:
 
         _, log = cubin_of(self._ptx, self._capability)
         said = r"Used (\d+) registers", r"(\d+) bytes stack frame", r"(\d+) bytes spill stores"
-        return tuple(int(re.search(one, log)[1]) for one in said)
+        return tuple(int(re.search(line, log)[1]) for line in said)
 
-    def check_registers(self, most=64):
-        """At most 64 registers, so that 1024 threads fit; nothing is spilled."""
-        registers, stack, spilled = self.assembled()
-        assert registers <= most
-        assert stack == spilled == 0
+    def check(self, most=64):
+        """Roots and quotients are rounded correctly, and a thread has no memory of its own."""
+        for word in (".local", "call", ".ftz"):
+            assert word not in self.text
+        assert not re.search(r"sqrt\.(?!rn)", self.text)
+        assert not re.search(r"div\.(?!rn|[su](32|64))", self.text)  # integers have other suffixes
+        registers, *in_memory = self.assembled()
+        assert in_memory == [0, 0]
+        assert registers <= most  # so that 1024 threads fit
 
-
-def disassembler():
-    """The path of nvdisasm, of its package or else of the system."""
-    root = importlib.util.find_spec("nvidia")
-    places = [Path(place) / "cu13" / "bin" for place in root.submodule_search_locations or ()]
-    return shutil.which("nvdisasm", path=os.pathsep.join([*map(str, places), os.environ["PATH"]]))
+    def accesses(self, word):
+        """Number of reads ("ld") or writes ("st") of the GPU's memory."""
+        # the compiler knows that all memory is the GPU's own
+        assert not re.search(r"\b(ld|st)\.(?!global|param|shared)", self.text)
+        return len(re.findall(rf"\b{word}\.global\.\w+", self.text))
 
 
 def disassembled(image):
-    found = disassembler()
-    if found is None:
+    """Instructions of a cubin by nvdisasm, of its package or else of the system."""
+    root = importlib.util.find_spec("nvidia")
+    places = [Path(place) / "cu13" / "bin" for place in root.submodule_search_locations or ()]
+    path = os.pathsep.join([*map(str, places), os.environ["PATH"]])
+    program = shutil.which("nvdisasm", path=path)
+    if program is None:
         extras.stop("cuda", f"nvdisasm is not installed: {install_command('test-cuda')}")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(image)
         file.flush()
         shown = subprocess.run(
-            [found, "-c", file.name], check=True, capture_output=True, text=True
+            [program, "-c", file.name], check=True, capture_output=True, text=True
         ).stdout
     # functions that it calls, where a root or a quotient is denormal, have sections of their own
     (own,) = (part for part in shown.split("\t.section\t") if part.startswith(".text._Z"))
     return re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?!\s|NOP)(.*?);", own, re.MULTILINE)
-
-
-def operations(code, name):
-    """Instructions of a name, with whatever follows it after a dot."""
-    return [line for line in code if re.search(rf"(^|\s){name}\b", line)]
-
-
-def check_arithmetic(ptx):
-    assert ".local" not in ptx
-    assert "call" not in ptx
-    assert ".approx" not in ptx
-    assert ".ftz" not in ptx
-    # rounded correctly; integers have other suffixes
-    assert not re.search(r"sqrt\.(?!rn)", ptx)
-    assert not re.search(r"div\.(?!rn|[su](32|64))", ptx)
-
-
-def check_common(ptx):
-    check_arithmetic(ptx)
-    # the compiler knows that all memory is the GPU's own
-    assert not re.search(r"\b(ld|st)\.(?!global|param|shared)", ptx)
-
-
-def accesses(ptx, word):
-    """Reads ("ld") or writes ("st") of the GPU's memory."""
-    return re.findall(rf"\b{word}\.global\.\w+", ptx)
 
 
 def in_flight(code):

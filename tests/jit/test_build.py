@@ -340,9 +340,11 @@ begun = threading.Event()
 inner = build._Text._kept
 def slow(*args):
     begun.set()
+    if ALARM:  # while the main thread waits
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
     time.sleep(PAUSE)
     return inner(*args)
-build._Text._kept, PAUSE = slow, 0.0
+build._Text._kept, PAUSE, ALARM = slow, 0.0, False
 """
 )
 
@@ -353,14 +355,13 @@ def test_exceptions_end_the_wait_and_not_the_compile(tmp_path: Path) -> None:
     def handler(*_):
         raise TimeoutError
     signal.signal(signal.SIGALRM, handler)
-    PAUSE = 0.3
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    PAUSE, ALARM = 0.3, True
     try:
         loop()
     except TimeoutError:
         print("ended")
     print(value())
-    PAUSE = 0.0
+    PAUSE, ALARM = 0.0, False
     storm(lambda: loop(2), 40)
     print(value(2))
     """
@@ -372,9 +373,8 @@ def test_exceptions_end_the_wait_and_not_the_compile(tmp_path: Path) -> None:
 def test_an_interpreter_that_ends_waits_for_the_compile(tmp_path: Path) -> None:
     """LLVM would end the process where its thread is stopped in the middle."""
     code = """
-    PAUSE = 0.2
+    PAUSE, ALARM = 0.2, True
     signal.signal(signal.SIGALRM, lambda *_: sys.exit(0))
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
     import sys
     loop()
     """

@@ -235,10 +235,10 @@ def test_threads_have_problems_of_their_own():
 
 
 def test_threads_share_no_scalars_of_late_steps():
-    """Runs of the same settings share those of 16,384 steps; the others are each run's own."""
+    """Runs of the same settings share those of the first steps; the others are each run's own."""
 
     def run():
-        return na.minimize(bowl, np.full(3, 900.0), (1.0,), lr=0.01, maxiter=40_000, gtol=0).x
+        return na.minimize(bowl, np.full(3, 900.0), (1.0,), lr=0.01, maxiter=70_000, gtol=0).x
 
     alone, found = run(), []
     threads = [threading.Thread(target=lambda: found.append(run())) for _ in range(8)]
@@ -323,14 +323,9 @@ def test_an_objective_that_writes_no_gradient_is_refused_at_its_first_call(rows)
     """g stays 0, and x0 would be a minimum."""
     start = np.ones(2) if rows is None else np.ones((rows, 2))
     minimize = na.minimize if rows is None else na.minimize_many
-    data, kept = np.arange(1.0, 6.0), np.arange(1.0, 6.0)
-    for _ in range(2):
-        with pytest.raises(TypeError, match=r"^fun: writes into args\[0\].*fun\(x, g, \*args\)"):
-            minimize(data_second, start, (data,), lr=0.1)
-        np.testing.assert_array_equal(data, kept)
-    for _ in range(2):
-        with pytest.raises(TypeError, match=r"^fun: f changes with x, but g stays 0"):
-            minimize(forgets_g, start, lr=0.1)
+    for fun, args in ((data_second, (np.arange(1.0, 6.0),)), (forgets_g, ())) * 2:
+        with pytest.raises(TypeError, match=r"^fun: f changes.* g, its second argument, stays 0"):
+            minimize(fun, start, args, lr=0.1)
 
 
 def test_work_arrays_and_true_zeros_are_no_missing_gradient():

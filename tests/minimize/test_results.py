@@ -8,9 +8,8 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import pydoc
 import re
-from typing import get_args, get_overloads, get_type_hints
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from numadam import rules
 from numadam._core.hyper import GradientStatus
 from numadam._core.options import DEFAULTS
 from numadam._minimize.arguments import rule_class
-from numadam._minimize.result import entries, entry
 from tests import stubs
 from tests.minimize.objectives import START, Counted, python_rosen, rosen, square
 
@@ -41,17 +39,14 @@ each = pytest.mark.parametrize("make", [one, many])
 
 
 #: Entries of `least_squares_many` alone.
-OF_FITS = {"cost", "optimality", "cov", "stderr"}
+OF_FITS = {"cost", "optimality", "cov", "stderr", "agreed", "residuals", "jacobian"}
 
 
 def test_every_entry_is_declared_and_every_declared_one_is_there():
     found = one(ema=0.9, lr="auto", maxiter=20)
-    assert found.keys() | {"index", *OF_FITS} == entries(na.Result).keys()
-    assert (
-        many().keys() | {"averaged", "njev", "agreed", "residuals", "jacobian", *OF_FITS}
-        == entries(na.ManyResult).keys()
-    )
-    assert many().best().keys() <= entries(na.Result).keys()
+    assert found.keys() | {"index", *OF_FITS} == na.Result.__annotations__.keys()
+    assert many().keys() | {"averaged", "njev", *OF_FITS} == na.ManyResult.__annotations__.keys()
+    assert many().best().keys() <= na.Result.__annotations__.keys()
 
 
 @each
@@ -96,12 +91,6 @@ def test_a_number_as_key_says_where_a_problem_is():
     assert many().get("f") is None
 
 
-def test_checkers_take_attributes_of_results_that_are_no_dict_to_them():
-    # scipy-stubs declares OptimizeResult without dict
-    owners = [get_type_hints(form)["result"] for form in get_overloads(entry.__get__)]
-    assert owners == [type(None), object]
-
-
 @each
 def test_copies_and_pickles_are_of_the_class(make):
     result = make()
@@ -118,14 +107,12 @@ def test_completion_shows_entries_and_no_methods_of_dict():
 
 
 @pytest.mark.parametrize("kind", [na.Result, na.ManyResult, na.GradientCheck])
-def test_every_entry_has_a_text_in_help_and_a_type(kind):
+def test_every_entry_has_a_text_and_a_type_in_the_docstring(kind):
     # plain Python and IPython without jedi complete by the class
     public = {name for name in dir(kind) if not name.startswith("_")}
-    assert public - {"best"} == entries(kind).keys()
-    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
-    for name, declared in entries(kind).items():
-        assert inspect.getdoc(declared) in text, name
-        assert declared.type not in ("", "None"), name
+    assert public - {"best"} == kind.__annotations__.keys()
+    text = inspect.getdoc(kind)
+    assert re.findall(r"^(\w+) : \S.*\n    \S", text, re.MULTILINE) == [*kind.__annotations__]
 
 
 @pytest.mark.rule
@@ -184,7 +171,7 @@ def test_a_changed_result_is_still_shown(make):
 def test_the_check_of_a_gradient_is_such_a_result():
     check = na.check_grad(square, np.ones(2), jac=True)
     assert isinstance(check, na.GradientCheck)
-    assert check.keys() == entries(na.GradientCheck).keys()
+    assert check.keys() == na.GradientCheck.__annotations__.keys()
     assert dir(check) == sorted(check)
     assert check.status in get_args(GradientStatus)
     assert pickle.loads(pickle.dumps(check)) == check
@@ -196,10 +183,9 @@ def test_the_check_of_a_gradient_is_such_a_result():
 
 PLAIN = "The number of iterations has reached maxiter."
 SLOW = "Most elements of x moved one way, by the full lr in nearly every iteration"
-RISING = "f rose in 100% of the iterations, from 45 to"
 ABOVE = "f stayed above its first value"
 CIRCLES = "In the second half of the run neither f nor the gradient fell"
-HINTS = re.compile(f"{SLOW}|f rose in|{ABOVE}|{CIRCLES}")
+HINTS = re.compile(f"{SLOW}|{ABOVE}|{CIRCLES}")
 
 
 def bowl(x):
@@ -259,8 +245,8 @@ SAID = [
     (lambda z: (abs(z - 3 - 4j) ** 2, 2 * (z - 3 - 4j)), np.zeros((), complex), {"lr": 1e-3}, SLOW),
     (python_rosen, START, {"lr": 1e-5}, SLOW),
     (rosen, START, {"lr": 1e-5, "jac": None}, SLOW),
-    (wrong_sign, FIVE, {"lr": 0.01}, RISING),
-    (wrong_sign, FIVE, {"lr": 1.0, "rule": "lion"}, RISING),
+    (wrong_sign, FIVE, {"lr": 0.01}, ABOVE),
+    (wrong_sign, FIVE, {"lr": 1.0, "rule": "lion"}, ABOVE),
     (python_rosen, START, {"lr": 100.0}, ABOVE),
     (bowl, np.full(5, 2.9), {"lr": 3.0, "rule": "lion"}, CIRCLES),
     (edge, FIVE, {"lr": 1.0, "rule": "lion"}, CIRCLES),
@@ -275,7 +261,7 @@ SAID = [
 def test_a_run_that_got_stuck_says_how(fun, x0, options, says):
     said = message(fun, x0, **options)
     assert said.startswith(says)
-    assert ("(numadam.check_grad)" in said) == (says in (RISING, ABOVE))
+    assert ("(numadam.check_grad)" in said) == (says is ABOVE)
 
 
 GOOD = [

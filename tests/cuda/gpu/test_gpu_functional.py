@@ -17,8 +17,8 @@ from numba import cuda
 
 import numadam as na
 from numadam import nopython
-from tests.cuda import second_compiler
 from tests.cuda.cuda_cases import gradients
+from tests.cuda.kernel_code import COMPILERS, compiler_of
 from tests.rules.yogi import ARGUMENTS, scalars
 
 
@@ -245,11 +245,11 @@ def test_kernels_of_the_second_compiler_step_as_the_cpu(cp, dtype, monkeypatch):
 
     first, made = compiler.ptx_of, []
 
-    def ptx_of(kernel, capability, *compilers):
-        if compilers:
-            return first(kernel, capability, *compilers)
+    def ptx_of(kernel, capability):
         made.append(kernel.name)
-        return second_compiler.ptx_of(kernel, capability)
+        scope = kernel.scope(lambda function: function)
+        with compiler_of(COMPILERS[1], capability, scope) as given:
+            return first(kernel, capability, *given)
 
     monkeypatch.setattr(compiler, "ptx_of", ptx_of)
     monkeypatch.setattr(compiler, "_kept", lambda name: None)
