@@ -167,24 +167,27 @@ def _apart(block, order, written):  # type: ignore[no-untyped-def]  # Numba type
 
 
 @functools.cache
-def noter(dtypes: tuple[np.dtype[Any], ...], leaves: int = 1) -> Callable[..., int]:
+def noter(dtypes: tuple[np.dtype[Any], ...], leaves: int, has_out: bool) -> Callable[..., int]:
     """``note(block, word, width, span, sizes, leaf, order, written, *arrays) -> at``.
 
     It notes so many leaves of a `StepMemory.block`, which have arrays of one axis and these dtypes:
-    their addresses in the table, of which a row of `width` words begins in `word`, and the ranges
-    of their bytes from word `span` on. Returns 0 where the length of an array is not that of
-    `sizes`, from `leaf` on, or its elements do not lie one behind the other. Reading an address
-    from Python takes 4 times as long.
+    their addresses in the table, of which a row of `width` words begins in `word`, that of `out` in
+    the last; and the ranges of their bytes from word `span` on. Returns 0 where the length of an
+    array is not that of `sizes`, from `leaf` on, or its elements do not lie one behind the other.
+    Reading an address from Python takes 4 times as long.
 
     Where `written` is not 0, these are the last arrays: 0, too, where one of the first so many
     ranges of `order`, the words in which they begin, meets any other of it; else the address of the
     frame. Empty ranges are 0, 0. These first ranges are sorted in place by their first byte.
     """
-    count = len(dtypes)
-    names = [f"x{k}" for k in range(count * leaves)]
+    columns = [str(k) for k in range(len(dtypes))]
+    if has_out:
+        columns[-1] = "width - 1"
+    every = [(leaf, column) for leaf in range(leaves) for column in columns]
+    names = [f"x{k}" for k in range(len(every))]
     places = [
-        f"word + {k // count} * width + {k % count}, span + {2 * k}, sizes[leaf + {k // count}]"
-        for k in range(count * leaves)
+        f"word + {leaf} * width + {column}, span + {2 * k}, sizes[leaf + {leaf}]"
+        for k, (leaf, column) in enumerate(every)
     ]
     notes = [f"write({x}, block, {at})" for x, at in zip(names, places, strict=True)]
     text = f"""\

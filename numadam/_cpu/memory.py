@@ -101,7 +101,7 @@ class StepMemory:
     ----------
     block : int64 array
         The `loop.Frame` of a step of dense gradients, the table, and ranges of bytes: that of the
-        state, and room for two arrays of each leaf, or six of the only one. A step that brings
+        state, and room for three arrays of each leaf, or more of the only one. A step that brings
         several arrays writes them into a copy.
     table : int64 array (leaves, arrays)
         Addresses of arrays that are the same at every step; 0 for the others.
@@ -138,7 +138,7 @@ class StepMemory:
         self.sizes = np.array([*layout.sizes, *[0] * (-leaves % TOGETHER)], np.int64)
         count = len(self.sizes)
         self.spans = words + count * width
-        self.block = np.zeros(self.spans + 2 * (1 + 2 * count), np.int64)
+        self.block = np.zeros(self.spans + 2 * (1 + 3 * count), np.int64)
         self.block[self.spans : self.spans + 2] = state
         own = {
             AT.table: address_of(self.block) + 8 * words,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,14 @@ class _Collected(NamedTuple):
     kept: list[Any]  # keeps the memory that its table points at
 
 
+class _Noting(NamedTuple):
+    """How the addresses of many arrays are noted."""
+
+    note: Callable[..., int]
+    each: int  # arrays of a leaf
+    places: list[tuple[int, tuple[Any, ...]]]  # by call its first array, what it gets before them
+
+
 class CpuStep:
     """The compiled step of some memory, and what to do about arrays that it cannot take.
 
@@ -65,6 +74,7 @@ class CpuStep:
         #: by slot and leaf a dense array through which one of other strides goes
         self._work: dict[tuple[int, int], np.ndarray] = {}
         self._kernels: dict[bool, Kernel] = {}
+        self._notings: dict[bool, _Noting] = {}
         self._known_disjoint: Any = None
         layout = memory.layout
         #: in place of the only parameter and gradient where they are in the table
@@ -87,7 +97,7 @@ class CpuStep:
         """Compile or load now what steps of usual arrays need, and not in the first of them."""
         self.kernel()
         if len(self._params) > 1:
-            _ = self._note
+            self._noting(False)
         if self._rows[0] == "lazy":
             row_cutter()
 
@@ -121,37 +131,40 @@ class CpuStep:
 
     def step(self, used: dict[int, Leaves], lr: float) -> bool:
         """Take a step over `used`, the arrays by slot; False where the guard stopped it."""
-        status = None
-        if self._is_plain and pl.OUT not in used:
-            status = self._step_usual(used.get(pl.P, self._params), used[pl.G], lr)
+        status = self._step_usual(used, lr) if self._is_plain else None
         return self.run(used, lr) if status is None else status == OK
 
-    @cached_property
-    def _places(self) -> list[tuple[int, tuple[Any, ...]]]:
-        """The first of the arrays that each call of `note` gets, and what it gets before them."""
-        memory = self.memory
-        width, count, first = len(memory.columns), len(memory.sizes), memory.spans
-        # the range of the state, those of parameters, of gradients
-        order = first + 2 * np.array([0, *range(1, 2 * count, 2), *range(2, 2 * count + 1, 2)])
-        places = []
-        for k in range(0, count, TOGETHER):
-            written = 1 + count if k + TOGETHER == count else 0
-            where = len(AT) + k * width, width, first + 2 * (1 + 2 * k)
-            places.append((2 * k, (*where, memory.sizes, k, order, written)))
-        return places
+    def _noting(self, has_out: bool) -> _Noting:
+        """How the arrays of all leaves are noted: p, g and, with `out`, that behind them."""
+        if has_out not in self._notings:
+            memory, each = self.memory, 3 if has_out else 2
+            width, count = len(memory.columns), len(memory.sizes)
+            spans = memory.spans + 2 * (1 + np.arange(count * each).reshape(count, each))
+            written = [memory.spans, *spans[:, -1 if has_out else 0]]
+            order = np.array([*written, *np.setdiff1d(spans, written)])
+            places = []
+            for k in range(0, count, TOGETHER):
+                where = len(AT) + k * width, width, int(spans[k, 0]), memory.sizes, k
+                places.append((k * each, (*where, order, len(written) * (k + TOGETHER == count))))
+            note = noter((self._dtype,) * each, TOGETHER, has_out)
+            self._notings[has_out] = _Noting(note, each, places)
+        return self._notings[has_out]
 
-    def _step_usual(self, params: Leaves, grads: Leaves, lr: float) -> int | None:
+    def _step_usual(self, used: dict[int, Leaves], lr: float) -> int | None:
         """The status of a step of usual arrays; None where one is not, or two may overlap."""
         ndarray, dtype, (reads, writes) = np.ndarray, self._dtype, self._headers
+        params, outs = used.get(pl.P, self._params), used.get(pl.OUT)
         flat: list[Any] = []
-        for p, g, (shape, axes, flags, _), write in zip(params, grads, reads, writes):  # noqa: B905  # 0.2 us
+        has_out = outs is not None
+        leaves = zip(params, used[pl.G], outs or repeat(None), reads, writes)  # noqa: B905  # 0.2 us
+        for p, g, out, (shape, axes, flags, _), write in leaves:
             if not (
                 type(g) is ndarray
                 and type(p) is ndarray
                 and g.ndim == p.ndim == axes
                 and (g.dtype is dtype or g.dtype == dtype)
                 and (p.dtype is dtype or p.dtype == dtype)
-                and p.flags.writeable
+                and (has_out or p.flags.writeable)
             ):
                 return None
             if axes == 1:
@@ -159,22 +172,23 @@ class CpuStep:
             elif (
                 g.shape == p.shape == shape
                 and g.flags.num & flags == flags
-                and p.flags.num & write.flags == write.flags
+                and p.flags.num & flags == flags
             ):
                 flat += p.ravel("K"), g.ravel("K")
             else:
                 return None
-        flat += [self._none] * (2 * len(self.memory.sizes) - len(flat))
-        note, block, at = self._note, self.memory.block.copy(), 0
-        for k, place in self._places:
-            at = note(block, *place, *flat[k : k + 2 * TOGETHER])
+            if has_out:
+                if not write.fits(out, dtype):
+                    return None
+                flat.append(out.ravel("K"))
+        note, each, places = self._noting(has_out)
+        flat += [self._none] * (each * len(self.memory.sizes) - len(flat))
+        block, at = self.memory.block.copy(), 0
+        for k, place in places:
+            at = note(block, *place, *flat[k : k + each * TOGETHER])
             if not at:
                 return None
-        return self.kernel().step(at, self._none, self._none, lr)
-
-    @cached_property
-    def _note(self) -> Callable[..., int]:
-        return noter((self._dtype, self._dtype), TOGETHER)
+        return self.kernel(has_out).step(at, self._none, self._none, lr)
 
     def make_by_slot(self, has_out: bool) -> Callable[[tuple[Any, ...], int, float], bool]:
         """``by_slot(arrays, t, lr)``: step t of one array of every slot, all the caller's.
@@ -195,8 +209,8 @@ class CpuStep:
             [self._headers[is_written][0] for is_written in written],
             dtypes,
             counters=memory.counters.data,
-            note=noter(dtypes),
-            given=(memory.block, len(AT), 0, memory.spans, *rest),
+            note=noter(dtypes, 1, has_out),
+            given=(memory.block, len(AT), len(memory.columns), memory.spans, *rest),
             step=self.kernel(has_out).step,
             none=self._none,
             ok=OK,

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
-from numba import boolean, carray, float64, from_dtype, int64, types
+from numba import boolean, float64, from_dtype, int64, types
 
 from numadam._arrays.interop import address_of
 from numadam._core import plan as pl
 from numadam._core.text import indented
 from numadam._jit.build import compiled
-from numadam._jit.private import pointer
 from numadam._minimize import stop_text as tt
 from numadam._minimize import stopping as st
 from numadam._minimize.stopping import Tolerances
@@ -59,8 +58,7 @@ def _source(bounds: str, norm: float) -> str:
 @functools.cache
 def _compiled(plan_dtype: np.dtype[Any], real: np.dtype[Any], bounds: str, norm: float) -> Any:
     """``test_iterate(table_at, flat_g, f, early) -> code``."""
-    scope = {**tt.SCOPE, **_AT._asdict(), "carray": carray, "pointer": pointer}
-    scope |= {"one": real.type(1), "real": real.type}
+    scope = {**tt.SCOPE, **_AT._asdict(), "one": real.type(1), "real": real.type}
     g = types.Array(from_dtype(plan_dtype), 1, "C", readonly=True)
     return compiled(
         f"stop-tests-{plan_dtype.name}-{bounds}-{norm:g}",

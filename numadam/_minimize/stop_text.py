@@ -14,8 +14,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import carray
 
 from numadam._core.text import indented
+from numadam._jit.private import pointer
 from numadam._minimize import stopping as st
 
 #: Numbers that are compared side by side where there are four times as many: one after another
@@ -63,6 +65,8 @@ SCOPE: dict[str, Any] = {
     **{name: getattr(st, name) for name in ("gradient_limit", "share_of_own", "check_convergence")},
     "np": np,
     "math": math,
+    "carray": carray,
+    "pointer": pointer,
 }
 
 
