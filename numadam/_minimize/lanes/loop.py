@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, int64, prange
+from numba import int64, prange
 
 from numadam._core import options as op
 from numadam._core import plan as pl
@@ -35,7 +35,7 @@ from numadam._core.text import DECORATOR, function_text, indented
 from numadam._cpu.loop import NORM_BLOCK, StepText, text_of
 from numadam._jit import build
 from numadam._jit.calls import call3, call7
-from numadam._jit.private import lane_memory, pointer
+from numadam._jit.private import lane_memory, view
 from numadam._minimize import stop_text as tt
 from numadam._minimize import stopping as st
 from numadam._minimize.compiled.loop import INLINED, clip_text
@@ -93,7 +93,7 @@ WORD: Any = Words(*range(len(Words._fields)))
 
 
 def _view(name: str, address: str, like: str, shape: object) -> str:
-    return f"{name} = carray(pointer({address}, {like}), {shape})"
+    return f"{name} = view({address}, {like}, {shape})"
 
 
 def _word(name: str, place: str, like: str, shape: object) -> str:
@@ -105,8 +105,8 @@ _COMMON = f'''
 {DECORATOR}
 def copy_words(to_at, to_step, of_at, of_step, count, words):
     """Copy `count` elements of so many words of 4 bytes, which lie `step` words apart."""
-    to = carray(pointer(to_at, WORD), count * to_step)
-    of = carray(pointer(of_at, WORD), count * of_step)
+    to = view(to_at, WORD, count * to_step)
+    of = view(of_at, WORD, count * of_step)
     for i in range(count):
         for k in range(words):
             to[i * to_step + k] = of[i * of_step + k]
@@ -115,10 +115,10 @@ def copy_words(to_at, to_step, of_at, of_step, count, words):
 {DECORATOR}
 def retire(w, position, last, number):
     """A problem has stopped: its results go to the place of its number, the last one to its."""
-    order = carray(pointer(w[ORDER], w[0]), last + 1)
-    moving = carray(pointer(w[MOVING], w[0]), (w[MOVES], 4))
+    order = view(w[ORDER], w[0], last + 1)
+    moving = view(w[MOVING], w[0], (w[MOVES], 4))
     problem = order[position]
-    carray(pointer(w[NIT], w[0]), problem + 1)[problem] = number
+    view(w[NIT], w[0], problem + 1)[problem] = number
     for k in range(w[MOVES]):
         first, n, words, rows = moving[k, 0], moving[k, 1], moving[k, 2], moving[k, 3]
         step = words * LANES
@@ -134,7 +134,7 @@ def retire(w, position, last, number):
 {DECORATOR}
 def retire_block(w, first, live, number):
     """Retire all problems of a block that have stopped; how many are left."""
-    tests = carray(pointer(w[TESTS], w[0]), first + live)
+    tests = view(w[TESTS], w[0], first + live)
     for position in range(first + live - 1, first - 1, -1):
         if tests[position] != RUNNING:
             live -= 1
@@ -145,13 +145,13 @@ def retire_block(w, first, live, number):
 {DECORATOR}
 def count_iterations(w, first, live, number, failed):
     """Note how far the problems that run have come, and whether the objective raised."""
-    order = carray(pointer(w[ORDER], w[0]), first + live)
+    order = view(w[ORDER], w[0], first + live)
     for position in range(first, first + live):
         problem = order[position]
-        carray(pointer(w[NIT], w[0]), problem + 1)[problem] = number
+        view(w[NIT], w[0], problem + 1)[problem] = number
         if failed:
             w[FAILED] = 1
-            carray(pointer(w[CODES], w[0]), problem + 1)[problem] = RAISED
+            view(w[CODES], w[0], problem + 1)[problem] = RAISED
 
 
 {INLINED}
@@ -178,7 +178,7 @@ def all_tests(count, tests, f, f_before, norms, way, length, later, limit, ftol,
 #: The blocks of a call, which the threads share out: the same for all plans.
 _KERNEL = """\
 def kernel(words_at, block_at, args_at):
-    w = carray(pointer(words_at, words_at), ALL_WORDS)
+    w = view(words_at, words_at, ALL_WORDS)
     first = w[FIRST_BLOCK]
     for b in prange(w[END_BLOCK] - first):
         call3(block_at, first + np.int64(b), words_at, args_at)
@@ -496,7 +496,7 @@ def block_of(plan: Plan, lanes: int, own_lr: bool, norm: float) -> int:
 def kernel(parallel: bool) -> int:
     """The address of ``kernel(words_at, block_at, args_at)``, compiled or loaded now."""
     scope = {name: WORD._asdict()[name] for name in ("FIRST_BLOCK", "END_BLOCK")}
-    scope |= {"ALL_WORDS": len(WORD), "carray": carray, "pointer": pointer}
+    scope |= {"ALL_WORDS": len(WORD), "view": view}
     scope |= {"np": np, "prange": prange, "call3": call3}
     signature = int64(int64, int64, int64)
     return build.address("blocks", _KERNEL, scope, signature, entry="kernel", parallel=parallel)
