@@ -29,7 +29,7 @@ from numadam._derivatives.dual import (
     value,
 )
 
-_POINTER_FIELDS, _COUNT_FIELDS = ("data", "jacobian"), ("size", "rows", "columns")
+_POINTER_FIELDS, _COUNT_FIELDS = ("data", "jacobian"), ("size", "step", "rows", "columns")
 _FIELD = {name: place for place, name in enumerate(_POINTER_FIELDS + _COUNT_FIELDS)}
 
 
@@ -45,10 +45,10 @@ class Residuals(types.Type):  # type: ignore[misc]  # Numba has no types
     Indices are checked where the user's function asks for it.
     """
 
-    def __init__(self, dtype: Any, n: int, is_checked: bool, is_row: bool) -> None:
+    def __init__(self, dtype: Any, n: int, *flags: bool) -> None:
         real, self.each = _real(dtype)
-        self.dual, self.is_checked, self.is_row = Dual(real, n * self.each), is_checked, is_row
-        super().__init__(name=f"residuals({dtype}, {n}, {is_checked}, {is_row})")
+        self.dual, (self.is_checked, self.is_flat, self.is_row) = Dual(real, n * self.each), flags
+        super().__init__(name=f"residuals({', '.join(map(str, (dtype, n, *flags)))})")
 
 
 @register_model(Residuals)
@@ -59,7 +59,7 @@ class _ResidualsModel(models.StructModel):  # type: ignore[misc]  # untyped
 
 
 def make_wraps(n: int, is_checked: bool) -> tuple[Any, Any]:
-    """``unknowns(x)`` and ``residuals(r, J)``; r is contiguous, J may be a row, which is g.
+    """``unknowns(x)`` and ``residuals(r, J)``; J may be a row, which is g.
 
     `unknowns` gives the address of dual numbers on the stack of the calling function, where no
     other array can overlap them: the compiler keeps in registers what has a constant index.
@@ -90,7 +90,7 @@ def make_wraps(n: int, is_checked: bool) -> tuple[Any, Any]:
 
     @intrinsic
     def residuals(typingctx: Any, r: Any, J: Any) -> Any:
-        kind = Residuals(r.dtype, n, is_checked, J.layout == "C")
+        kind = Residuals(r.dtype, n, is_checked, r.layout == "C", J.layout == "C")
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             array, matrix = (
@@ -102,6 +102,7 @@ def make_wraps(n: int, is_checked: bool) -> tuple[Any, Any]:
                 builder.bitcast(array.data, pointer),
                 builder.bitcast(matrix.data, pointer),
                 builder.extract_value(array.shape, 0),
+                builder.extract_value(array.strides, 0),
                 *steps,
             )
             struct = context.get_constant_null(kind)
@@ -132,7 +133,10 @@ def _place(context: Any, builder: Any, kind: Any, wrapped: Any, i: Any, of: Any)
         with builder.if_then(builder.icmp_unsigned(">=", i, size)):
             message = ("index is out of bounds",)
             context.call_conv.return_user_exc(builder, IndexError, message)
-    return i, builder.gep(_field(builder, wrapped, "data"), [i])
+    data = _field(builder, wrapped, "data")
+    if kind.is_flat:  # neighbours, as the compiler then knows
+        return i, builder.gep(data, [i])
+    return i, _at(context, builder, data, builder.mul(i, _field(builder, wrapped, "step")))
 
 
 def _derivative(context: Any, builder: Any, kind: Any, wrapped: Any, k: Any, number: int) -> Any:
@@ -265,23 +269,6 @@ def _sum(a):
     return add_up if _has_duals(a) else None
 
 
-def _plain_values(x):
-    """Array of the values of dual numbers, or of other numbers."""
-
-
-@overload(_plain_values)
-def _plain_values_of(x):
-    kind = plain(x.dtype)
-
-    def copied(x):
-        values = np.empty(x.size, kind)
-        for k in range(x.size):
-            values[k] = value(x[k])
-        return values
-
-    return copied
-
-
 def _dot(function: Any) -> None:
     """Define a scalar product: of the value the last places depend on the order of a BLAS."""
 
@@ -291,7 +278,8 @@ def _dot(function: Any) -> None:
             return None
 
         def dual(x, y):
-            f, total = function(_plain_values(x), _plain_values(y)), _zero(x) * _zero(y)
+            u, v = np.array([value(a) for a in x]), np.array([value(b) for b in y])
+            f, total = function(u, v), _zero(x) * _zero(y)
             for k in range(x.size):
                 total += x[k] * y[k]
             return chain(f, 1.0, total, 0.0, 0.0)

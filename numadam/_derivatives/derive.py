@@ -9,12 +9,12 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import carray, njit
+from numba import njit
 
 from numadam._derivatives import operations as operations  # defines them
 from numadam._derivatives.arrays import make_wraps, write_gradient
 from numadam._derivatives.dual import value
-from numadam._jit.calls import read_only
+from numadam._jit.private import read_only_array
 
 
 def _anew(fun: Any, **options: Any) -> Any:
@@ -34,7 +34,7 @@ def with_jacobian(fun: Any, n: int) -> Any:
     fun, unknowns, residuals = _prepared(fun, n)
 
     def jacobian(x, r, J, *args):
-        fun(read_only(carray(unknowns(x), n)), residuals(r, J), *args)
+        fun(read_only_array(unknowns(x), n), residuals(r, J), *args)
 
     return njit(error_model="numpy", forceinline=True)(jacobian)
 
@@ -44,7 +44,7 @@ def with_gradient(fun: Any, n: int) -> Any:
     fun, unknowns, residuals = _prepared(fun, n)
 
     def gradient(x, g, *args):
-        f = fun(read_only(carray(unknowns(x), n)), *args)
+        f = fun(read_only_array(unknowns(x), n), *args)
         write_gradient(residuals(g, g), f)
         return value(f)
 

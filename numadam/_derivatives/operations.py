@@ -34,15 +34,9 @@ def ratio(a, b):
 
 @overload(ratio)
 def _ratio(a, b):
-    if not is_complex(b):
-        return lambda a, b: quotient(a, b)
-
-    def by_inverse(a, b):
-        size = abs(b)
-        real, imaginary = quotient(b.real, size), quotient(b.imag, size)
-        return a * complex(quotient(real, size), -quotient(imaginary, size))
-
-    return by_inverse
+    if is_complex(b):
+        return lambda a, b: a / b if b != 0.0 else complex(math.nan, math.nan)
+    return lambda a, b: quotient(a, b)
 
 
 # --- one argument --------------------------------------------------------------------------------

@@ -162,6 +162,8 @@ class Residuals(Point):
     nouns = "Jacobian", "derivative"
 
     def __init__(self, fun: Any, x0: Any, args: Any, m: Any, jac: Any, bounds: Any) -> None:
+        if is_cupy(x0):
+            raise TypeError("x0: residuals are checked on the CPU. Pass cupy.asnumpy(x0).")
         x = read_starts(np.atleast_2d(own_copy(x0)))
         if len(x) > 1:
             raise ValueError(

@@ -72,6 +72,22 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
 
 
 @intrinsic
+def read_only_array(typingctx: Any, pointer: Any, count: Any) -> Any:
+    """So many numbers at a pointer, as an array; for GPUs there is no `carray`."""
+    kind = types.Array(pointer.dtype, 1, "C", readonly=True)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        item = cgutils.intp_t(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        array = context.make_array(kind)(context, builder)
+        context.populate_array(
+            array, data=args[0], shape=[args[1]], strides=[item], itemsize=item, meminfo=None
+        )
+        return array._getvalue()
+
+    return kind(pointer, types.intp), codegen
+
+
+@intrinsic
 def view(typingctx: Any, address: Any, like: Any, shape: Any) -> Any:
     """The contiguous array of this shape at an address, of numbers as `like` has them.
 

@@ -250,7 +250,7 @@ _OF_RESULT = (
 )
 
 
-def _on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
     import cupy
 
@@ -312,7 +312,7 @@ class DeviceBatch(CompiledBatch):
         self._tables = numba_view(table), numba_view(counts), tuple(map(numba_view, moves))
         limits = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
         self._limits = tuple(map(plan.real.type, ends)), limits
-        self._args = _on_device(task.args)
+        self._args = on_device(task.args)
         axes, count = x.ndim - 1, len(task.args)
         self._objective = _objective(plan, task.fun, form, tolerances.norm, axes, count)
 

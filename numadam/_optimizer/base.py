@@ -27,7 +27,6 @@ from numadam._jit import process
 from numadam._optimizer.state import State, check_steps
 from numadam._settings import settings as st
 from numadam._settings.bounds import leaf_bounds
-from numadam._settings.settings import Settings
 
 if TYPE_CHECKING:
     from numadam._mpi import Construction
@@ -204,7 +203,7 @@ class OptimizerBase(metaclass=OptimizerType):
     _lock: Any
     _params: Any
     _tree: Tree
-    _settings: Settings
+    _settings: st.Settings
     _backend: Backend
     _grads: Any
     _grad_leaves: list[Any]
@@ -260,7 +259,7 @@ class OptimizerBase(metaclass=OptimizerType):
         shared: Mapping[str, Any],
         own: Mapping[str, Any],
         made: Construction | None,
-    ) -> tuple[Tree, Settings, Sequence[Any], list[str], type[Backend]]:
+    ) -> tuple[Tree, st.Settings, Sequence[Any], list[str], type[Backend]]:
         """The structure of the parameters, checked options for them, their arrays and names."""
         if made is not None:
             shared = {**shared, "comm": made.ranks}

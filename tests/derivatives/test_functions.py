@@ -144,6 +144,26 @@ def test_arrays_of_unknowns(fun, dtype):
     np.testing.assert_allclose(g, by_differences(fun, x.astype(float)), rtol=tight)
 
 
+def test_lists_and_arrays_of_vectors_of_derivatives():
+    """Numba aligns both as numbers, not as vectors."""
+
+    @numba.njit
+    def fun(x):
+        squares, y, total = [v * v for v in x], np.zeros((x.size, 2), x.dtype), 0.0
+        for k in range(x.size):
+            y[k, 1] = x[k] * squares[k]
+        for square in squares[1:]:
+            total += square
+        return total + squares[-1] + np.sum(y)
+
+    x = np.linspace(0.5, 1.5, 20)
+    g = np.empty_like(x)
+    assert with_gradient(fun, 20)(x, g) == fun(x)
+    often = np.ones(20)
+    often[0], often[-1] = 0.0, 2.0
+    np.testing.assert_allclose(g, 2.0 * often * x + 3.0 * x**2, rtol=1e-14)
+
+
 def _parts(z):
     return z[0].real * z[1].imag + np.conj(z[0]).imag + abs(complex(z[0].imag, z[1].real))
 
