@@ -5,8 +5,8 @@ Their classes have the same public methods: those that the optimiser calls.
 
 from __future__ import annotations
 
-import importlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -85,7 +85,7 @@ class SparseGradients:
     def __init__(
         self, home: str, layout: Layout, how: str | None, title: Title, counts: Leaves = ()
     ) -> None:
-        self._home, self._library = home, importlib.import_module(home.lower())
+        self._home, self._library = home, sys.modules[home.lower()]
         self._layout, self.how, self._title = layout, how, title
         #: by leaf a buffer of zeros that no step is using
         self._zeros: dict[int, Any] = {}

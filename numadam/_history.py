@@ -55,16 +55,6 @@ def _norm(leaf: Any) -> float:
         return top * math.sqrt(float(sizes.sum(dtype=np.float64)))
 
 
-def alike(copies: Sequence[Any], leaves: Sequence[Any]) -> bool:
-    """Whether the copies are arrays into which the leaves fit."""
-    if len(copies) != len(leaves):
-        return False
-    return all(
-        type(one) is type(leaf) and one.shape == leaf.shape and one.dtype == leaf.dtype
-        for one, leaf in zip(copies, leaves, strict=True)
-    )
-
-
 # --- records -------------------------------------------------------------------------------------
 
 
@@ -104,14 +94,8 @@ def _new_axes(count: int) -> Any:
         raise ImportError("plot: needs matplotlib: pip install matplotlib") from error
     across = min(count, 2)
     down = -(-count // across)
-    figure, axes = plt.subplots(
-        down,
-        across,
-        figsize=(4.5 * across, 2.8 * down),
-        layout="constrained",
-        sharex=True,
-        squeeze=False,
-    )
+    size, how = (4.5 * across, 2.8 * down), {"sharex": True, "squeeze": False}
+    figure, axes = plt.subplots(down, across, figsize=size, layout="constrained", **how)
     for spare in axes.ravel()[count:]:
         figure.delaxes(spare)
     return axes.ravel()[:count]
@@ -295,26 +279,15 @@ class History:
             # one call: Ctrl-C comes before or after it
             self._values.extend((float(t), f, float(grad_norm), step, param, float(lr)))
         if self._norms and (t + 1) % self._every == 0 and self._copy_of != t:
-            self._copy_params(t, leaves)
+            self._copy, self._copy_of = [leaf.copy() for leaf in leaves], t
 
     def _moved(self, t: int, leaves: Sequence[Any]) -> float:
-        """The norm of the last step; the copy of the parameters becomes their difference."""
-        if self._copy_of != t - 1 or not alike(self._copy, leaves):
+        """The norm of the last step; NaN where the parameters before it are not known."""
+        here, before = ([(type(x), x.shape) for x in arrays] for arrays in (leaves, self._copy))
+        if self._copy_of != t - 1 or here != before:
             return math.nan
-        self._copy_of = -1
         with np.errstate(all="ignore"):  # the run's own numbers may be infinite
-            for one, leaf in zip(self._copy, leaves, strict=True):
-                one -= leaf
-        return norm_of(self._copy)
-
-    def _copy_params(self, t: int, leaves: Sequence[Any]) -> None:
-        self._copy_of = -1
-        if alike(self._copy, leaves):
-            for one, leaf in zip(self._copy, leaves, strict=True):
-                one[...] = leaf
-        else:
-            self._copy = [leaf.copy() for leaf in leaves]
-        self._copy_of = t
+            return norm_of([old - leaf for old, leaf in zip(self._copy, leaves, strict=True)])
 
     def clear(self) -> None:
         """Delete all records."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -47,15 +46,13 @@ class RankError(RuntimeError):
 
 
 # --- ranks of a communicator ---------------------------------------------------------------------
-# All collectives here are nonblocking ones: those never match a blocking one of the user's, and a
-# rank that has failed can wait for the others with a time limit.
+# A rank may have failed before the others come to `share`: that one is nonblocking, so that it can
+# wait for them with a time limit.
 
 #: Seconds that a failed rank waits for the others, before it ends the whole program.
 LEFT_ALONE = 5.0
 #: Seconds between two looks at whether they have come.
 _PAUSE = 0.001
-#: Bytes of a message to the other ranks; a longer one is cut.
-_MESSAGE = 512
 
 #: The MPI attribute of a communicator that holds its `Ranks`, by type of communicator.
 _key: int | None = None
@@ -83,14 +80,13 @@ class Ranks:
             "pickle params and opt.state.copy()."
         )
 
-    def gather(self, words: np.ndarray) -> np.ndarray:
-        """The words of every rank, a row for each: as many int64 or float64 of each. Collective."""
-        rows = np.empty((self.size, len(words)), words.dtype)
-        self._alive().Iallgather(words, rows).Wait()
-        return rows
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank. Collective."""
+        values: list[Any] = self._alive().allgather(value)
+        return values
 
     def share(self, rows: np.ndarray, patience: float | None = None) -> bool:
-        """As `gather`, in place: this rank's words are in its row. Collective.
+        """Fill in the rows of the other ranks; this rank's words are in its own. Collective.
 
         Returns False where the other ranks have not come within `patience` seconds.
         """
@@ -136,45 +132,28 @@ class Ranks:
         except BaseException as caught:  # an interrupt, too, ends all of them
             error = caught
         # a rank that has failed waits here for those that work on; in `agree` it would not
-        if self.gather(np.array([error is not None], np.int64)).any():
+        if any(self.gather(error is not None)):
             self.agree(error, what)
 
     def compare(self, texts: Mapping[str, str], remedy: str) -> None:
-        """Refuse texts that differ between ranks, with their name. Collective.
-
-        As many on all ranks, which gather rows of one length.
-        """
-        # a name may have surrogates
-        words = [digest(text.encode(errors="backslashreplace")) for text in texts.values()]
-        differ = first_unlike(self.gather(np.array(words, np.int64)))
-        if differ is None:
-            return
-        column, rank = differ
-        name = list(texts)[column]
-        shown = self.texts(texts[name])
-        raise RankError(
-            f"{name}: is {shown[0]} on rank 0 and {shown[rank]} on rank {rank}. {remedy}"
-        )
+        """Refuse texts that differ between ranks, with their name. Collective."""
+        every = self.gather(dict(texts))
+        for name, text in every[0].items():
+            for rank, others in enumerate(every):
+                if others.get(name) != text:
+                    both = f"{text:.500} on rank 0 and {others[name]:.500} on rank {rank}"
+                    raise RankError(printable(f"{name}: is {both}. {remedy}"))
 
     def tell(self, error: BaseException | None, failed: np.ndarray, what: str) -> NoReturn:
         """Raise the error of this rank, or `RankError` with the message of the first that failed.
 
         Collective: all ranks know already which of them failed.
         """
-        texts = self.texts("" if error is None else described(error))
+        texts = self.gather("" if error is None else described(error))
         if error is not None:
             raise error
         first = int(np.flatnonzero(failed)[0])
         raise RankError(f"{what}: rank {first} of {self.size} failed. {texts[first]}")
-
-    def texts(self, text: str) -> list[str]:
-        """The text of every rank; a long one is cut. Collective."""
-        rows = np.zeros((self.size, _MESSAGE), np.uint8)
-        # a path that is no UTF-8 has surrogates: an error here would leave the others waiting
-        words = text.encode(errors="backslashreplace")[:_MESSAGE]
-        rows[self.rank, : len(words)] = np.frombuffer(words, np.uint8)
-        self.share(rows)
-        return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
     def abort(self, message: str) -> NoReturn:
         """End the program on all ranks with one message: there is no other way any more."""
@@ -191,18 +170,9 @@ class Ranks:
         return f"rank {self.rank} of {self.size}"
 
 
-def first_unlike(rows: np.ndarray) -> tuple[int, int] | None:
-    """The first column in which rows differ, and the first row that differs there from row 0."""
-    unlike = rows != rows[0]
-    if not unlike.any():
-        return None
-    column = int(unlike.any(axis=0).argmax())
-    return column, int(unlike[:, column].argmax())
-
-
-def digest(data: bytes) -> int:
-    """A word of 8 bytes that tells data from all others."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
+def printable(text: str) -> str:
+    """A text without halves of characters, as a path may have them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def described(error: BaseException) -> str:
@@ -211,7 +181,7 @@ def described(error: BaseException) -> str:
         text = str(error)
     except Exception as unsaid:
         text = f"its text raised {type(unsaid).__name__}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return printable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def ranks_of(comm: Any) -> Ranks:
@@ -260,8 +230,6 @@ def _attribute(module: Any) -> int:
 # --- exchange of ranks in a step that forms a norm -----------------------------------------------
 
 _WHILE = "step"
-#: Words before those of the caller: whether a rank refuses the step, and a digest of `same`.
-_OWN_WORDS = 2
 
 
 class StepExchange:
@@ -283,17 +251,15 @@ class StepExchange:
         `same` are numbers in float64 that have to be those of all other ranks. Raises `RankError`
         where they are not, and where another rank refuses the step.
         """
-        rows = self._rows()
-        same = np.array([self._rate, *same])
-        rows[self._ranks.rank, 1] = digest(same.tobytes())
-        rows[self._ranks.rank, _OWN_WORDS:] = words
+        rows, begin = self._rows(), 1 + len(self._names)
+        rows[self._ranks.rank, 1:begin] = np.array([self._rate, *same]).view(np.int64)
+        rows[self._ranks.rank, begin:] = words
         self._ranks.share(rows)
         self._met = True
         if rows[:, 0].any():
             self._ranks.tell(None, rows[:, 0] != 0, _WHILE)
-        if (rows[:, 1] != rows[0, 1]).any():
-            self._differ(same)
-        return rows[:, _OWN_WORDS:]
+        self._refuse_unlike(rows[:, 1:begin])
+        return rows[:, begin:]
 
     def begin(self, lr: float) -> None:
         """Begin a step with this learning rate, which has to be that of all other ranks."""
@@ -313,18 +279,20 @@ class StepExchange:
             self._ranks.exchange(self._rows(), error, _WHILE)
 
     def _rows(self) -> np.ndarray:
-        return np.zeros((self.size, _OWN_WORDS + self.words), np.int64)
+        return np.zeros((self.size, 1 + len(self._names) + self.words), np.int64)
 
-    def _differ(self, same: np.ndarray) -> NoReturn:
-        """Raise on all ranks: the first number that is not the same everywhere."""
-        rows = self._ranks.gather(same)
-        differ = first_unlike(rows.view(np.int64))  # NaN is NaN
-        assert differ is not None  # their digests do
-        column, rank = differ
+    def _refuse_unlike(self, rows: np.ndarray) -> None:
+        """Raise on all ranks for the first number that is not the same everywhere; NaN is NaN."""
+        unlike = rows != rows[0]
+        if not unlike.any():
+            return
+        column = int(unlike.any(axis=0).argmax())
+        rank = int(unlike[:, column].argmax())
+        numbers = rows[:, column].copy().view(np.float64)
         raise RankError(
-            f"{self._names[column]}: is {rows[0, column]:g} on rank 0 and {rows[rank, column]:g} "
-            f"on rank {rank} in the same step. Make the same calls and set the same "
-            "hyperparameters on all ranks."
+            f"{self._names[column]}: is {numbers[0]:g} on rank 0 and {numbers[rank]:g} on rank "
+            f"{rank} in the same step. Make the same calls and set the same hyperparameters on all "
+            "ranks."
         )
 
 
@@ -357,7 +325,7 @@ class Construction:
             "Make the optimiser with the same structure, dtypes and options on all ranks; only "
             "shapes may differ."
         )
-        # the same number for every optimiser
+        options = {"lr": settings.lr, **settings.options}
         texts = {
             "rule": settings.rule.key,
             "library of params": home,
@@ -366,14 +334,15 @@ class Construction:
             "dtype": settings.plan.dtype.name,
             "options": ", ".join(settings.options),
         }
-        self.ranks.compare(texts, remedy)
-        options = {"lr": settings.lr, **settings.options}
-        texts = {name: _described(options[name]) for name in options if name not in _OF_BLOCK}
+        texts |= {name: _described(options[name]) for name in options if name not in _OF_BLOCK}
         self.ranks.compare(texts, remedy)
 
-    def fail(self, error: BaseException) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Raise an error of this rank, after the other ranks are told, where they wait for it."""
-        if not self._agreed:
+        if error is not None and not self._agreed:
             self._agreed = True
             self.ranks.agree(error, self._what)
 
@@ -429,22 +398,20 @@ def _read(ranks: Ranks, path: Path, kind: str) -> _File:
                 f"is the file of rank {rank} of {size}, and here is rank {ranks.rank} of "
                 f"{ranks.size}. Load it under its own name, on as many ranks."
             )
-        # in int64, since an error in the exchange would leave the other ranks waiting
         number, t = np.array([number, content.meta["counters"]["t"]], np.int64).tolist()
         return _File(path, number, t, content)
 
 
-def _last_save(ranks: Ranks, found: Sequence[_File]) -> _File | None:
+def _last_save(ranks: Ranks, files: Sequence[_File]) -> _File | None:
     """File of the last save that all ranks have, None where there is none. Collective.
 
-    `found` are the files of this rank, of the later save first.
+    `files` are the files of this rank, of the later save first.
     """
-    numbers = [file.number for file in found]
-    rows = ranks.gather(np.array([*numbers, -1, -1][:2], np.int64))
-    for number in rows[0].tolist():
-        if number >= 0 and (rows == number).any(axis=1).all():
-            return found[numbers.index(number)]
-    return None
+    numbers = [file.number for file in files]
+    every = ranks.gather(numbers)
+    whole = (number for number in every[0] if all(number in others for others in every))
+    last = next(whole, None)
+    return None if last is None else files[numbers.index(last)]
 
 
 def save_file(
@@ -455,10 +422,10 @@ def save_file(
         new, file = _names(ranks, path)
         content = make()
     ranks.compare(_alike(content.meta), "Make the optimisers alike on all ranks.")
-    rows = ranks.gather(np.array([secrets.randbits(62), new.exists()], np.int64))
-    if rows[:, 1].any():
+    numbers, killed = zip(*ranks.gather((secrets.randbits(62), new.exists())), strict=True)
+    if any(killed):
         _end_renames(ranks, new, file, kind)
-    meta = {**content.meta, _KEY: [ranks.rank, ranks.size, int(rows[0, 0])]}
+    meta = {**content.meta, _KEY: [ranks.rank, ranks.size, numbers[0]]}
     try:
         with ranks.all_or_none("save"):
             container.write(new, content._replace(meta=meta))
@@ -472,11 +439,11 @@ def save_file(
 
 def _end_renames(ranks: Ranks, new: Path, file: Path, kind: str) -> None:
     """End the renames of a killed save: the next one would overwrite a part of it. Collective."""
-    found = []
+    files = []
     for path in (new, file):
         with suppress(OSError, CheckpointError):  # what cannot be loaded may be overwritten
-            found.append(_read(ranks, path, kind))
-    last = _last_save(ranks, found)
+            files.append(_read(ranks, path, kind))
+    last = _last_save(ranks, files)
     with ranks.all_or_none("save"):
         if last is not None and last.path == new:
             new.replace(file)
@@ -485,30 +452,29 @@ def _end_renames(ranks: Ranks, new: Path, file: Path, kind: str) -> None:
 def _alike(meta: dict[str, Any]) -> dict[str, str]:
     """Values that have to be the same on all ranks, by the user's names: all but bounds."""
     options = {name: value for name, value in meta["options"].items() if name != "bounds"}
-    found = {**meta["counters"], "lr": meta["lr"], **options, "schedules": meta["schedules"]}
-    return {name: json.dumps(value) for name, value in found.items()}
+    values = {**meta["counters"], "lr": meta["lr"], **options, "schedules": meta["schedules"]}
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def load_file(ranks: Ranks, path: str | os.PathLike[Any], kind: str) -> Container:
     """Read the file of the last save that all ranks have. Collective."""
     with ranks.all_or_none("load"):
         names = _names(ranks, path)
-        found = [_read(ranks, name, kind) for name in names if name.exists()]
+        files = [_read(ranks, name, kind) for name in names if name.exists()]
         others = _other_sizes(names[1])
-    whole = bool(found) and found[-1].path == names[1]
-    rows = ranks.gather(np.array([len(found), whole], np.int64))
-    if not rows[:, 0].all():
-        rank = int(rows[:, 0].argmin())
-        if rows[:, 1].any():  # then all had one
+    whole = bool(files) and files[-1].path == names[1]
+    has_some, are_whole = zip(*ranks.gather((bool(files), whole)), strict=True)
+    if not all(has_some):
+        if any(are_whole):  # then all had one
             raise CheckpointError(
-                f"{os.fsdecode(path)}: the file of rank {rank} of {ranks.size} is missing. Copy "
-                "all files of one save together."
+                f"{os.fsdecode(path)}: the file of rank {has_some.index(False)} of {ranks.size} is "
+                "missing. Copy all files of one save together."
             )
         raise FileNotFoundError(f"{names[1]}: there is no save of {ranks.size} ranks.{others}")
-    last = _last_save(ranks, found)
+    last = _last_save(ranks, files)
     if last is not None:
         return last.content
-    t = ranks.gather(np.array([found[-1].t], np.int64))[:, 0].tolist()
+    t = ranks.gather(files[-1].t)
     raise CheckpointError(
         f"{os.fsdecode(path)}: the files of the ranks are not of one save: their t are "
         f"{', '.join(map(str, t))}. Copy all files of one save together."
@@ -519,7 +485,7 @@ def _other_sizes(file: Path) -> str:
     """A sentence on files of other numbers of ranks."""
     stem, _, _ = file.stem.rpartition(".")
     name = re.compile(rf"{re.escape(stem)}\.\d+-of-(\d+){re.escape(file.suffix)}")
-    names = [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else []
+    names = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
     sizes = sorted({int(match[1]) for match in map(name.fullmatch, names) if match})
     if not sizes:
         return ""

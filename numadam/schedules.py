@@ -1,12 +1,12 @@
 """Schedules: the learning rate, or any hyperparameter, as a function of the steps taken.
 
-A schedule is a callable: ``schedule(t)`` is the value for the step after t steps, so t is 0 at the
-first step. Any function ``f(t) -> float`` works as a schedule; these are the usual ones. They
-compute in float64 and load neither NumPy nor Numba. `start`, `peak`, `end` and the numbers in
-`values` are in units of the hyperparameter; `steps`, `warmup` and `boundaries` count steps. After
-its end a schedule keeps its last value. The first two arguments may be positional if they have no
-default: ``Cosine(0.1, 100)``. Arguments are checked by the constructor: a TypeError or ValueError
-names the argument, what it got and what is expected. Schedules can be pickled, copied and compared.
+A schedule is a callable: ``schedule(t)`` is the value for the step after t steps, 0 at the first.
+Any function ``f(t) -> float`` works as a schedule; these are the usual ones. They compute in
+float64 and load neither NumPy nor Numba. `start`, `peak`, `end` and the numbers in `values` are in
+units of the hyperparameter; `steps`, `warmup` and `boundaries` count steps. After its end a
+schedule keeps its last value. The first two arguments may be positional if they have no default:
+``Cosine(0.1, 100)``. Arguments are checked by the constructor: the error names the argument, what
+it got and what is expected. Schedules can be pickled, copied and compared.
 """
 
 from __future__ import annotations
@@ -68,10 +68,7 @@ class Scheduled(ABC):
     """Base class of schedules: the call, and checks of the fields."""
 
     def __call__(self, t: int) -> float:
-        """Value for the step that follows `t` steps: 0 at the first.
-
-        A TypeError or ValueError says what is wrong with a `t` that is no such number.
-        """
+        """Value for the step that follows `t` steps, 0 at the first; refuses what is no number."""
         return self._at(count("t", t, 0))
 
     @abstractmethod
@@ -420,7 +417,6 @@ class Piecewise(Scheduled):
 
     Examples
     --------
-    >>> from numadam.schedules import Piecewise, Polynomial, Step
     >>> schedule = Piecewise([0.1, 0.01, 0.001], boundaries=[32000, 48000])
     >>> [schedule(t) for t in (0, 31999, 32000, 48000)]
     [0.1, 0.1, 0.01, 0.001]
@@ -582,12 +578,7 @@ class ReduceOnPlateau(Scheduled):
         Parameters
         ----------
         f : float
-            The objective. NaN counts as no improvement.
-
-        Raises
-        ------
-        TypeError
-            If `f` is not a number.
+            The objective. NaN counts as no improvement; what is no number raises a TypeError.
         """
         try:
             f = _F.check(f)

@@ -26,8 +26,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 import numadam
 from numadam._mpi import Ranks
 from numadam.mpi import RankError
@@ -287,18 +285,15 @@ class ThreadRanks(Ranks):
     def __init__(self, group, rank):
         self.group, self.rank, self.size, self.exchanges = group, rank, group.size, 0
 
-    def gather(self, words):
-        rows = np.empty((self.size, len(words)), words.dtype)
-        rows[self.rank] = words
-        self.share(rows)
-        return rows
-
-    def share(self, rows, patience=None):
+    def gather(self, value):
         given = self.group.rows[self.exchanges]
         self.exchanges += 1
-        given[self.rank] = rows[self.rank].copy()
+        given[self.rank] = value
         self.group.until(lambda: len(given) == self.size)
-        for rank, row in given.items():
+        return [given[rank] for rank in range(self.size)]
+
+    def share(self, rows, patience=None):
+        for rank, row in enumerate(self.gather(rows[self.rank].copy())):
             assert (row.shape, row.dtype) == (rows.shape[1:], rows.dtype)
             rows[rank] = row
         return True

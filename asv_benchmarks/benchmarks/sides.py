@@ -8,7 +8,7 @@ from numba import carray, njit, prange
 
 import numadam
 from numadam._bench.peers import values
-from numadam._cpu.cuts import part_size
+from numadam._cpu.memory import part_size
 from numadam._jit import process
 from numadam._jit.private import pointer
 

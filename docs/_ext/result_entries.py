@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 from sphinx.util.docutils import SphinxDirective
 
 import numadam
-from numadam._minimize.result import entries
 
 
 class ResultEntries(SphinxDirective):
@@ -18,9 +19,9 @@ class ResultEntries(SphinxDirective):
     def run(self) -> list[Any]:
         """Make a table in Markdown, and parse it."""
         rows = ["| entry | type | meaning |", "|---|---|---|"]
-        for name, one in entries(getattr(numadam, self.arguments[0])).items():
-            kind = "array" if one.type == "Any" else f"`{one.type}`"
-            rows.append(f"| `{name}` | {kind} | {one.__doc__} |")
+        text = inspect.getdoc(getattr(numadam, self.arguments[0])) or ""
+        for name, kind, meaning in re.findall(r"^(\w+) : (.*)\n    (.*)$", text, re.MULTILINE):
+            rows.append(f"| `{name}` | {kind} | {meaning} |")
         return self.parse_text_to_nodes("\n".join(rows))
 
 

@@ -253,10 +253,13 @@ def _round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
+#: The first field of NumPy's ``PyArrayObject`` stands after the head of every object.
+_HEAD, _word_at = object.__basicsize__, ctypes.c_int64.from_address
+
+
 def address_of(array: np.ndarray) -> int:
     """The address of the first element, in a tenth of the time of ``array.ctypes.data``."""
-    # the first field of NumPy's ``PyArrayObject``, after the head of every object
-    return ctypes.c_int64.from_address(id(array) + object.__basicsize__).value
+    return _word_at(id(array) + _HEAD).value
 
 
 def aligned_zeros(size: int, unit: int = _LINE) -> np.ndarray:

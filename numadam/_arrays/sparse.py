@@ -196,23 +196,8 @@ def _common_library(which: Any, which_name: str, values: Any, name: str) -> Any:
 
 def _check_rows(indices: Any, values: Any, prefix: str) -> Any:
     """Check the arrays without a parameter, when made and at each step; return their library."""
-    xp = _common_library(indices, f"{prefix}indices", values, f"{prefix}values")
-    _check_indices(indices, f"{prefix}indices")
-    is_mask = indices.dtype == bool
-    count = int(xp.count_nonzero(indices)) if is_mask else len(indices)
-    _check_values(values, count, f"{prefix}values", "True" if is_mask else "index")
-    return xp
-
-
-def _check_mask(mask: Any, name: str, shape: tuple[int, ...]) -> None:
-    if mask.shape != shape[:1]:
-        raise ValueError(
-            f"{name}: expected a mask of shape {shape[:1]}, an element for each row of a parameter "
-            f"of shape {shape}, got {mask.shape}."
-        )
-
-
-def _check_indices(indices: Any, name: str) -> None:
+    name, of_values = f"{prefix}indices", f"{prefix}values"
+    xp, is_mask = _common_library(indices, name, values, of_values), indices.dtype == bool
     if indices.dtype.kind not in "iub":
         raise TypeError(
             f"{name}: expected integers or a mask of bool, got {name_dtype(indices.dtype)}. "
@@ -223,22 +208,30 @@ def _check_indices(indices: Any, name: str) -> None:
             f"{name}: expected one axis, got shape {indices.shape}. Use .reshape(-1), and give "
             "values one row for each index."
         )
-    if indices.dtype != bool and len(indices) and (low := int(indices.min())) < 0:
+    if not is_mask and len(indices) and (low := int(indices.min())) < 0:
         raise ValueError(
             f"{name}: got the row {low}. Rows count from 0: add the number of rows to what counts "
             "from the end."
         )
-
-
-def _check_values(values: Any, count: int, name: str, each: str) -> None:
     if values.dtype not in DTYPES:
         raise TypeError(
-            f"{name}: expected float32 or float64 like the parameter, got "
+            f"{of_values}: expected float32 or float64 like the parameter, got "
             f"{name_dtype(values.dtype)}. Use .astype(numpy.float64) or .astype(numpy.float32)."
         )
+    count = int(xp.count_nonzero(indices)) if is_mask else len(indices)
     if values.ndim == 0 or len(values) != count:
         raise ValueError(
-            f"{name}: expected {count} rows, one for each {each}, got shape {values.shape}."
+            f"{of_values}: expected {count} rows, one for each {'True' if is_mask else 'index'}, "
+            f"got shape {values.shape}."
+        )
+    return xp
+
+
+def _check_mask(mask: Any, name: str, shape: tuple[int, ...]) -> None:
+    if mask.shape != shape[:1]:
+        raise ValueError(
+            f"{name}: expected a mask of shape {shape[:1]}, an element for each row of a parameter "
+            f"of shape {shape}, got {mask.shape}."
         )
 
 

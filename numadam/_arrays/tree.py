@@ -117,11 +117,12 @@ class Tree:
             raise ValueError(problem) from error
         raise ValueError(problem)
 
-    def unflatten(self, leaves: Sequence[Any]) -> Any:
-        """A tree of this structure with these leaves, and None where one is frozen."""
+    def unflatten(self, leaves: Sequence[Any], tree: Any = None) -> Any:
+        """A tree of this structure with these leaves; a frozen one is that of `tree`, or None."""
         if self._active is not None:
-            rest = iter(leaves)
-            leaves = [next(rest) if active else None for active in self._active]
+            others = [None] * self.size if tree is None else self._flatten(tree, "params")
+            rest, pairs = iter(leaves), zip(self._active, others, strict=True)
+            leaves = [next(rest) if active else other for active, other in pairs]
         return self._unflatten(leaves)
 
     def _unflatten(self, leaves: Sequence[Any]) -> Any:
@@ -132,16 +133,6 @@ class Tree:
         if self._kind == "dict":
             return dict(zip(self._keys, leaves, strict=True))
         return self._type(leaves)
-
-    def merge(self, tree: Any, leaves: Sequence[Any]) -> Any:
-        """The containers of `tree` with these leaves, and its own where a leaf is frozen."""
-        if self._active is not None:
-            rest, pairs = (
-                iter(leaves),
-                zip(self._flatten(tree, "params"), self._active, strict=True),
-            )
-            leaves = [next(rest) if active else leaf for leaf, active in pairs]
-        return self._unflatten(leaves)
 
     def paths(self) -> list[tuple[Any, ...]]:
         """The keys that lead to each leaf."""

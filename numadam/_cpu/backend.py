@@ -32,7 +32,7 @@ class _Free(NamedTuple):
     """A compiled step that no call is using."""
 
     compiled: CpuStep
-    by_slot: Callable[[tuple[Any, ...], float], bool]
+    by_slot: Callable[[tuple[Any, ...], int, float], bool]
     user: Any  # whose options the memory holds
 
 
@@ -67,10 +67,7 @@ class _Steps:
         known = True
         if step.user is not self or self._products:
             step, known = self.prepared(step, t)
-        taken = False
-        if known:
-            step.compiled.memory.counters[0] = t - 1
-            taken = step.by_slot(arrays, lr)
+        taken = known and step.by_slot(arrays, t, lr)
         self._free.append(step)
         return taken
 
@@ -157,14 +154,12 @@ class CpuBackend(CpuState):
         self, grads: Leaves, lr: float, params: Leaves | None = None, out: Leaves | None = None
     ) -> bool:
         """Take a step; False where the guard stopped it."""
-        if params is None and out is None:
-            return self.compiled.many(grads, lr)
         used: dict[int, Leaves] = {pl.G: grads}
         if params is not None:
             used[pl.P] = params
         if out is not None:
             used[pl.OUT] = out
-        return self.compiled.run(used, lr)
+        return self.compiled.step(used, lr)
 
     def with_settings(self, settings: Settings) -> tuple[CpuBackend, Writes]:
         """Other options over the same state, and writes that bring parameters into their bounds.

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import carray, float64, from_dtype, int64, prange, types
+from numba import float64, from_dtype, int64, prange, types
 
+from numadam._arrays.interop import address_of
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.norms import clip_factor, norm
 from numadam._core.plan import Plan
 from numadam._core.scalars import is_due, tiny
 from numadam._core.text import DECORATOR, Text, function_text, indented, scope_of
+from numadam._jit import process
 from numadam._jit.build import compiled
-from numadam._jit.private import pointer
+from numadam._jit.private import view, words
+from numadam._jit.process import Writes, at_once, defer_interrupts
+from numadam._settings.settings import same_numbers
+
+if TYPE_CHECKING:
+    from numadam._cpu.memory import StepMemory
+    from numadam._mpi import StepExchange
 
 #: What a step returns: it was taken; its only arrays do not fit, or share memory; the guard stopped
 #: it; its rows have been counted by another step in between.
@@ -79,7 +88,7 @@ AT = Frame(*range(len(Frame._fields)))
 def _array(name: str, kind: str, *shape: str) -> str:
     """A view of an array whose address is in the frame."""
     size = ", ".join(shape) if len(shape) < 2 else f"({', '.join(shape)})"
-    return f"{name} = carray(pointer(frame[{getattr(AT, name)}], {kind}), {size})"
+    return f"{name} = view(frame[{getattr(AT, name)}], {kind}, {size})"
 
 
 def _word(name: str) -> str:
@@ -113,7 +122,7 @@ class StepText:
     @property
     def scope(self) -> dict[str, Any]:
         """The names that the text reads."""
-        names = {"carray": carray, "pointer": pointer, "prange": prange, "is_due": is_due}
+        names = {"view": view, "words": words, "prange": prange, "is_due": is_due}
         names |= {"clip_factor": clip_factor, "norm_of": norm} if self.plan.norm else {}
         return scope_of(self.plan) | names
 
@@ -142,7 +151,7 @@ class StepText:
         k, hidden = len(self._text.scalars), " or ".join(hides) or "True"
         least = f"tiny * control[{op.COLUMN.flush}]"
         return [
-            f"row[{k}] = {least} if is_due(int(t)) else 0.0  # least",
+            f"row[{k}] = {least} if is_due(np.int64(t)) else 0.0  # least",
             f"row[{k + 1}] = row[{k}] if {hidden} else 0.0  # least_state",
         ]
 
@@ -176,7 +185,7 @@ class StepText:
         start, size = "begin" if name == "g" else "start", each * self._item
         count = n if each == 1 else f"{each} * {n}"
         address = f"table[leaf, {column}] + {size} * {start}"
-        return f"{text.views[name]} = carray(pointer({address}, row), {count})"
+        return f"{text.views[name]} = view({address}, row, {count})"
 
     def _part(self) -> str:
         """``part(table, leaf, start, n, begin, row)``: n elements of a leaf."""
@@ -294,7 +303,7 @@ class StepText:
         """The whole step, see `Step`."""
         plan, count = self.plan, len(self.plan.products)
         lines = [
-            f"frame = carray(pointer(at, np.int64), {len(AT)})",
+            f"frame = words(at, {len(AT)})",
             _array("table", "np.int64", _word("leaves"), _word("arrays")),
             _array("counters", "np.int64", "3"),
             _array("control", "np.float64", _word("groups"), _word("columns")),
@@ -319,7 +328,7 @@ class StepText:
         if plan.by_row:
             lines += [_array("counted", "np.int64", _word("counted_size"))]
             lines += ["for k in range(len(counted)):"]
-            lines += ["    carray(pointer(counted[k], np.int64), 1)[0] += 1"]
+            lines += ["    view(counted[k], counted[k], 1)[0] += 1"]
         if count:
             lines += ["for r in range(len(control)):", f"    for k in range({count}):"]
             lines += [f"        products[r, k] = products[r, {count} + k]"]
@@ -385,6 +394,80 @@ def compiled_step(plan: Plan, out: bool, form: str) -> Callable[..., int]:
         shown=plan.words + (", out=" if out else "") + (", in threads" if form == PARALLEL else ""),
         nogil=form != HELD,
     )
+
+
+# --- the step of some memory ---------------------------------------------------------------------
+
+#: Numbers up to which a step keeps the GIL: below, waiting for it again would cost more than other
+#: threads could do meanwhile.
+_HELD_BELOW = min(process.CUTOVER.values())
+
+
+class Kernel:
+    """The compiled step of some memory, in the form that its size takes.
+
+    `take` calls it. With an exchange the norms of all processes meet in between.
+    """
+
+    def __init__(self, memory: StepMemory, out: bool, exchange: StepExchange | None) -> None:
+        plan, total = memory.plan, sum(memory.layout.sizes) * memory.plan.unit
+        self._memory, self._exchange, self._none = memory, exchange, np.empty(0, plan.dtype)
+        self.form = HELD if total < _HELD_BELOW else SERIAL
+        if process.wants_parallel(total):
+            self.form = PARALLEL
+        #: ``step(at, p, g, lr) -> status``
+        self.step = compiled_step(plan, out, self.form)
+        if self.form == PARALLEL:
+            in_threads = self.step
+            self.step = lambda *given: _fork_safe(plan, out, in_threads)(*given)
+        if exchange is not None:
+            exchange.words = memory.totals.size
+
+    def take(self, frame: np.ndarray, lr: float, before: Writes, after: Writes) -> int:
+        """Take a step of arrays in a table: `before` and `after` it these writes, as one."""
+        if self._exchange is not None:
+            return self._exchanged(frame, lr, before, after)
+        results = at_once([*before, self._call(frame, lr), *after])
+        return int(results[len(before)])
+
+    def _call(self, frame: np.ndarray, lr: float) -> Callable[[], int]:
+        return partial(self.step, address_of(frame), self._none, self._none, lr)
+
+    def _exchanged(self, frame: np.ndarray, lr: float, before: Writes, after: Writes) -> int:
+        """As `take`, with norms of all processes; Ctrl-C waits, so that they stay in step."""
+        exchange, memory = self._exchange, self._memory
+        assert exchange is not None
+        exchange.begin(lr)
+        measure, follow = frame.copy(), frame.copy()
+        measure[AT.stage], follow[AT.stage] = MEASURE, FOLLOW
+        with defer_interrupts():
+            at_once([*before, self._call(measure, lr)])
+            same = same_numbers(int(memory.counters[0]), memory.control)
+            rows = exchange.gather(memory.totals.reshape(-1).view(np.int64), same)
+            totals = rows.copy().view(np.float64).reshape(exchange.size, *memory.totals.shape)
+            memory.totals[...] = added(totals)
+            results = at_once([*before, self._call(follow, lr), *after])
+        exchange.done()
+        return int(results[len(before)])
+
+
+def _fork_safe(plan: Plan, out: bool, in_threads: Callable[..., int]) -> Callable[..., int]:
+    """The parallel step, or the serial one where a fork has lost Numba's threads."""
+    return compiled_step(plan, out, SERIAL) if process.serial_only else in_threads
+
+
+#: Power of two that keeps a sum of squares of several processes finite.
+_ROOM = 32.0
+
+
+def added(totals: np.ndarray) -> np.ndarray:
+    """Sums of squares and exponents of several processes, added in their order."""
+    sums, exponents = totals[:, :, 0], totals[:, :, 1]
+    most = exponents.max(axis=0)
+    most += np.where(np.isfinite(sums).all(axis=0) & (sums.max(axis=0) > 1e300), _ROOM, 0.0)
+    with np.errstate(all="ignore"):
+        scaled = sums * 2.0 ** (2.0 * (exponents - most))
+    return np.stack([functools.reduce(np.add, scaled), most], axis=1)
 
 
 _SETTLE = f"""\

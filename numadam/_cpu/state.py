@@ -169,7 +169,8 @@ class CpuState:
 
     @property
     def t(self) -> int:
-        return int(self._counters[0])
+        t: int = self._counters.item(0)  # 0.2 us less than int()
+        return t
 
     @cached_property
     def counters(self) -> dict[str, np.ndarray]:

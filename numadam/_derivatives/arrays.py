@@ -5,102 +5,112 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
 from numba import errors, types
-from numba.extending import intrinsic, models, overload, overload_attribute, register_model
+from numba.extending import (
+    intrinsic,
+    models,
+    overload,
+    overload_attribute,
+    register_model,
+)
 
-from numadam._derivatives.dual import Dual, is_scalar, make_dual, parts, plain, value
+from numadam._derivatives.dual import (
+    Dual,
+    chain,
+    is_complex,
+    is_dual,
+    is_scalar,
+    make_dual,
+    pack,
+    parts,
+    plain,
+    unpack,
+    value,
+)
 
-_POINTER_FIELDS, _COUNT_FIELDS = ("data", "jacobian"), ("size", "first", "rows", "columns")
+_POINTER_FIELDS, _COUNT_FIELDS = ("data", "jacobian"), ("size", "step", "rows", "columns")
 _FIELD = {name: place for place, name in enumerate(_POINTER_FIELDS + _COUNT_FIELDS)}
 
 
-class _Wrapped(types.Type):  # type: ignore[misc]  # Numba has no types
-    """Type of an array of numbers with derivatives by `width` unknowns, from the first one on.
+def _real(dtype: Any) -> tuple[Any, int]:
+    """Type of the real numbers in a number, and how many they are."""
+    return (dtype.underlying_float, 2) if is_complex(dtype) else (dtype, 1)
+
+
+class Residuals(types.Type):  # type: ignore[misc]  # Numba has no types
+    """Type of r: a number that is written goes into r, its derivatives into a row of J.
 
     It holds addresses of arrays that somebody else keeps: counting references takes 30 ns a call.
-    Where the unknowns are all (`whole`), the compiler knows that the first is number 0. Indices are
-    checked where the user's function asks for it.
+    Indices are checked where the user's function asks for it.
     """
 
-    name_of = ""
-
-    def __init__(self, dtype: Any, width: int, *flags: bool) -> None:
-        self.dtype, self.dual = dtype, Dual(dtype, width)
-        self.whole, self.is_checked, self.is_row = flags
-        super().__init__(name=f"{self.name_of}({', '.join(map(str, (dtype, width, *flags)))})")
+    def __init__(self, dtype: Any, n: int, *flags: bool) -> None:
+        real, self.each = _real(dtype)
+        self.dual, (self.is_checked, self.is_flat, self.is_row) = Dual(real, n * self.each), flags
+        super().__init__(name=f"residuals({', '.join(map(str, (dtype, n, *flags)))})")
 
 
-class Unknowns(_Wrapped):
-    """Of x: an element gets its derivative of 1 where it is read."""
-
-    name_of = "unknowns"
-
-
-class Residuals(_Wrapped):
-    """Of r: a number goes into r, its derivatives into a row of J."""
-
-    name_of = "residuals"
-
-
-@register_model(Unknowns)
 @register_model(Residuals)
-class _WrappedModel(models.StructModel):  # type: ignore[misc]  # untyped
-    def __init__(self, manager: Any, kind: _Wrapped) -> None:
-        members = [(name, types.CPointer(kind.dtype)) for name in _POINTER_FIELDS]
+class _ResidualsModel(models.StructModel):  # type: ignore[misc]  # untyped
+    def __init__(self, manager: Any, kind: Residuals) -> None:
+        members = [(name, types.CPointer(kind.dual.dtype)) for name in _POINTER_FIELDS]
         super().__init__(manager, kind, [*members, *((name, types.intp) for name in _COUNT_FIELDS)])
 
 
-def make_wraps(n: int, width: int, is_checked: bool) -> tuple[Any, Any]:
-    """``unknowns(x, first)`` and ``residuals(r, first, J)``; r is contiguous, J may be a row.
+def make_wraps(n: int, is_checked: bool) -> tuple[Any, Any]:
+    """``unknowns(x)`` and ``residuals(r, J)``; J may be a row, which is g.
 
-    The values of x are copied to where no other array can overlap them: the compiler keeps them in
-    registers.
+    `unknowns` gives the address of dual numbers on the stack of the calling function, where no
+    other array can overlap them: the compiler keeps in registers what has a constant index.
     """
 
-    def wrapped(context: Any, builder: Any, kind: Any, **fields: Any) -> Any:
-        struct = context.get_constant_null(kind)
-        for name, item in fields.items():
-            struct = builder.insert_value(struct, item, _FIELD[name])
-        return struct
-
     @intrinsic
-    def unknowns(typingctx: Any, x: Any, first: Any) -> Any:
-        kind = Unknowns(x.dtype, width, n == width, is_checked, False)
+    def unknowns(typingctx: Any, x: Any) -> Any:
+        each = _real(x.dtype)[1]
+        dual = Dual(x.dtype, n * each)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            source, first = context.make_array(x)(context, builder, values[0]), values[1]
-            step = builder.extract_value(source.strides, 0)
+            source, intp = context.make_array(x)(context, builder, values[0]), types.intp
+            step, count = builder.extract_value(source.strides, 0), context.get_constant(intp, n)
             with builder.goto_entry_block():
-                copy = builder.alloca(context.get_data_type(x.dtype), first.type(n))
-            for k in map(first.type, range(n)):
-                number = _at(context, builder, source.data, builder.mul(k, step))
-                builder.store(builder.load(number), builder.gep(copy, [k]))
-            return wrapped(context, builder, kind, data=copy, size=first.type(n), first=first)
+                copy = builder.alloca(context.get_data_type(dual), count)
+            for k in range(n):
+                place = _at(context, builder, source.data, builder.mul(count.type(k), step))
+                seeds = []
+                for part in range(each):  # an unknown has a derivative of 1 by itself
+                    row = (float(j == each * k + part) for j in range(dual.width))
+                    seeds += pack(builder, [context.get_constant(types.float64, s) for s in row])
+                element = make_dual(context, builder, dual, builder.load(place), seeds)
+                data = context.data_model_manager[dual].as_data(builder, element)
+                builder.store(data, builder.gep(copy, [count.type(k)]))
+            return copy
 
-        return kind(x, types.intp), codegen
+        return types.CPointer(dual)(x), codegen
 
     @intrinsic
-    def residuals(typingctx: Any, r: Any, first: Any, J: Any) -> Any:
-        kind = Residuals(r.dtype, width, n == width, is_checked, J.layout == "C")
+    def residuals(typingctx: Any, r: Any, J: Any) -> Any:
+        kind = Residuals(r.dtype, n, is_checked, r.layout == "C", J.layout == "C")
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             array, matrix = (
-                context.make_array(of)(context, builder, values[k]) for k, of in ((0, r), (2, J))
+                context.make_array(of)(context, builder, values[k]) for k, of in ((0, r), (1, J))
             )
             steps = [builder.extract_value(matrix.strides, axis) for axis in (0, J.ndim - 1)]
-            return wrapped(
-                context,
-                builder,
-                kind,
-                data=array.data,
-                jacobian=matrix.data,
-                size=builder.extract_value(array.shape, 0),
-                first=values[1],
-                rows=steps[0],
-                columns=steps[1],
+            pointer = context.get_value_type(types.CPointer(kind.dual.dtype))
+            fields = (
+                builder.bitcast(array.data, pointer),
+                builder.bitcast(matrix.data, pointer),
+                builder.extract_value(array.shape, 0),
+                builder.extract_value(array.strides, 0),
+                *steps,
             )
+            struct = context.get_constant_null(kind)
+            for k, item in enumerate(fields):
+                struct = builder.insert_value(struct, item, k)
+            return struct
 
-        return kind(r, types.intp, J), codegen
+        return kind(r, J), codegen
 
     return unknowns, residuals
 
@@ -123,34 +133,23 @@ def _place(context: Any, builder: Any, kind: Any, wrapped: Any, i: Any, of: Any)
         with builder.if_then(builder.icmp_unsigned(">=", i, size)):
             message = ("index is out of bounds",)
             context.call_conv.return_user_exc(builder, IndexError, message)
-    return i, builder.gep(_field(builder, wrapped, "data"), [i])
+    data = _field(builder, wrapped, "data")
+    if kind.is_flat:  # neighbours, as the compiler then knows
+        return i, builder.gep(data, [i])
+    return i, _at(context, builder, data, builder.mul(i, _field(builder, wrapped, "step")))
 
 
 def _derivative(context: Any, builder: Any, kind: Any, wrapped: Any, k: Any, number: int) -> Any:
-    """Address of that derivative in row k of J."""
-    j, columns = k.type(number), _field(builder, wrapped, "columns")
-    if not kind.whole:
-        j = builder.add(_field(builder, wrapped, "first"), j)
+    """Address of that derivative in row k of J, or of a part of a complex gradient."""
+    columns, size = _field(builder, wrapped, "columns"), kind.dual.dtype.bitwidth // 8
     if kind.is_row:  # neighbours, which the compiler may store together
-        columns = k.type(kind.dtype.bitwidth // 8)
-    offset = builder.add(builder.mul(k, _field(builder, wrapped, "rows")), builder.mul(j, columns))
+        columns = k.type(size * kind.each)
+    column, part = divmod(number, kind.each)
+    offset = builder.add(
+        builder.mul(k, _field(builder, wrapped, "rows")),
+        builder.add(builder.mul(k.type(column), columns), k.type(part * size)),
+    )
     return _at(context, builder, _field(builder, wrapped, "jacobian"), offset)
-
-
-@intrinsic
-def _unknown(typingctx: Any, x: Any, i: Any) -> Any:
-    """Element i of the unknowns, as a dual number."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        at, number = _place(context, builder, x, values[0], values[1], i)
-        if not x.whole:
-            at = builder.sub(at, _field(builder, values[0], "first"))
-        one, zero = (context.get_constant(types.float64, real) for real in (1.0, 0.0))
-        places = map(at.type, range(x.dual.width))
-        seeds = [builder.select(builder.icmp_signed("==", at, k), one, zero) for k in places]
-        return make_dual(context, builder, x.dual, builder.load(number), seeds)
-
-    return x.dual(x, i), codegen
 
 
 @intrinsic
@@ -163,19 +162,21 @@ def _residual(typingctx: Any, r: Any, i: Any) -> Any:
             _derivative(context, builder, r, values[0], k, column) for column in range(r.dual.width)
         )
         tangents = [
-            context.cast(builder, builder.load(place), r.dtype, types.float64) for place in places
+            context.cast(builder, builder.load(place), r.dual.dtype, types.float64)
+            for place in places
         ]
-        return make_dual(context, builder, r.dual, builder.load(number), tangents)
+        return make_dual(context, builder, r.dual, builder.load(number), pack(builder, tangents))
 
     return r.dual(r, i), codegen
 
 
-def _store(context: Any, builder: Any, r: Any, wrapped: Any, k: Any, tangents: list[Any]) -> None:
+def _store(context: Any, builder: Any, r: Any, wrapped: Any, k: Any, pieces: list[Any]) -> None:
     """Write the derivatives of a number, or zeros, into row k of J."""
+    tangents = unpack(builder, r.dual, pieces) if pieces else []
     for column in range(r.dual.width):
-        tangent = context.get_constant(r.dtype, 0.0)
+        tangent = context.get_constant(r.dual.dtype, 0.0)
         if tangents:
-            tangent = context.cast(builder, tangents[column], types.float64, r.dtype)
+            tangent = context.cast(builder, tangents[column], types.float64, r.dual.dtype)
         builder.store(tangent, _derivative(context, builder, r, wrapped, k, column))
 
 
@@ -185,7 +186,7 @@ def _write(typingctx: Any, r: Any, i: Any, x: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         k, number = _place(context, builder, r, values[0], values[1], i)
-        real, tangents = parts(context, builder, x, values[2], r.dtype)
+        real, tangents = parts(context, builder, x, values[2], r.dual.dtype)
         builder.store(real, number)
         _store(context, builder, r, values[0], k, tangents)
         return context.get_dummy_value()
@@ -196,14 +197,13 @@ def _write(typingctx: Any, r: Any, i: Any, x: Any) -> Any:
 @intrinsic
 def write_gradient(typingctx: Any, row: Any, f: Any) -> Any:
     """Write the derivatives of a number into the only row of J."""
-    if not is_scalar(f):
-        raise errors.TypingError(f"{write_gradient.__name__}: {f} is no number")
+    if not is_scalar(f) or is_complex(f):
+        raise errors.TypingError(f"{write_gradient.__name__}: {f} is no real number")
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         k = context.get_constant(types.intp, 0)
-        _store(
-            context, builder, row, values[0], k, parts(context, builder, f, values[1], plain(f))[1]
-        )
+        tangents = parts(context, builder, f, values[1], plain(f))[1]
+        _store(context, builder, row, values[0], k, tangents)
         return context.get_dummy_value()
 
     return types.void(row, f), codegen
@@ -217,83 +217,75 @@ def _size(typingctx: Any, array: Any) -> Any:
 
 
 @overload(operator.getitem)
-def _get(x, i):
-    if isinstance(i, types.Integer) and isinstance(x, _Wrapped):
-        read = _unknown if isinstance(x, Unknowns) else _residual
-        return lambda x, i: read(x, i)
+def _get(r, i):
+    if isinstance(r, Residuals) and isinstance(i, types.Integer):
+        return lambda r, i: _residual(r, i)
     return None
 
 
 @overload(operator.setitem)
 def _set(r, i, x):
-    if isinstance(r, Residuals) and isinstance(i, types.Integer) and is_scalar(x):
+    is_real = is_scalar(x) and not is_complex(x)
+    if isinstance(r, Residuals) and isinstance(i, types.Integer) and is_real:
         return lambda r, i, x: _write(r, i, x)
     return None
 
 
 @overload(len)
-def _len(x):
-    return (lambda x: _size(x)) if isinstance(x, _Wrapped) else None
+def _len(r):
+    return (lambda r: _size(r)) if isinstance(r, Residuals) else None
 
 
-for _kind in (Unknowns, Residuals):
-    overload_attribute(_kind, "size")(lambda x: lambda x: _size(x))
-    overload_attribute(_kind, "shape")(lambda x: lambda x: (_size(x),))
-    overload_attribute(_kind, "ndim")(lambda x: lambda x: 1)
+overload_attribute(Residuals, "size")(lambda r: lambda r: _size(r))
+overload_attribute(Residuals, "shape")(lambda r: lambda r: (_size(r),))
+overload_attribute(Residuals, "ndim")(lambda r: lambda r: 1)
 
 
-# --- derivatives by hand, beside exact ones ------------------------------------------------------
+# --- sums over arrays of dual numbers, which else are arrays of Numba's like any other -----------
 
 
-class Values(types.Type):  # type: ignore[misc]  # untyped
-    """Type of an array into which the values of dual numbers go."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-        super().__init__(name=f"values({array})")
-
-
-@register_model(Values)
-class _ValuesModel(models.StructModel):  # type: ignore[misc]  # untyped
-    def __init__(self, manager: Any, kind: Values) -> None:
-        super().__init__(manager, kind, [("array", kind.array)])
+def _has_duals(*arrays: Any) -> bool:
+    """Whether all are arrays, and one at least of dual numbers."""
+    kinds = [array.dtype for array in arrays if isinstance(array, types.Array)]
+    return len(kinds) == len(arrays) and is_dual(*kinds)
 
 
 @intrinsic
-def values_of(typingctx: Any, array: Any) -> Any:
+def _zero(typingctx: Any, array: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        struct = context.get_constant_null(signature.return_type)
-        context.nrt.incref(builder, array, values[0])
-        return builder.insert_value(struct, values[0], 0)
+        return context.get_constant_null(array.dtype)
 
-    return Values(array)(array), codegen
+    return array.dtype(array), codegen
 
 
-@intrinsic
-def _array(typingctx: Any, wrapped: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        array = builder.extract_value(values[0], 0)
-        context.nrt.incref(builder, wrapped.array, array)
-        return array
+@overload(np.sum)
+def _sum(a):
+    def add_up(a):
+        total = _zero(a)
+        for number in a.flat:
+            total += number
+        return total
 
-    return wrapped.array(wrapped), codegen
-
-
-@overload(operator.getitem)
-def _get_value(x, i):
-    return (lambda x, i: _array(x)[i]) if isinstance(x, Values) else None
+    return add_up if _has_duals(a) else None
 
 
-@overload(operator.setitem)
-def _set_value(g, i, x):
-    if not isinstance(g, Values):
-        return None
+def _dot(function: Any) -> None:
+    """Define a scalar product: of the value the last places depend on the order of a BLAS."""
 
-    def write(g, i, x):
-        _array(g)[i] = value(x)
+    @overload(function)
+    def of(x, y):
+        if not _has_duals(x, y) or x.ndim != 1 or y.ndim != 1:
+            return None
 
-    return write
+        def dual(x, y):
+            u, v = np.array([value(a) for a in x]), np.array([value(b) for b in y])
+            f, total = function(u, v), _zero(x) * _zero(y)
+            for k in range(x.size):
+                total += x[k] * y[k]
+            return chain(f, 1.0, total, 0.0, 0.0)
+
+        return dual
 
 
-overload_attribute(Values, "size")(lambda x: lambda x: _array(x).size)
-overload_attribute(Values, "shape")(lambda x: lambda x: _array(x).shape)
+_dot(np.dot)
+_dot(operator.matmul)

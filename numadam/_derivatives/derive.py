@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,59 +12,40 @@ import numpy as np
 from numba import njit
 
 from numadam._derivatives import operations as operations  # defines them
-from numadam._derivatives.arrays import make_wraps, values_of, write_gradient
+from numadam._derivatives.arrays import make_wraps, write_gradient
 from numadam._derivatives.dual import value
-
-#: Unknowns by which derivatives are taken at once: more do not fit the registers of a processor.
-AT_ONCE = 16
+from numadam._jit.private import read_only_array
 
 
-def _prepared(fun: Any, n: int) -> tuple[Any, int, Any, Any]:
-    """Function, number of derivatives at once, and what wraps x and r.
+def _anew(fun: Any, **options: Any) -> Any:
+    """The same function: its own signatures and its cache on disk know no dual numbers."""
+    given = {name: of for name, of in fun.targetoptions.items() if name != "nopython"}
+    return njit(**given, **options)(fun.py_func)
 
-    The function is made anew: its own signatures and its cache on disk know no dual numbers.
-    """
-    options = {name: given for name, given in fun.targetoptions.items() if name != "nopython"}
-    width = math.ceil(n / math.ceil(n / AT_ONCE))
-    wraps = make_wraps(n, width, bool(options.get("boundscheck")))
-    return njit(**options, forceinline=True)(fun.py_func), width, *wraps
+
+def _prepared(fun: Any, n: int) -> tuple[Any, Any, Any]:
+    """Function, and what wraps x and r."""
+    wraps = make_wraps(n, bool(fun.targetoptions.get("boundscheck")))
+    return _anew(fun, forceinline=True), *wraps
 
 
 def with_jacobian(fun: Any, n: int) -> Any:
     """Residuals ``fun(x, r, *args)`` as ``jacobian(x, r, J, *args)``, which writes J as well."""
-    fun, width, unknowns, residuals = _prepared(fun, n)
+    fun, unknowns, residuals = _prepared(fun, n)
 
-    if n == width:
-
-        def jacobian(x, r, J, *args):
-            fun(unknowns(x, 0), residuals(r, 0, J), *args)
-
-    else:
-
-        def jacobian(x, r, J, *args):
-            start = np.empty_like(r)
-            for k in range(r.size):
-                start[k] = r[k]
-            for done in range(0, n, width):
-                first = min(done, n - width)  # the last ones overlap: a function may add up r
-                for k in range(r.size if done > 0 else 0):
-                    r[k] = start[k]
-                    for j in range(first, done):
-                        J[k, j] = 0.0
-                fun(unknowns(x, first), residuals(r, first, J), *args)
+    def jacobian(x, r, J, *args):
+        fun(read_only_array(unknowns(x), n), residuals(r, J), *args)
 
     return njit(error_model="numpy", forceinline=True)(jacobian)
 
 
 def with_gradient(fun: Any, n: int) -> Any:
     """Objective ``fun(x, *args) -> f`` as ``gradient(x, g, *args) -> f``, which writes g."""
-    fun, width, unknowns, residuals = _prepared(fun, n)
+    fun, unknowns, residuals = _prepared(fun, n)
 
     def gradient(x, g, *args):
-        for done in range(0, n, width):
-            first = min(done, n - width)
-            f = fun(unknowns(x, first), *args)
-            write_gradient(residuals(g, first, g), f)
+        f = fun(read_only_array(unknowns(x), n), *args)
+        write_gradient(residuals(g, g), f)
         return value(f)
 
     return njit(error_model="numpy", forceinline=True)(gradient)
@@ -73,22 +53,23 @@ def with_gradient(fun: Any, n: int) -> Any:
 
 def exact_gradient(fun: Any, x: Any, args: tuple[Any, ...]) -> Any:
     """Exact gradient of ``fun(x, g, *args) -> f``, which writes one by hand; None without one."""
-    derived = with_gradient(fun, x.size)
-    beside = njit(lambda x, exact, g, *args: derived(x, exact, values_of(g), *args))
-    return _exact(beside, np.empty_like(x), x, np.zeros_like(x), *args)
+    fun = _anew(fun)
+    plain = njit(lambda x, *args: fun(x, np.zeros_like(x), *args))
+    exact = np.empty_like(x)
+    return _exact(exact, with_gradient(plain, x.size), x, exact, *args)
 
 
 def exact_jacobian(fun: Any, x: Any, m: int, args: tuple[Any, ...]) -> Any:
     """Exact J of ``fun(x, r, J, *args)``, which writes one by hand; None if it has none."""
-    derived = with_jacobian(fun, x.size)
-    beside = njit(lambda x, exact, J, r, *args: derived(x, r, exact, values_of(J), *args))
-    J = np.zeros((m, x.size), x.dtype)
-    return _exact(beside, J, x, J.copy(), np.zeros(m, x.dtype), *args)
+    fun = _anew(fun)
+    plain = njit(lambda x, r, *args: fun(x, r, np.zeros((m, x.size), x.dtype), *args))
+    exact = np.zeros((m, x.size), x.dtype)
+    return _exact(exact, with_jacobian(plain, x.size), x, np.zeros(m, x.dtype), exact, *args)
 
 
-def _exact(beside: Any, exact: Any, x: Any, *others: Any) -> Any:
+def _exact(exact: Any, derived: Any, *given: Any) -> Any:
     try:
-        beside(x, exact, *others)
+        derived(*given)
     except (numba.errors.NumbaError, NotImplementedError):  # what it does has no exact derivative
         return None
     return exact if np.isfinite(exact).all() else None
@@ -98,13 +79,24 @@ def _exact(beside: Any, exact: Any, x: Any, *others: Any) -> Any:
 
 
 _PACKAGES = tuple(str(Path(package).parent) for package in (__file__, numba.__file__))
-_PLACE = re.compile(r"During: .* at (.+) \((\d+)\)")
+_SOURCE_LINE = re.compile(r"During: .* at (.+) \((\d+)\)")
 _CALL = re.compile(r">>> (.+)")
 _KNOWN_NAMES = (
+    # of Numba, at an operation in place, which has no place in it
+    (re.compile("'NoneType' object has no attribute 'args'"), "a += of an array of unknowns"),
+    (re.compile(r"array_(sum|mean|prod)\((?:readonly )?array\("), r"\1(array("),
+    (re.compile(r"unknown\(complex[^()]*\)"), "a complex unknown"),
     (re.compile(r"unknown\([^()]*\)"), "an unknown"),
-    (re.compile(r"unknowns\([^()]*\)"), "the array of unknowns"),
+    (re.compile(r"(?:readonly )?array\(an? (?:complex )?unknown, .*?\)"), "an array of unknowns"),
     (re.compile(r"residuals\([^()]*\)"), "the array of residuals"),
     (re.compile(r"Literal\[\w+\]\((.*?)\)"), r"\1"),
+)
+#: What stands in the way, and what to write instead.
+_ADVICE = (
+    ("setitem(an array of unknowns", "write into x.copy(): x is read-only"),
+    ("setitem(array", "write np.empty(n, x.dtype), or np.zeros, for an array that gets unknowns"),
+    ("array(list(", "write np.empty(n, x.dtype), and fill it"),
+    ("sum(an array", "write np.sum(x)"),
 )
 
 
@@ -117,16 +109,15 @@ def reason(error: BaseException) -> str:
     for pattern, name in _KNOWN_NAMES:
         what = pattern.sub(name, what)
     if what.startswith(write_gradient.__name__):
-        return f"it has to return the number f, got {what.partition('residuals, ')[2][:-1]}."
-    if " unknown" not in what and " residuals" not in what:
+        return f"it has to return the real number f, got {what.partition('residuals, ')[2][:-1]}."
+    if "unknown" not in what and " residuals" not in what:
         return ""
-    if what.startswith("setitem(the array of unknowns"):
-        what = f"a write into x: x is read-only ({what})"
-    places = [place for place in _PLACE.findall(text) if not place[0].startswith(_PACKAGES)]
+    instead = "".join(f" Instead {advice}." for part, advice in _ADVICE if part in what)
+    places = [place for place in _SOURCE_LINE.findall(text) if not place[0].startswith(_PACKAGES)]
     if places:
         file, line = places[0]
         what += f", at line {line} of {file}: `{linecache.getline(file, int(line)).strip()}`"
     return (
-        f"it has no exact derivative, because of {what}. What has one: x[k], "
-        "arithmetic, functions of math and their like in NumPy, and functions of yours, on numbers."
+        f"it has no exact derivative, because of {what}.{instead} What has one: x[k], arithmetic, "
+        "functions of math and their like in NumPy, and functions of yours, on numbers."
     )

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 import operator
 from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import (
+    overload,
+    overload_attribute,
+    overload_method,
+    register_jitable,
+)
 
 from numadam._derivatives.dual import (
     Dual,
     chain,
+    imaginary_part,
+    is_complex,
     is_dual,
-    ratio,
+    quotient,
+    real_part,
     value,
 )
+
+
+def ratio(a, b):
+    """Quotient that never raises, whatever a user's function does where b is 0."""
+
+
+@overload(ratio)
+def _ratio(a, b):
+    if is_complex(b):
+        return lambda a, b: a / b if b != 0.0 else complex(math.nan, math.nan)
+    return lambda a, b: quotient(a, b)
+
 
 # --- one argument --------------------------------------------------------------------------------
 
 
-def _unary(functions: tuple[Any, ...], slope: Any) -> None:
+def _unary(functions: tuple[Any, ...], slope: Any, only_real: bool = False) -> None:
     """Define functions of one number by the slope ``slope(v, f)`` at v, where the value is f."""
     slope = register_jitable(slope)
 
@@ -33,15 +54,15 @@ def _unary(functions: tuple[Any, ...], slope: Any) -> None:
                 f = function(v)
                 return chain(f, slope(v, f), x, 0.0, 0.0)
 
-            return dual if isinstance(x, Dual) else None
+            return dual if isinstance(x, Dual) and not (only_real and is_complex(x)) else None
 
     for function in functions:
         define(function)
 
 
 def _same(*names: str) -> tuple[Any, ...]:
-    """Functions of these names in `math` and in NumPy."""
-    homes = ((home, name) for name in names for home in (math, np))
+    """Functions of these names in `math`, in `cmath` and in NumPy."""
+    homes = ((home, name) for name in names for home in (math, cmath, np))
     return tuple(dict.fromkeys(getattr(home, name) for home, name in homes if hasattr(home, name)))
 
 
@@ -56,24 +77,24 @@ def _sign(v):
 
 _unary((operator.neg, np.negative), lambda v, f: -1.0)
 _unary((operator.pos, np.positive), lambda v, f: 1.0)
-_unary((abs, np.abs, math.fabs, np.fabs), lambda v, f: _sign(v))
+_unary((abs, np.abs, math.fabs, np.fabs), lambda v, f: _sign(v), only_real=True)
 _unary((np.square,), lambda v, f: 2.0 * v)
 _unary((np.reciprocal,), lambda v, f: -f * f)
 _unary(_same("exp"), lambda v, f: f)
 _unary(_same("exp2"), lambda v, f: f * _LN_2)
-_unary(_same("expm1"), lambda v, f: math.exp(v))
+_unary(_same("expm1"), lambda v, f: np.exp(v))
 _unary(_same("log"), lambda v, f: ratio(1.0, v))
 _unary(_same("log2"), lambda v, f: ratio(1.0 / _LN_2, v))
 _unary(_same("log10"), lambda v, f: ratio(1.0 / _LN_10, v))
 _unary(_same("log1p"), lambda v, f: ratio(1.0, 1.0 + v))
 _unary(_same("sqrt"), lambda v, f: ratio(0.5, f))
 _unary(_same("cbrt"), lambda v, f: ratio(1.0, 3.0 * f * f))
-_unary(_same("sin"), lambda v, f: math.cos(v))
-_unary(_same("cos"), lambda v, f: -math.sin(v))
+_unary(_same("sin"), lambda v, f: np.cos(v))
+_unary(_same("cos"), lambda v, f: -np.sin(v))
 _unary(_same("tan"), lambda v, f: 1.0 + f * f)
-_unary(_same("sinh"), lambda v, f: math.cosh(v))
-_unary(_same("cosh"), lambda v, f: math.sinh(v))
-_unary(_same("tanh"), lambda v, f: ratio(1.0, math.cosh(v)) * ratio(1.0, math.cosh(v)))
+_unary(_same("sinh"), lambda v, f: np.cosh(v))
+_unary(_same("cosh"), lambda v, f: np.sinh(v))
+_unary(_same("tanh"), lambda v, f: ratio(1.0, np.cosh(v)) * ratio(1.0, np.cosh(v)))
 _unary(_same("asin", "arcsin"), lambda v, f: ratio(1.0, math.sqrt((1.0 - v) * (1.0 + v))))
 _unary(_same("acos", "arccos"), lambda v, f: ratio(-1.0, math.sqrt((1.0 - v) * (1.0 + v))))
 _unary(_same("atan", "arctan"), lambda v, f: 1.0 / (1.0 + v * v))
@@ -176,6 +197,13 @@ def _power(function: Any) -> None:
                 slope = 0.0 if p == 0 else p * v ** (p - 1)
                 return chain(function(v, p), slope, x, 0.0, 0.0)
 
+        elif is_complex(x, p):
+
+            def dual(x, p):
+                u, v = value(x), value(p)
+                f = function(u, v)
+                return chain(f, v * u ** (v - 1.0), x, f * np.log(u), p)
+
         elif isinstance(p, types.Float):
 
             def dual(x, p):
@@ -266,3 +294,52 @@ _choice(max, operator.gt)
 @overload(float)
 def _float(x):
     return (lambda x: chain(float(value(x)), 1.0, x, 0.0, 0.0)) if isinstance(x, Dual) else None
+
+
+# --- complex numbers -----------------------------------------------------------------------------
+
+
+def _of_complex(functions: tuple[Any, ...], function_of_parts: Any) -> None:
+    """Define functions of one complex number by its real and imaginary part."""
+    function_of_parts = register_jitable(function_of_parts)
+
+    def define(function: Any) -> None:
+        @overload(function)
+        def of(x):
+            if isinstance(x, Dual) and is_complex(x):
+                return lambda x: function_of_parts(real_part(x), imaginary_part(x))
+            return None
+
+    for function in functions:
+        define(function)
+
+
+_of_complex((abs, np.abs), lambda a, b: math.hypot(a, b))
+_of_complex((cmath.phase,), lambda a, b: math.atan2(b, a))
+_of_complex((np.angle,), lambda a, b: 1.0 * np.arctan2(b, a))  # float64 always
+_of_complex((np.real,), lambda a, b: a)
+_of_complex((np.imag,), lambda a, b: b)
+_of_complex((np.conj,), lambda a, b: complex(a, -b))
+
+
+@overload(complex)
+def _complex(x, y):
+    def dual(x, y):
+        return chain(complex(value(x), value(y)), 1.0, x, 1.0j, y)
+
+    return dual if is_dual(x, y) else None
+
+
+@overload_attribute(Dual, "real")
+def _real_of(x):
+    return (lambda x: real_part(x)) if is_complex(x) else (lambda x: x)
+
+
+@overload_attribute(Dual, "imag")
+def _imaginary_of(x):
+    return (lambda x: imaginary_part(x)) if is_complex(x) else (lambda x: value(x).imag)
+
+
+@overload_method(Dual, "conjugate")
+def _conjugate_of(x):
+    return (lambda x: complex(x.real, -x.imag)) if is_complex(x) else (lambda x: x)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from numadam._arrays import formatting
 from numadam._arrays.tree import some
@@ -18,7 +17,7 @@ from numadam._gradient.causes import cause
 from numadam._gradient.differences import LOOSE, SAFETY, Prober, Verdicts
 from numadam._gradient.point import Point, Residuals
 from numadam._minimize.compiled.objective import is_compiled
-from numadam._minimize.result import ResultType, entry, missing
+from numadam._minimize.result import DocumentedResult
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -26,11 +25,40 @@ if TYPE_CHECKING:
     from numadam._core.hyper import Bounds, GradientStatus, Nested
 
 
-class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
+class GradientCheck(DocumentedResult):
     """Result of `check_grad`: shown as its message, true where `ok` is.
 
     SciPy's `OptimizeResult`, a dict whose entries are attributes. `max_error` is the largest
     ``(|value - difference| - 4 difference_error) / max(|value|, |difference|)``.
+
+    Attributes
+    ----------
+    ok : bool
+        Whether the derivatives are right, as far as they were checked.
+    status : GradientStatus
+        Outcome: "right", "wrong", or "unclear" if the differences are too inaccurate.
+    message : str
+        The outcome in one or two sentences.
+    max_error : float
+        Largest relative error that the errors of the differences do not explain, or 0.
+    tolerance : float
+        Largest `max_error` that is allowed.
+    worst : str
+        Element, entry of J or random direction of `max_error`: ``x0['w'][3, 2]``.
+    value : float
+        The derivative in `worst`, by formula.
+    difference : float
+        The derivative in `worst`, by differences.
+    difference_error : float
+        Estimated error of `difference`.
+    wrong : tuple of str
+        Names of the elements, entries of J and directions that are wrong.
+    unclear : tuple of str
+        Names of those for which differences cannot decide.
+    checked : int
+        Elements, entries of J and directions that were compared.
+    nfev : int
+        Calls of `fun`.
 
     Examples
     --------
@@ -43,60 +71,19 @@ class GradientCheck(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]
     (True, 'right', 3)
     """
 
-    @entry
-    def ok(self) -> bool:
-        """Whether the derivatives are right, as far as they were checked."""
-
-    @entry
-    def status(self) -> GradientStatus:
-        """Outcome: "right", "wrong", or "unclear" if the differences are too inaccurate."""
-
-    @entry
-    def message(self) -> str:
-        """The outcome in one or two sentences."""
-
-    @entry
-    def max_error(self) -> float:
-        """Largest relative error that the errors of the differences do not explain, or 0."""
-
-    @entry
-    def tolerance(self) -> float:
-        """Largest `max_error` that is allowed."""
-
-    @entry
-    def worst(self) -> str:
-        """Element, entry of J or random direction of `max_error`: ``x0['w'][3, 2]``."""
-
-    @entry
-    def value(self) -> float:
-        """The derivative in `worst`, by formula."""
-
-    @entry
-    def difference(self) -> float:
-        """The derivative in `worst`, by differences."""
-
-    @entry
-    def difference_error(self) -> float:
-        """Estimated error of `difference`."""
-
-    @entry
-    def wrong(self) -> tuple[str, ...]:
-        """Names of the elements, entries of J and directions that are wrong."""
-
-    @entry
-    def unclear(self) -> tuple[str, ...]:
-        """Names of those for which differences cannot decide."""
-
-    @entry
-    def checked(self) -> int:
-        """Elements, entries of J and directions that were compared."""
-
-    @entry
-    def nfev(self) -> int:
-        """Calls of `fun`."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise missing(self, name)
+    ok: bool
+    status: GradientStatus
+    message: str
+    max_error: float
+    tolerance: float
+    worst: str
+    value: float
+    difference: float
+    difference_error: float
+    wrong: tuple[str, ...]
+    unclear: tuple[str, ...]
+    checked: int
+    nfev: int
 
     def __bool__(self) -> bool:
         return self.ok

@@ -102,8 +102,9 @@ class Point:
 
     def exact(self) -> np.ndarray | None:
         """Exact derivatives at x0, where the function has them."""
-        found = None if self._exact is None else self._exact(self.x.astype(self._dtype))
-        return None if found is None else np.atleast_2d(found).astype(np.float64)
+        wide = np.complex128 if self._dtype.kind == "c" else np.float64
+        found = self._exact and self._exact(self.x.view(wide).astype(self._dtype))
+        return None if found is None else np.atleast_2d(found.astype(wide)).view(np.float64)
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """All values at another x; infinite or NaN where arithmetic fails, as `math.exp(1000)`."""
@@ -161,6 +162,8 @@ class Residuals(Point):
     nouns = "Jacobian", "derivative"
 
     def __init__(self, fun: Any, x0: Any, args: Any, m: Any, jac: Any, bounds: Any) -> None:
+        if is_cupy(x0):
+            raise TypeError("x0: residuals are checked on the CPU. Pass cupy.asnumpy(x0).")
         x = read_starts(np.atleast_2d(own_copy(x0)))
         if len(x) > 1:
             raise ValueError(

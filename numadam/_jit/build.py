@@ -46,16 +46,11 @@ Kind = TypeVar("Kind")
 _PACKAGE = Path(__file__).parents[1]
 #: Packages whose source may be compiled.
 _COMPILED = ("_core", "_cpu", "_cuda", "_jit", "_least_squares", "_minimize", "nopython", "rules")
+#: Settings of Numba that change its code. Intel's functions are in a library that may go.
+_SETTINGS = ["CPU_NAME", "CPU_FEATURES", "OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"]
+_SETTINGS += ["LOOP_VECTORIZE", "SLP_VECTORIZE", "USING_SVML"]
 #: Names of what is kept begin so.
 PREFIX = "numadam_text_"
-
-
-def setting_values() -> list[str]:
-    """Settings of Numba that change the code that it makes."""
-    names = ["CPU_NAME", "CPU_FEATURES", "OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"]
-    names += ["LOOP_VECTORIZE", "SLP_VECTORIZE"]
-    # Intel's functions are in a library that may be gone later
-    return [str(getattr(config, name)) for name in [*names, "USING_SVML"]]
 
 
 @functools.cache
@@ -79,24 +74,25 @@ def _versions() -> tuple[str, ...]:
 
 def hashed(*parts: object) -> str:
     """The hash of parts, of the source and of all versions: a word for names of files."""
-    whole = repr((parts, _versions(), setting_values(), source_stamp()))
+    settings = [getattr(config, name) for name in _SETTINGS]
+    whole = repr((parts, _versions(), settings, source_stamp()))
     return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
-def _told(x: Any, name: str) -> Any:
+def _marks(x: Any, name: str) -> Any:
     """Marks of a value that a text reads by `name`; of a closure those of its cells, too."""
     x = getattr(x, "py_func", x)
     if x is None or isinstance(x, (bool, int, float, str, np.generic, np.dtype)):
         return repr(x)
     if isinstance(x, (tuple, numba.types.Type)):
-        return str(x) if not isinstance(x, tuple) else [_told(item, name) for item in x]
+        return str(x) if not isinstance(x, tuple) else [_marks(item, name) for item in x]
     if isinstance(x, ModuleType):
         return x.__name__
     if not hasattr(x, "__qualname__"):
         raise TypeError(f"{name}: a text cannot read {x!r}, which no other process has.")
     cells = [cell.cell_contents for cell in getattr(x, "__closure__", None) or ()]
-    told = [_told(cell, name) for cell in cells]
-    return x.__module__, x.__qualname__, getattr(x, "_fields", ()), told
+    inner = [_marks(cell, name) for cell in cells]
+    return x.__module__, x.__qualname__, getattr(x, "_fields", ()), inner
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -173,6 +169,8 @@ def _folder_for(module: str) -> Iterator[Path]:
             (folder / "__pycache__").mkdir(parents=True, exist_ok=True)
             for file in _files(filled[0], module):
                 shutil.copy(file, folder / "__pycache__")
+            # with its date: older releases of Numba know a source by it
+            shutil.copy2(filled[0] / f"{module}.py", folder)
         yield folder
 
 
@@ -304,9 +302,10 @@ class _Text:
         refuse_without_jit()
         if self.parallel:
             numba.get_num_threads()  # starts the threads: from this one, as tbb asks at a fork
-        told = sorted((name, _told(x, name)) for name, x in self.scope.items()) if self.keep else []
+        scope = self.scope if self.keep else {}
+        marks = sorted((name, _marks(x, name)) for name, x in scope.items())
         how = self.parallel, self.nogil
-        key = hashed(self.text, told, str(self.signature), self.entry, how)
+        key = hashed(self.text, marks, str(self.signature), self.entry, how)
         words = re.sub("[^a-z0-9]+", "_", self.name.lower())
         self.module, self.shown = f"{PREFIX}{words}_{key}", self.shown or self.name
         if self.module not in _made:

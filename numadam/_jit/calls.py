@@ -81,7 +81,8 @@ def read_only(typingctx: Any, array: Any) -> Any:
     """The same array, of a type that cannot be written to."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        context.nrt.incref(builder, signature.return_type, values[0])
+        if context.enable_nrt:  # a GPU counts no references
+            context.nrt.incref(builder, signature.return_type, values[0])
         return values[0]
 
     return array.copy(readonly=True)(array), codegen

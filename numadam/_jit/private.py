@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir  # vectors in `dot`, whose order no compiler may change; `make_memory`
+from llvmlite import ir as ir  # vectors in `dot` and of derivatives; `make_memory`
 from llvmlite.binding import get_host_cpu_name  # as Numba's own cache knows the processor
 from numba import types
 from numba.core import cgutils  # the loop of `dot`, constants of a view, zeros on the stack
@@ -69,6 +69,62 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(getattr(like, "dtype", like))(address, like), codegen
+
+
+@intrinsic
+def read_only_array(typingctx: Any, pointer: Any, count: Any) -> Any:
+    """So many numbers at a pointer, as an array; for GPUs there is no `carray`."""
+    kind = types.Array(pointer.dtype, 1, "C", readonly=True)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        item = cgutils.intp_t(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        array = context.make_array(kind)(context, builder)
+        context.populate_array(
+            array, data=args[0], shape=[args[1]], strides=[item], itemsize=item, meminfo=None
+        )
+        return array._getvalue()
+
+    return kind(pointer, types.intp), codegen
+
+
+@intrinsic
+def view(typingctx: Any, address: Any, like: Any, shape: Any) -> Any:
+    """The contiguous array of this shape at an address, of numbers as `like` has them.
+
+    As ``carray(pointer(address, like), shape)``, which takes four times as long to compile.
+    """
+    axes = len(shape) if isinstance(shape, types.BaseTuple) else 1
+    number = getattr(like, "dtype", like)
+    kind = types.Array(number, axes, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        item = cgutils.intp_t(context.get_abi_sizeof(context.get_data_type(number)))
+        sizes = cgutils.unpack_tuple(builder, args[2]) if axes > 1 else [args[2]]
+        steps = [item]
+        for size in reversed(sizes[1:]):
+            steps.insert(0, builder.mul(steps[0], size))
+        array = context.make_array(kind)(context, builder)
+        data = builder.inttoptr(args[0], context.get_data_type(number).as_pointer())
+        context.populate_array(
+            array, data=data, shape=sizes, strides=steps, itemsize=item, meminfo=None
+        )
+        return array._getvalue()
+
+    return kind(address, like, shape), codegen
+
+
+@intrinsic
+def words(typingctx: Any, address: Any, count: Any) -> Any:
+    """So many int64 at an address, a literal number, as a tuple: an array is slower to compile."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    kind = types.UniTuple(types.int64, count.literal_value)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], context.get_value_type(kind).as_pointer())
+        return builder.load(place, align=8)
+
+    return kind(address, count), codegen
 
 
 @intrinsic

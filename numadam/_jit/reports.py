@@ -16,7 +16,6 @@ import warnings
 from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 #: INFO: what was compiled; DEBUG: what was loaded from the disk, too.
@@ -40,14 +39,6 @@ if hasattr(os, "register_at_fork"):
         after_in_child=_printing.release,
     )
 _DTYPE = re.compile(r"(.+?)-((?:complex|float)\d+)\b.*")
-
-
-@dataclass
-class Compiling:
-    """Code that is being compiled, and the folder that keeps it; None: this process only."""
-
-    what: str
-    folder: Path | None
 
 
 def _say(words: str, end: str = "") -> None:
@@ -129,23 +120,18 @@ def warn_once(reason: str) -> None:
 
 
 @contextmanager
-def reported(what: str, folder: Path | None, log: logging.Logger = logger) -> Iterator[Compiling]:
-    """Report the compiling that runs inside, which is to be kept in a folder, or not.
-
-    Where it turns out that it cannot be kept, the block sets `folder` to None.
-    """
-    compiling = Compiling(what, folder)
-    once = ", once, kept on disk" if folder else ""
+def reported(what: str, folder: Path | None, log: logging.Logger = logger) -> Iterator[None]:
+    """Report the compiling that runs inside; its folder keeps it, or this process only."""
     shown = _DTYPE.sub(r"\1 for \2", what)  # ``adam-float64-m+v-serial``: adam for float64
+    once = ", once, kept on disk" if folder else ""
     line = _Line(f"numadam: compiling {shown}{once} ... ") if _line_is_wanted() else None
+    where = f"kept in {folder}" if folder else "for this process only"
     start, took = time.perf_counter(), "stopped"
     try:
-        yield compiling
+        yield
         took = f"{time.perf_counter() - start:.1f} s"
-        only = "for this process only"
-        where = only if compiling.folder is None else f"kept in {compiling.folder}"
         log.info("compiled %s in %s, %s", what, took, where)
-        took = took if compiling.folder else f"{took}, {only}"
+        took = took if folder else f"{took}, {where}"
     finally:
         if line is not None:
             line.end(took)

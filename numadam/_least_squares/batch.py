@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from numadam._least_squares.guards import (
     FINE,
     PAST_J,
     PAST_R,
+    RAISED,
     check_size,
     large_size,
 )
@@ -24,6 +25,9 @@ from numadam._least_squares.objective import ResidualAdapter
 from numadam._minimize.compiled.objective import RAISED_ONCE, entry_for
 from numadam._minimize.observers import ProgressBar
 from numadam._minimize.result import FIT_STATUS, ManyResult, attach
+
+if TYPE_CHECKING:
+    from numadam._least_squares.device import DeviceFits
 
 #: Seconds that a call of the loop should take: so long Ctrl-C may have to wait.
 _CHUNK_SECONDS = 0.03
@@ -76,6 +80,16 @@ class FitTask:
         """Number of problems, whatever the starts of each."""
         return len(self.x) // (self.starts or 1)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the loop writes r and J, for the result or for the covariance."""
+        return self.residuals or self.sigma is not None
+
+    @property
+    def need(self) -> int:
+        """Residuals that the problems write together, at least."""
+        return self.m if self.points is None else int(self.points.max(initial=0))
+
 
 class Fits:
     """Fits that are run in chunks, in the order of their numbers."""
@@ -83,24 +97,13 @@ class Fits:
     _adapter: ResidualAdapter
 
     def __init__(self, task: FitTask) -> None:
-        self._task = task
+        self.task = task
         problems, n = task.x.shape
         threads = process.thread_count() if problems * task.m >= _PARALLEL_FROM else 1
         self._workers = workers = max(1, min(threads, problems))
         self.done, self._chunk = 0, workers * _FIRST_PROBLEMS
-        self._out = {
-            "cost": np.full(problems, np.nan),
-            "optimality": np.full(problems, np.nan),
-            "cov": np.full((problems, n, n), np.nan),
-            "status": np.full(problems, kn.UNFINISHED),
-            "nfev": np.zeros(problems, np.int64),
-            "njev": np.zeros(problems, np.int64),
-        }
-        if task.residuals or task.sigma is not None:
-            self._out["residuals"] = np.full((problems, task.m), np.nan, task.x.dtype)
-            self._out["jacobian"] = np.full((problems, task.m, n), np.nan, task.x.dtype)
-        self._raised = np.full(workers, -1)
-        self._past = np.zeros((workers, 4), np.int64)
+        self._out = outputs(task)
+        self._found = np.zeros((workers, 4), np.int64)
         self._trial = np.zeros((workers, n), task.x.dtype)
         size = max(workers * large_size(n, task.m), check_size(n, task.m, task.derives))
         try:
@@ -108,18 +111,15 @@ class Fits:
         except MemoryError as error:
             raise MemoryError(f"m: there is no memory for {task.m} residuals: {error}") from error
         self._arrays = {
-            "residuals": None,
-            "jacobian": None,
             **self._out,
             "x": task.x,
             "low": task.low,
             "high": task.high,
             "points": task.points,
-            "raised": self._raised,
             "trial": self._trial,
             "small": aligned_zeros(workers * 8 * kn.small_size(n)),
             "large": large,
-            "past": self._past,
+            "found": self._found,
         }
         #: what the loop reads, by name: whole numbers, then those of float64
         self._words = np.zeros(len(kn.INTEGERS) + len(kn.FLOATS), np.int64)
@@ -133,7 +133,8 @@ class Fits:
             jac=task.derives,
             max_nfev=task.max_nfev,
             absolute_sigma=task.absolute_sigma or task.sigma is not None,
-            need=task.m if task.points is None else task.points.max(initial=0),
+            need=task.need,
+            keeps=task.keeps,
             **{name: 0 if of is None else of.ctypes.data for name, of in self._arrays.items()},
         )
         self._numbers[...] = *task.tolerances, float(np.finfo(task.x.dtype).eps)
@@ -150,13 +151,13 @@ class Fits:
     def check(self, adapter: ResidualAdapter) -> None:
         """Call the residuals on marks between guards, and refuse what they write elsewhere."""
         self._adapter = adapter
-        self._set(fun=adapter.address, end=self._task.problems, checks=self._workers, workers=1)
+        self._set(fun=adapter.address, end=self.task.problems, checks=self._workers, workers=1)
         self._call()
         self._set(checks=0, workers=self._workers)
 
     def advance(self) -> None:
         """Fit the next problems: about as many as take `_CHUNK_SECONDS`."""
-        end = min(len(self._task.x), self.done + self._chunk)
+        end = min(len(self.task.x), self.done + self._chunk)
         self._set(first=self.done, end=end)
         start = time.perf_counter()
         self._call()
@@ -168,71 +169,94 @@ class Fits:
         """Run the loop, and raise what the residuals raised, or where they wrote."""
         share = kn.share_address(process.safe(False, self._in_threads))
         try:
-            if self._entry(self._task.args, share, self._words.ctypes.data, self._work_at) == 0:
+            if self._entry(self.task.args, share, self._words.ctypes.data, self._work_at) == 0:
                 return
         except SystemError:  # of `numba.objmode`: its exception is pending, and the loop returned
-            if not (self._raised >= 0).any():
+            if not (self._found[:, 0] == RAISED).any():
                 raise
-        if (self._raised >= 0).any():
-            self._raise_again()
-        for found in self._past[self._past[:, 0] != FINE].tolist():
-            raise ValueError(_text_of(found, self._task))
+        raised = self._found[:, 0] == RAISED
+        if raised.any():
+            self._raise_again(raised)
+        for found in self._found[self._found[:, 0] != FINE].tolist():
+            raise ValueError(text_of(found, self.task))
 
-    def _raise_again(self) -> None:
+    def _raise_again(self, raised: np.ndarray) -> None:
         """Raise the exception of the residuals, by calling them once more where they raised."""
-        for worker in np.argsort(self._raised):  # the first problem, by any number of workers
-            if self._raised[worker] < 0:
-                continue
-            number = int(self._raised[worker]) % self._task.problems
+        workers = np.flatnonzero(raised)
+        for worker in workers[np.argsort(self._found[workers, 1])]:  # by any number of workers
+            number = int(self._found[worker, 1]) % self.task.problems
             x = self._trial[worker].copy()
             try:
-                self._adapter.call_again(x, self._task.m, number, self._task.args)
+                self._adapter.call_again(x, self.task.m, number, self.task.args)
             except Exception as error:
-                if self._task.problems > 1:
+                if self.task.problems > 1:
                     error.add_note(f"numadam: in problem {number}.")
                 raise
         raise RuntimeError(RAISED_ONCE)
 
     def result(self) -> ManyResult:
         """The result of all problems as they are now."""
-        out, problems = {**self._out, "x": self._task.x}, self._task.problems
-        if self._task.starts is not None:
-            out = _best_of(out, self._task.starts)
-        for name in out.keys() & {"residuals", "jacobian"}:  # else of an earlier x
-            out[name][np.isin(out["status"], (kn.LOST, kn.UNFINISHED))] = np.nan
-        if self._task.sigma is not None:
-            J, sigma = out["jacobian"], self._task.sigma[..., None, :]
-            inverse, is_known = out["cov"], np.isfinite(out["cov"])
-            with np.errstate(all="ignore"):  # of J^T J, to the covariance of unequal errors
-                half = np.where(is_known, inverse, 0.0) @ J.transpose(0, 2, 1) * sigma
-                out["cov"] = np.where(is_known, half @ half.transpose(0, 2, 1), inverse)
-        status = out["status"]
-        variances = np.diagonal(out["cov"], axis1=1, axis2=2)
-        found = [
-            f"{int(np.sum(status == code))} of {problems}: {FIT_STATUS[code]}."
-            for code in np.unique(status).tolist()
-        ]
-        points = self._task.m if self._task.points is None else self._task.points
-        unknowns = np.sum(self._task.low < self._task.high, axis=1)[:problems]
-        few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
-        if few and not self._task.absolute_sigma and self._task.sigma is None:
-            found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
-        if np.isinf(variances).any():
-            found.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
-        kept = ("agreed", "residuals", "jacobian") if self._task.residuals else ("agreed",)
-        return ManyResult(
-            success=np.isin(status, _SUCCESS),
-            status=status,
-            message=" ".join(found),
-            nfev=out["nfev"],
-            njev=out["njev"],
-            x=out["x"],
-            cost=out["cost"],
-            optimality=out["optimality"],
-            cov=out["cov"],
-            stderr=np.sqrt(variances),
-            **{name: out[name] for name in kept if name in out},
-        )
+        return result_of(self.task, {**self._out, "x": self.task.x})
+
+
+def outputs(task: FitTask) -> dict[str, np.ndarray]:
+    """What the loop writes for each problem; `counts` and `numbers` as of its `Problem`."""
+    problems, n = task.x.shape
+    kept = task.m if task.keeps else 0
+    counts = np.zeros((problems, 3), np.int64)
+    counts[:, 0] = kn.UNFINISHED
+    return {
+        "counts": counts,
+        "numbers": np.full((problems, 2), np.nan),
+        "cov": np.full((problems, n, n), np.nan),
+        "residuals": np.full((problems, kept), np.nan, task.x.dtype),
+        "jacobian": np.full((problems, kept, n), np.nan, task.x.dtype),
+    }
+
+
+def result_of(task: FitTask, out: dict[str, np.ndarray]) -> ManyResult:
+    """The result of what the loop has written so far."""
+    problems = task.problems
+    for name, column in (("status", 0), ("nfev", 1), ("njev", 2)):
+        out[name] = out["counts"][:, column].copy()
+    out["cost"], out["optimality"] = out["numbers"].T.copy()
+    if task.starts is not None:
+        out = _best_of(out, task.starts)
+    for name in ("residuals", "jacobian"):  # else of an earlier x
+        out[name][np.isin(out["status"], (kn.LOST, kn.UNFINISHED))] = np.nan
+    if task.sigma is not None:
+        J, sigma = out["jacobian"], task.sigma[..., None, :]
+        inverse, is_known = out["cov"], np.isfinite(out["cov"])
+        with np.errstate(all="ignore"):  # of J^T J, to the covariance of unequal errors
+            half = np.where(is_known, inverse, 0.0) @ J.transpose(0, 2, 1) * sigma
+            out["cov"] = np.where(is_known, half @ half.transpose(0, 2, 1), inverse)
+    status = out["status"]
+    variances = np.diagonal(out["cov"], axis1=1, axis2=2)
+    found = [
+        f"{int(np.sum(status == code))} of {problems}: {FIT_STATUS[code]}."
+        for code in np.unique(status).tolist()
+    ]
+    points = task.m if task.points is None else task.points
+    unknowns = np.sum(task.low < task.high, axis=1)[:problems]
+    few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
+    if few and not task.absolute_sigma and task.sigma is None:
+        found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
+    if np.isinf(variances).any():
+        found.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
+    kept = ("agreed", "residuals", "jacobian") if task.residuals else ("agreed",)
+    return ManyResult(
+        success=np.isin(status, _SUCCESS),
+        status=status,
+        message=" ".join(found),
+        nfev=out["nfev"],
+        njev=out["njev"],
+        x=out["x"],
+        cost=out["cost"],
+        optimality=out["optimality"],
+        cov=out["cov"],
+        stderr=np.sqrt(variances),
+        **{name: out[name] for name in kept if name in out},
+    )
 
 
 @np.errstate(invalid="ignore")
@@ -252,7 +276,7 @@ def _best_of(out: dict[str, np.ndarray], starts: int) -> dict[str, np.ndarray]:
     return {**best, **sums, "agreed": same.sum(axis=0)}
 
 
-def _text_of(found: list[int], task: FitTask) -> str:
+def text_of(found: list[int], task: FitTask) -> str:
     """A text on what the residuals wrote where, and what to do."""
     kind, a, b, c = found
     m, n, slips = task.m, task.x.shape[1], "@numba.njit(boundscheck=True) finds the line."
@@ -273,10 +297,10 @@ def _text_of(found: list[int], task: FitTask) -> str:
     )
 
 
-def run_fits(task: FitTask, compile_residuals: Callable[[], ResidualAdapter]) -> ManyResult:
-    """Fit all problems; an exception carries the result so far."""
-    fits, problems = Fits(task), len(task.x)
-    bar = ProgressBar(task.progress, problems)
+def run_fits(fits: Fits | DeviceFits, compile_residuals: Callable[[], Any]) -> ManyResult:
+    """Run `Fits`, or those of a GPU, to their end; an exception carries the result so far."""
+    problems = len(fits.task.x)
+    bar = ProgressBar(fits.task.progress, problems)
     try:
         adapter = compile_residuals()
         if problems:

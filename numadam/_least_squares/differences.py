@@ -12,8 +12,9 @@ import math
 
 import numpy as np
 
-from numadam._jit.calls import call7, inner
+from numadam._jit.calls import inner
 from numadam._jit.private import dot
+from numadam._least_squares.guards import evaluate
 
 #: A change of r is seen from so many of its roundings on.
 _SEEN = 16.0
@@ -40,7 +41,7 @@ def _end_of(x, step, low, high):
 
 
 @inner
-def _probe(s, i, j, step, x, low, high, r, trial, spare, slope, at, args_at):
+def _probe(s, i, j, step, x, low, high, r, trial, spare, slope, args):
     """Write the slope of r over a step of x[j]: whether fun raised, the step, the change of r.
 
     The step is 0, and nothing evaluated, where x does not move.
@@ -49,7 +50,7 @@ def _probe(s, i, j, step, x, low, high, r, trial, spare, slope, at, args_at):
     taken = float(trial[j]) - float(x[j])
     if taken == 0.0:
         return 0, 0.0, 0.0
-    failed = call7(s.fun, i, at[0], at[1], 0, s.n, s.m, args_at)
+    failed = evaluate(s, i, trial, spare, slope, s.m, args)
     trial[j] = x[j]
     for k in range(len(r)):
         slope[k] = (float(spare[k]) - float(r[k])) / taken
@@ -73,7 +74,7 @@ def _mismatch(a, b):
 
 
 @inner
-def _first_step(s, i, j, step, size, norm, x, low, high, r, trial, spare, slope, at, args_at):
+def _first_step(s, i, j, step, size, norm, x, low, high, r, trial, spare, slope, args):
     """A step of which r shows sqrt(eps) of its size, or nearly: evaluations, step, change.
 
     The last number is the step of which `slope` is. Halves the logarithm between a step that is
@@ -86,9 +87,7 @@ def _first_step(s, i, j, step, size, norm, x, low, high, r, trial, spare, slope,
         most = max(most, norm) / s.eps
     short, long, found, of_found, taken, jumps, count = 0.0, np.inf, 0.0, 0.0, 0.0, 0, 0
     for _ in range(_TRIES):
-        failed, taken, change = _probe(
-            s, i, j, step, x, low, high, r, trial, spare, slope, at, args_at
-        )
+        failed, taken, change = _probe(s, i, j, step, x, low, high, r, trial, spare, slope, args)
         if failed != 0:
             return -1, 0.0, 0.0, 0.0
         count += 1 if taken > 0.0 else 0
@@ -125,7 +124,7 @@ def _first_step(s, i, j, step, size, norm, x, low, high, r, trial, spare, slope,
 
 @inner
 def _calibrate(
-    s, i, j, step, size, norm, x, low, high, r, J, spare_slope, trial, spare, at, args_at, steps,
+    s, i, j, step, size, norm, x, low, high, r, J, spare_slope, trial, spare, args, steps,
     changes, units,
 ):  # fmt: skip
     """Find the step of x[j] and write its column of J: the number of evaluations, -1 if fun raised.
@@ -138,7 +137,7 @@ def _calibrate(
     a, b = J[j], spare_slope
     steps[j] = changes[j] = 0.0
     count, top, of_top, last = _first_step(
-        s, i, j, step, size, norm, x, low, high, r, trial, spare, a, at, args_at
+        s, i, j, step, size, norm, x, low, high, r, trial, spare, a, args
     )
     best, kept, of_kept = np.inf, 0.0, 0.0
     if count >= 0 and top > 0.0:
@@ -148,13 +147,13 @@ def _calibrate(
             for turn in range(_TRIES):
                 if turn == 0 and last != top:
                     failed, last, of_here = _probe(
-                        s, i, j, top, x, low, high, r, trial, spare, a, at, args_at
+                        s, i, j, top, x, low, high, r, trial, spare, a, args
                     )
                     count += 1
                     if failed != 0:
                         return -1
                 failed, taken, change = _probe(
-                    s, i, j, here * factor, x, low, high, r, trial, spare, b, at, args_at
+                    s, i, j, here * factor, x, low, high, r, trial, spare, b, args
                 )
                 if failed != 0:
                     return -1
@@ -180,9 +179,7 @@ def _calibrate(
         return -1
     if best <= _SHARE:
         if kept != last:
-            failed, kept, of_kept = _probe(
-                s, i, j, kept, x, low, high, r, trial, spare, a, at, args_at
-            )
+            failed, kept, of_kept = _probe(s, i, j, kept, x, low, high, r, trial, spare, a, args)
             count += 1
             if failed != 0:
                 return -1
@@ -196,7 +193,7 @@ def _calibrate(
 
 @inner
 def differentiate(
-    s, i, norm, x, low, high, r, J, spare_slope, trial, spare, at, args_at, steps, changes, units
+    s, i, norm, x, low, high, r, J, spare_slope, trial, spare, args, steps, changes, units
 ):
     """Write J at x, where the residuals are r, of that norm; the evaluations, or -1.
 
@@ -215,7 +212,7 @@ def differentiate(
             step = root * abs(x[j]) if x[j] != 0.0 else root
             if turn == 0 and steps[j] > 0.0:
                 failed, taken, change = _probe(
-                    s, i, j, steps[j], x, low, high, r, trial, spare, J[j], at, args_at
+                    s, i, j, steps[j], x, low, high, r, trial, spare, J[j], args
                 )
                 if failed != 0:
                     return -1
@@ -236,8 +233,8 @@ def differentiate(
                 step = root * size / slope
             fresh = True
             more = _calibrate(
-                s, i, j, step, size, norm, x, low, high, r, J, spare_slope, trial, spare, at,
-                args_at, steps, changes, units,
+                s, i, j, step, size, norm, x, low, high, r, J, spare_slope, trial, spare, args,
+                steps, changes, units,
             )  # fmt: skip
             if more < 0:
                 return -1

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from numadam._jit.calls import array_at, call7, inner
+from numadam._jit.calls import call7, inner
 from numadam._least_squares.factors import padded
 
 #: In guards, and where nothing is written yet: a sum that begins with it is as one from 0.
@@ -22,8 +22,17 @@ MARKS = {np.float64: 3.1415926e-300, np.float32: 3.1415926e-36}
 _SHORTEST_GUARD = 256
 #: Problems that are called at most, until together they have written every residual.
 CHECKED_PROBLEMS = 1000
-#: ``WRITTEN, count, first, last`` of r; an index of r; ``PAST_J, row, column``.
-FINE, WRITTEN, PAST_R, PAST_J = 0, 1, 2, 3
+#: ``WRITTEN, count, first, last`` of r; an index of r; ``PAST_J, row, column``; a problem.
+FINE, WRITTEN, PAST_R, PAST_J, RAISED = range(5)
+
+
+@inner
+def evaluate(s, i, x, r, J, m, args):
+    """Call the residuals of problem i: not 0 where they raised.
+
+    They write J where they derive. With m below 0 rows of J are twice as long, as in `check`.
+    """
+    return call7(s.fun, i, x.ctypes.data, r.ctypes.data, J.ctypes.data, s.n, m, args)
 
 
 @inner
@@ -110,53 +119,46 @@ def find_past(numbers, n, m, mark, found):
 
 
 @inner
-def check(s, mark, item, memory_at, args_at):
-    """Call residuals on marks; what they do goes into `past`."""
+def check(s, of, numbers, trial, found, args):
+    """Call residuals on marks; what they do goes into `found`: whether that is all, or an error."""
     n, m = s.n, s.m
-    r, J, total = places_of_check(n, m, s.jac)
-    numbers, found = array_at(memory_at, total, mark), array_at(s.past, 4, 0)
-    trial = array_at(s.trial, n, mark)
-    for k in range(total):
-        numbers[k] = mark
-    of_J = 2 * n * m
-    for i in range(min(s.end, CHECKED_PROBLEMS)):
-        x, box = array_at(s.x, (i + 1, n), mark)[i], i % s.boxes
-        low = array_at(s.low, (box + 1, n), mark)[box]
-        high = array_at(s.high, (box + 1, n), mark)[box]
-        for j in range(n):
-            trial[j] = min(max(x[j], low[j]), high[j])
-        J_at = memory_at + J * item if s.jac != 0 else 0
-        for turn in range(2):
-            if call7(s.fun, i, s.trial, memory_at + r * item, J_at, n, -m, args_at) != 0:
-                array_at(s.raised, 1, 0)[0] = i
-                return
-            whole = True
-            for k in range(r, r + m):
-                if turn == 1 and numbers[k] == 0.0 and math.copysign(1.0, numbers[k]) < 0.0:
-                    numbers[k] = mark
-                elif turn == 0 and numbers[k] == mark:  # or a sum of 0: that changes -0
-                    numbers[k], whole = -0.0, False
-            if whole:
-                break
-        count, first, last = 0, 0, -1
-        for k in range(m + 2 * r):
-            if numbers[k] != mark:
-                if count == 0:
-                    first = k - r
-                count, last = count + 1, k - r
-        found[0], found[1], found[2], found[3] = WRITTEN, count, first, last
-        if count > 0 and (first < 0 or last >= m):
-            return
-        if s.jac != 0:
-            k = _changed(numbers, m + 2 * r, J, mark)
-            for row in range(m):
-                begin = J + 2 * n * row
-                k = k if k >= 0 else _changed(numbers, begin + n, begin + 2 * n, mark)
-            k = k if k >= 0 else _changed(numbers, J + of_J, total, mark)
-            if k >= 0:
-                found[0], found[1] = PAST_J, (k - J) // (2 * n)
-                found[2] = (k - J) % (2 * n)
-                return
-        if count >= s.need:
-            found[0] = FINE
-            return
+    at, of_J, total = places_of_check(n, m, s.jac)
+    rows = m if s.jac != 0 else 0
+    end = of_J + 2 * n * rows
+    r, J = numbers[at : at + m], numbers[of_J:end].reshape(rows, 2 * n)
+    mark = numbers[0]
+    for j in range(n):
+        trial[j] = min(max(of.x[j], of.low[j]), of.high[j])
+    for turn in range(2):
+        if evaluate(s, of.number, trial, r, J, -m, args) != 0:
+            found[0], found[1] = RAISED, of.number
+            return True
+        whole = True
+        for k in range(m):
+            if turn == 1 and r[k] == 0.0 and math.copysign(1.0, r[k]) < 0.0:
+                r[k] = mark
+            elif turn == 0 and r[k] == mark:  # or a sum of 0: that changes -0
+                r[k], whole = -0.0, False
+        if whole:
+            break
+    count, first, last = 0, 0, -1
+    for k in range(m + 2 * at):
+        if numbers[k] != mark:
+            if count == 0:
+                first = k - at
+            count, last = count + 1, k - at
+    found[0], found[1], found[2], found[3] = WRITTEN, count, first, last
+    if count > 0 and (first < 0 or last >= m):
+        return True
+    if rows > 0:
+        k = _changed(numbers, m + 2 * at, of_J, mark)
+        for row in range(rows):
+            begin = of_J + 2 * n * row
+            k = k if k >= 0 else _changed(numbers, begin + n, begin + 2 * n, mark)
+        k = k if k >= 0 else _changed(numbers, end, total, mark)
+        if k >= 0:
+            found[0], found[1], found[2] = PAST_J, (k - of_J) // (2 * n), (k - of_J) % (2 * n)
+            return True
+    if count >= s.need:
+        found[0] = FINE
+    return count >= s.need

@@ -13,11 +13,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import int64, prange
+from numba import int64, njit, prange
 
 from numadam._core.rule import named
 from numadam._jit import build
-from numadam._jit.calls import array_at, call3, call7, inner
+from numadam._jit.calls import array_at, call3, inner
 from numadam._jit.private import dot
 from numadam._least_squares.differences import differentiate
 from numadam._least_squares.factors import (
@@ -29,7 +29,18 @@ from numadam._least_squares.factors import (
     length,
     padded,
 )
-from numadam._least_squares.guards import FINE, MARKS, check, find_past, places, set_guards
+from numadam._least_squares.guards import (
+    CHECKED_PROBLEMS,
+    FINE,
+    MARKS,
+    RAISED,
+    check,
+    evaluate,
+    find_past,
+    places,
+    places_of_check,
+    set_guards,
+)
 
 #: ``status`` of a problem: 0 to 4 as in SciPy. UNDETERMINED: an unknown that r does not
 #: show; STUCK: J promises what r does not keep; BUSY inside the loop alone.
@@ -39,19 +50,23 @@ LOST, UNDETERMINED, STUCK, BUSY = range(5, 9)
 #: Numbers, addresses and tolerances that the loop reads.
 _INTEGERS = (
     *("workers", "first", "end", "n", "m", "boxes", "jac", "max_nfev", "absolute_sigma"),
-    *("checks", "need", "problems"),
+    *("checks", "need", "problems", "keeps"),
 )
 _ADDRESSES = (
-    *("fun", "x", "low", "high", "points", "cost", "optimality", "cov"),
-    *("status", "nfev", "njev", "small", "large", "trial", "raised", "past"),
-    *("residuals", "jacobian"),
+    *("fun", "x", "low", "high", "points", "counts", "numbers", "cov", "residuals", "jacobian"),
+    *("small", "large", "trial", "found"),
 )
 #: Whole numbers, then those of float64, as they lie in memory.
 INTEGERS, FLOATS = (*_INTEGERS, *_ADDRESSES), ("ftol", "xtol", "gtol", "eps")
 Fits: Any = named("Fits", (*INTEGERS, *FLOATS))
+#: Views of what belongs to a problem. `counts` are status, nfev, njev; `numbers` cost, optimality.
+_OF_A_PROBLEM = "number", "points", "x", "low", "high", "counts", "numbers", "cov"
+Problem: Any = named("Problem", (*_OF_A_PROBLEM, "residuals", "jacobian"))
+#: Views of the memory of a worker, which fits a problem in it.
+Memory: Any = named("Memory", ("small", "trial", "r", "r2", "J", "J2"))
 
 #: Vectors and matrices of n numbers in the memory of a worker, float64.
-_VECTORS, _MATRICES = 13, 2
+VECTORS, MATRICES = 13, 2
 #: The radius of the first step, in lengths of x; of r where r does not show that.
 _FACTOR = 100.0
 #: The last step that a claim allows, in error bars, and in roundings of the model.
@@ -66,9 +81,13 @@ _UNDERFLOWS = 1e-146
 _GAINED, _POOR, _GOOD = 1e-4, 0.25, 0.75
 
 
+#: For a function that is long and called once: as one with its caller it is optimised once.
+_one_body = njit(error_model="numpy", inline="always")
+
+
 def small_size(n: int) -> int:
     """Numbers of float64 in the memory of a worker, for what has no points."""
-    return _VECTORS * n + _MATRICES * n * n
+    return VECTORS * n + MATRICES * n * n
 
 
 # --- parts of an iteration -----------------------------------------------------------------------
@@ -92,6 +111,15 @@ def _largest(g, free):
         if free[j] != 0.0:
             largest = max(largest, abs(g[j]))
     return largest
+
+
+@inner
+def _shows(r):
+    """Whether a residual is not 0."""
+    for number in r:  # noqa: SIM110  # a generator costs more to compile
+        if number != 0.0:
+            return True
+    return False
 
 
 @inner
@@ -181,48 +209,38 @@ def _is_settled(s, R, p, x, sizes, norm, freedom):
 # --- a problem -----------------------------------------------------------------------------------
 
 
-@inner
-def fit(w, i, s, one, item, args_at):
+@_one_body
+def fit(s, of, memory, args):
     """Fit a problem in the memory of a worker; 0, or -1 where the residuals raised.
 
     Long, for it is one loop over what some thirty names hold.
     """
-    n, m, problem = s.n, s.m, i % s.problems  # other starts of the same problems follow
-    x, box = array_at(s.x, (i + 1, n), one)[i], i % s.boxes
-    low = array_at(s.low, (box + 1, n), one)[box]
-    high = array_at(s.high, (box + 1, n), one)[box]
-    small = array_at(s.small + w * 8 * n * (_VECTORS + 2 * n), (_VECTORS + 2 * n, n), 0.0)
+    n, x, low, high = s.n, of.x, of.low, of.high
+    small, trial = memory.small, memory.trial
+    r, r2, J, J2 = memory.r, memory.r2, memory.J, memory.J2
     g, sizes, scale, free, qr, p = small[0], small[1], small[2], small[3], small[4], small[5]
     rotated, row, v, fixed = small[6], small[7], small[8], small[9]
     steps, changes, units = small[10], small[11], small[12]
-    R, S = small[_VECTORS : _VECTORS + n], small[_VECTORS + n :]
-    wide = padded(m)
-    of_r, of_r2, of_J, of_J2, total = places(n, m)
-    trial_at, large_at = s.trial + w * n * item, s.large + w * total * item
-    r_at, r2_at = large_at + of_r * item, large_at + of_r2 * item
-    J_at, J2_at = large_at + of_J * item, large_at + of_J2 * item
-    trial = array_at(trial_at, n, one)
-    r, r2 = array_at(r_at, wide, one), array_at(r2_at, wide, one)
-    J, spare_slope = array_at(J_at, (n, wide), one), array_at(J2_at, wide, one)
-    freedom = array_at(s.points, problem + 1, 0)[problem] if s.points != 0 else m
+    R, S = small[VECTORS : VECTORS + n], small[VECTORS + n :]
+    freedom = of.points
     empty = freedom == 0
     for j in range(n):
         x[j] = trial[j] = min(max(x[j], low[j]), high[j])
         scale[j] = steps[j] = changes[j] = 0.0
         freedom -= 1 if low[j] < high[j] else 0  # else it is known
     nfev, njev, status = 1, 0, BUSY
-    if call7(s.fun, problem, trial_at, r_at, J_at, n, m, args_at) != 0:
+    if evaluate(s, of.number, trial, r, J, s.m, args) != 0:
         return -1
     norm = math.sqrt(dot(r, r))
-    if not norm < np.inf or (norm < _UNDERFLOWS and r.any()):
+    if not norm < np.inf or (norm < _UNDERFLOWS and _shows(r)):
         status = LOST
     radius = damping = size_of_x = size_before = change_before = 0.0
     derived, first, taken, loose, follows, now = s.jac != 0, True, True, False, 0, norm
     while status != LOST:
         if not derived:
             count = differentiate(
-                s, problem, norm, x, low, high, r, J, spare_slope, trial, r2, (trial_at, r2_at),
-                args_at, steps, changes, units,
+                s, of.number, norm, x, low, high, r, J, J2[0], trial, r2, args, steps,
+                changes, units,
             )  # fmt: skip
             if count < 0:
                 return -1
@@ -236,13 +254,10 @@ def fit(w, i, s, one, item, args_at):
                 status = UNDETERMINED if loose else BY_GTOL
             elif status == BUSY and nfev >= s.max_nfev:
                 status = MAX_NFEV
-            if s.residuals != 0:  # kept before they are overwritten
-                kept = array_at(s.residuals, (i + 1, m), one)[i]
-                kept_J = array_at(s.jacobian, (i + 1, m, n), one)[i]
-                for k in range(m):
-                    kept[k] = r[k]
-                    for j in range(n):
-                        kept_J[k, j] = J[j, k]
+            for k in range(len(of.residuals)):  # kept before they are overwritten
+                of.residuals[k] = r[k]
+                for j in range(n):
+                    of.jacobian[k, j] = J[j, k]
             factorize(J, r, free, sizes, s.eps, R, qr)
             size_of_x = length(scale, x)
             if first:
@@ -271,7 +286,7 @@ def fit(w, i, s, one, item, args_at):
         bend(R, qr, scale, damping, x, low, high, fixed, v, S, rotated, row, p)
         _go(x, p, low, high, fixed, trial)
         predicted, slope = _predict(R, qr, p, norm)
-        if call7(s.fun, problem, trial_at, r2_at, J2_at, n, m, args_at) != 0:
+        if evaluate(s, of.number, trial, r2, J2, s.m, args) != 0:
             return -1
         nfev += 1
         now = math.sqrt(dot(r2, r2))
@@ -286,10 +301,9 @@ def fit(w, i, s, one, item, args_at):
             for j in range(n):
                 x[j] = trial[j]
             norm, first, size_of_x = now, False, length(scale, x)
-            r, r2, r_at, r2_at = r2, r, r2_at, r_at
+            r, r2 = r2, r
             if s.jac != 0:
-                J_at, J2_at = J2_at, J_at
-                J = array_at(J_at, (n, wide), one)
+                J, J2 = J2, J
             derived = s.jac != 0
         if gain > _POOR:
             follows, size_before = 0, 0.0
@@ -305,27 +319,60 @@ def fit(w, i, s, one, item, args_at):
                 follows += 1 if apart <= _ALIKE * max(of_now, of_before) else 0
             size_before, change_before = size, abs(actual)
         status = _stopped(s, gain, actual, predicted, radius, size_of_x, s.eps * norm)
-        if taken and norm < _UNDERFLOWS and r.any():
+        if taken and norm < _UNDERFLOWS and _shows(r):
             status = LOST
         if status == BUSY and nfev >= s.max_nfev:
             status = MAX_NFEV
-    array_at(s.nfev, i + 1, 0)[i] = nfev
-    array_at(s.njev, i + 1, 0)[i] = nfev if s.jac != 0 else njev
-    array_at(s.cost, i + 1, 0.0)[i] = 0.5 * norm * norm
-    array_at(s.status, i + 1, 0)[i] = status
+    of.counts[0], of.counts[1], of.counts[2] = status, nfev, nfev if s.jac != 0 else njev
+    of.numbers[0] = 0.5 * norm * norm
     if status != LOST:  # else they stay NaN
-        array_at(s.optimality, i + 1, 0.0)[i] = _largest(g, free)
+        of.numbers[1] = _largest(g, free)
         for j in range(n):
             fixed[j] = 0.0 if low[j] < x[j] < high[j] else 1.0
         factor = 1.0
         if s.absolute_sigma == 0:
             factor = norm * norm / freedom if freedom > 0 else np.inf
-        cov = array_at(s.cov, (i + 1, n, n), 0.0)[i]
-        covariance(R, qr, scale, factor, fixed, g, S, rotated, row, v, p, cov)
+        covariance(R, qr, scale, factor, fixed, g, S, rotated, row, v, p, of.cov)
     return 0
 
 
 # --- the loop ------------------------------------------------------------------------------------
+
+
+@inner
+def problem_at(s, i, mark, item):
+    """Views of problem i."""
+    n, number, box = s.n, i % s.problems, i % s.boxes  # other starts of the same problems follow
+    points = array_at(s.points + 8 * number, 1, 0)[0] if s.points != 0 else s.m
+    kept = s.m if s.keeps != 0 else 0
+    return Problem(
+        number,
+        points,
+        array_at(s.x + i * n * item, n, mark),
+        array_at(s.low + box * n * item, n, mark),
+        array_at(s.high + box * n * item, n, mark),
+        array_at(s.counts + i * 3 * 8, 3, 0),
+        array_at(s.numbers + i * 2 * 8, 2, 0.0),
+        array_at(s.cov + i * n * n * 8, (n, n), 0.0),
+        array_at(s.residuals + i * kept * item, kept, mark),
+        array_at(s.jacobian + i * kept * n * item, (kept, n), mark),
+    )
+
+
+@inner
+def memory_of(s, w, mark, item):
+    """Views of the memory of worker w."""
+    n, wide = s.n, padded(s.m)
+    of_r, of_r2, of_J, of_J2, total = places(n, s.m)
+    large = s.large + w * total * item
+    return Memory(
+        array_at(s.small + w * 8 * n * (VECTORS + 2 * n), (VECTORS + 2 * n, n), 0.0),
+        array_at(s.trial + w * n * item, n, mark),
+        array_at(large + of_r * item, wide, mark),
+        array_at(large + of_r2 * item, wide, mark),
+        array_at(large + of_J * item, (n, wide), mark),
+        array_at(large + of_J2 * item, (n, wide), mark),
+    )
 
 
 _WORK = """
@@ -333,17 +380,22 @@ def work(w, state_at, args_at):
     words = array_at(state_at, {words}, 0)
     numbers = array_at(state_at + 8 * {words}, {floats}, 0.0)
     s = Fits({fields})
-    size = places(s.n, s.m)[4]
-    if s.checks != 0:
-        check(s, mark, item, s.large, args_at)  # in the memory that the workers get next
+    size, found = places(s.n, s.m)[4], array_at(s.found + 32 * w, 4, 0)
+    if s.checks != 0:  # in the memory that the workers get next
+        marked = array_at(s.large, places_of_check(s.n, s.m, s.jac)[2], mark)
+        marked[:] = mark
+        trial = array_at(s.trial, s.n, mark)
+        for i in range(min(s.end, {most})):
+            if check(s, problem_at(s, i, mark, item), marked, trial, found, args_at):
+                break
         for k in range(s.checks):
             set_guards(array_at(s.large + k * size * item, size, mark), s.n, s.m, mark)
         return 0
+    memory = memory_of(s, w, mark, item)
     for i in range(s.first + w, s.end, s.workers):
-        if fit(w, i, s, mark, item, args_at) != 0:
-            array_at(s.raised, w + 1, 0)[w] = i
-            break
-    found = array_at(s.past, (w + 1, 4), 0)[w]
+        if fit(s, problem_at(s, i, mark, item), memory, args_at) != 0:
+            found[0], found[1] = {raised}, i
+            return 0
     find_past(array_at(s.large + w * size * item, size, mark), s.n, s.m, mark, found)
     return 0
 """
@@ -354,11 +406,10 @@ def share(state_at, work_at, args_at):
     workers = words[0]
     for w in prange(workers):
         call3(work_at, int64(w), state_at, args_at)
+    found = array_at(words[{INTEGERS.index("found")}], (workers, 4), 0)
     count = 0
     for w in range(workers):
-        raised = array_at(words[{INTEGERS.index("raised")}], w + 1, 0)
-        past = array_at(words[{INTEGERS.index("past")}], 4 * w + 1, 0)
-        count += 1 if raised[w] >= 0 or past[4 * w] != {FINE} else 0
+        count += 1 if found[w, 0] != {FINE} else 0
     return count
 """
 _CALLED = int64(int64, int64, int64)
@@ -369,9 +420,11 @@ def work_address(dtype: np.dtype[Any]) -> int:
     """The address of ``work(worker, state_at, args_at)``: fit the problems of a worker."""
     fields = [f"words[{k}]" for k in range(len(INTEGERS))]
     fields += [f"numbers[{k}]" for k in range(len(FLOATS))]
-    text = _WORK.format(words=len(INTEGERS), floats=len(FLOATS), fields=", ".join(fields))
+    lengths = {"words": len(INTEGERS), "floats": len(FLOATS), "most": CHECKED_PROBLEMS}
+    text = _WORK.format(**lengths, raised=RAISED, fields=", ".join(fields))
     scope: dict[str, Any] = {"array_at": array_at, "Fits": Fits, "places": places, "fit": fit}
     scope |= {"check": check, "set_guards": set_guards, "find_past": find_past}
+    scope |= {"problem_at": problem_at, "memory_of": memory_of, "places_of_check": places_of_check}
     scope |= {"mark": dtype.type(MARKS[dtype.type]), "item": dtype.itemsize}
     return build.address(f"least-squares-{dtype}", text, scope, _CALLED, entry="work")
 
@@ -380,7 +433,7 @@ def work_address(dtype: np.dtype[Any]) -> int:
 def share_address(parallel: bool) -> int:
     """The address of ``share(state_at, work_at, args_at)``: let all workers work.
 
-    It returns how many of them have something to tell, in `raised` or in `past`.
+    It returns how many of them have something to tell, in `found`.
     """
     scope = {"array_at": array_at, "prange": prange, "int64": int64, "call3": call3}
     name = "workers-of-fits"

@@ -9,7 +9,7 @@ import numpy as np
 
 from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import Hyper, OfResiduals, check_switch, count
-from numadam._least_squares.batch import FitTask, run_fits
+from numadam._least_squares.batch import Fits, FitTask, run_fits
 from numadam._least_squares.objective import DIFFERENCES, adapter_for, form_of
 from numadam._minimize.arguments import Run, own_copy, read_args
 from numadam._minimize.compiled.objective import check_derives
@@ -84,9 +84,10 @@ def least_squares_many(
         It is called once more for each run, which checks what it writes. Its derivatives are
         exact, see the page on `minimize`.
     x0 : array of shape (problems, n), or (starts, problems, n)
-        Starts, float64 or float32; not modified. One problem is ``x0[None]``. An iteration takes
-        about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is faster. Of
-        several starts of each problem the result has the one of the lowest cost.
+        Starts, float64 or float32; not modified. One problem is ``x0[None]``. With an array of CuPy
+        each thread of the GPU fits a problem; `fun` may use functions of `math`, and make no array.
+        An iteration takes about n^2 m operations besides `fun`: above n = 32 a method on LAPACK is
+        faster. Of several starts of each problem the result has the one of the lowest cost.
     args : tuple, default ()
         Further arguments of `fun`.
     m : int
@@ -199,16 +200,16 @@ def least_squares_many(
         sigma=_read_sigma(sigma, problems, m),
         starts=len(x) if x.ndim == 3 else None,
     )
-    return run_fits(task, functools.partial(adapter_for, fun, form, x.dtype, args, exact))
+    if is_cupy(x0):
+        from numadam._least_squares.device import fit_on_device
+
+        return fit_on_device(task, fun, form, x0)
+    return run_fits(Fits(task), functools.partial(adapter_for, fun, form, x.dtype, args, exact))
 
 
 def read_starts(x0: Any) -> np.ndarray:
-    if is_cupy(x0):
-        raise TypeError(
-            "x0: least_squares_many runs on the CPU. Pass cupy.asnumpy(x0), or minimise the sum "
-            "of squares with numadam.minimize_many."
-        )
-    x = own_copy(x0)
+    """The starts, on the host."""
+    x = own_copy(to_host(x0))
     if getattr(x, "ndim", 0) not in {2, 3} or x.shape[-1] == 0 or (x.ndim == 3 and len(x) == 0):
         raise ValueError(
             "x0: expected one array of shape (problems, n), one start a row, or (starts, problems, "

@@ -108,25 +108,23 @@ def first_of(saved: Any, tolerances: Tolerances) -> float:
     return float(saved["first_grad_norm"])
 
 
-def load_first_gradient(saved: Any, tree: Tree, firsts: Sequence[Any]) -> None:
-    """Copy the first gradient of a saved run into `firsts`, where it has one."""
-    if "first_grad_norm" not in saved or "first_gradient" not in saved:
-        return
-    leaves = tree.flatten(saved["first_gradient"], "state['first_gradient']")
-    _check_alike("first_gradient", leaves, firsts)
-    for own, leaf in zip(firsts, leaves, strict=True):
-        own[...] = leaf
+def load_state(optimizer: Optimizer, saved: Any, firsts: Sequence[Any]) -> Best | None:
+    """Load a saved run, its first gradient into `firsts`.
 
-
-def load_state(optimizer: Optimizer, saved: Any) -> Best | None:
-    """Load a saved run; returns a copy of its best iterate, unless that violates the bounds."""
+    Returns a copy of its best iterate, unless that violates the bounds.
+    """
     optimizer.state = {key: value for key, value in saved.items() if key not in _OF_THE_RUN}
+    tree, settings, backend, _ = parts_of(optimizer)
+    if "first_grad_norm" in saved and "first_gradient" in saved:
+        leaves = tree.flatten(saved["first_gradient"], "state['first_gradient']")
+        _check_alike("first_gradient", leaves, firsts)
+        for own, leaf in zip(firsts, leaves, strict=True):
+            own[...] = leaf
     if "x" not in saved:
         return None
     # files of arrays hold numbers as arrays
     fun, size = float(saved["fun"]), float(saved["grad_norm"])
     best = Best(copy.deepcopy(saved["x"]), fun, copy.deepcopy(saved.get("jac")), size)
-    tree, settings, backend, _ = parts_of(optimizer)
     leaves = tree.flatten(best.x, "state['x']")
     _check_alike("x", leaves, backend.params)
     if best.jac is not None:
@@ -166,10 +164,7 @@ def check_objective(
     rounded, size = _ROUNDED[real.bits // 8], abs(saved)
     noise = _ROUNDINGS_NEAR_0 * float(real.eps) * np.nan_to_num(change, posinf=0.0)
     noise += rounded * np.fmin(size, change) + rounded**2 * np.nan_to_num(size, posinf=0.0)
-    alike = np.isclose(now, saved, 0.0, noise, equal_nan=True)
-    if not alike.all():
-        k = int(np.argmin(alike))
-        _refuse_other(path, "f", saved[k], now[k], where.format(k=k))
+    _refuse_unlike("f", saved, now, 0.0, noise, where, path)
 
 
 def check_gradient(
@@ -182,20 +177,24 @@ def check_gradient(
     real = np.finfo(saved.dtype)
     noise = _ROUNDINGS_NEAR_0 * float(real.eps) * np.nan_to_num(np.asarray(first), posinf=0.0)
     noise = noise.reshape(noise.shape + (1,) * (saved.ndim - noise.ndim))
-    alike = np.isclose(now, saved, _ROUNDED[real.bits // 8], noise, equal_nan=True)
-    if not alike.all():
-        at = tuple(map(int, np.unravel_index(np.argmin(alike), alike.shape)))
-        name = f"the gradient at {list(at)}" if at else "the gradient"
-        _refuse_other(path, name, saved[at], now[at], where.format(k=at[0] if at else 0))
+    _refuse_unlike("the gradient", saved, now, _ROUNDED[real.bits // 8], noise, where, path)
 
 
-def _refuse_other(path: Path | None, name: str, saved: Any, now: Any, where: str) -> None:
+def _refuse_unlike(
+    name: str, saved: Any, now: Any, relative: float, noise: Any, where: str, path: Path | None
+) -> None:
+    alike = np.isclose(now, saved, relative, noise, equal_nan=True)
+    if alike.all():
+        return
+    at = tuple(map(int, np.unravel_index(np.argmin(alike), alike.shape)))
+    name += f" at {list(at)}" if at and name != "f" else ""
     error, run, new = ValueError, "state: its run", 'delete its entries "x" and "first_grad_norm"'
     if path is not None:
         error, run, new = CheckpointError, f"fun: the run of {str(path)!r}", "delete the file"
     raise error(
-        f"{run} has {name}={saved:.9g} {where}, got {now:.9g} there: fun or args have changed. To "
-        f"minimise the new f, {new}; if fun is random, pass checkpoint_check=False."
+        f"{run} has {name}={saved[at]:.9g} {where.format(k=at[0] if at else 0)}, got {now[at]:.9g} "
+        f"there: fun or args have changed. To minimise the new f, {new}; if fun is random, pass "
+        "checkpoint_check=False."
     )
 
 

@@ -12,10 +12,10 @@ from numadam._minimize import arguments as ar
 from numadam._minimize import rate_search
 from numadam._minimize.arguments import takes_names_of_scipy
 from numadam._minimize.checkpoint import Task, read_checkpoint, start_of
-from numadam._minimize.compiled import objective as ob
-from numadam._minimize.compiled import problem as pr
+from numadam._minimize.compiled.objective import check_plain, is_compiled
+from numadam._minimize.compiled.run import minimize_compiled
 from numadam._minimize.hints import with_hint
-from numadam._minimize.observers import Observers, takes_result
+from numadam._minimize.observers import takes_result
 from numadam._minimize.result import Result, every_for
 from numadam._minimize.run import PythonRun
 from numadam._minimize.stopping import Tolerances
@@ -30,25 +30,6 @@ if TYPE_CHECKING:
     from numadam._core.keywords import MinimizeOptions as Options
     from numadam._core.keywords import RuleName
     from numadam._optimizer.optimizer import Optimizer
-
-
-# --- runs of one problem -------------------------------------------------------------------------
-
-
-def run_compiled(task: Task) -> Result:
-    """A compiled objective: no Python between the iterations."""
-    x, norm = task.x, task.tolerances.norm
-    ob.check_for_compiled(x)
-    form = ob.form_of(task.fun, task.args, task.jac, many=False)
-    objective = ob.objective_for(task.fun, form, x, task.args)
-    key = pr.key_for(task.rule, x, task.lr, task.options, norm)
-    problem = pr.take(key, task.rule, x, task.lr, task.options, norm)
-    problem.start(task, objective)
-    observers = Observers(task.callback, task.progress, task.maxiter, problem.optimizer)
-    result = pr.CompiledRun(problem, observers, task).go()
-    # after an exception it is not kept
-    pr.put_back(key, problem)
-    return result
 
 
 # --- minimize ------------------------------------------------------------------------------------
@@ -246,7 +227,7 @@ def minimize(
     task = Task(
         fun=fun,
         x=x,
-        args=ar.read_args(args, ob.is_compiled(fun)),
+        args=ar.read_args(args, is_compiled(fun)),
         jac=jac,
         rule=ar.rule_class(rule),
         lr=lr,
@@ -264,9 +245,9 @@ def minimize(
     )
     if file is not None:
         file.define(task, track_best=task.track_best)
-    compiled = ob.is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
-    if ob.is_compiled(fun) and not compiled:
-        ob.check_plain(fun, task.args)
+    compiled = is_compiled(fun) and not callable(jac) and not isinstance(jac, str)
+    if is_compiled(fun) and not compiled:
+        check_plain(fun, task.args)
     if isinstance(lr, str):
         if callback is not None:
             takes_result(callback)  # before the search, it refuses what cannot be called
@@ -278,7 +259,7 @@ def minimize(
         searched = rate_search.RateSearch(run, maxiter)
         lr, maxiter = searched.lr, searched.maxiter
         task = task._replace(lr=lr, maxiter=maxiter, every=every_for(history, maxiter))
-    result = run_compiled(task) if compiled else PythonRun(task).go()
+    result = minimize_compiled(task) if compiled else PythonRun(task).go()
     result = with_hint(result, x0, lr, state, bounds is not None)
     return result if searched is None else searched.written_into(result)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import inspect
 import math
-import weakref
 from collections.abc import Callable, Sequence
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 
 from numadam._arrays.checks import describe, in_dtype, is_masked, refuse_more_than_numbers
-from numadam._arrays.interop import aligned_zeros, as_view, is_array, is_cupy, units_of
+from numadam._arrays.interop import as_view, is_array, is_cupy, units_of
 from numadam._arrays.tree import Tree
 from numadam._core.hyper import Differences
 from numadam._core.parts import parts_of
@@ -23,39 +20,6 @@ from numadam._minimize.arguments import copy_tree
 
 if TYPE_CHECKING:
     from numadam._minimize.checkpoint import Task
-
-# --- copies of x ---------------------------------------------------------------------------------
-
-
-#: Bytes from which memory is used again: fresh memory for 10M numbers takes 17 ms instead of 9,
-#: for 1M and fewer as long as memory that was there.
-LARGE_X = 1_048_576
-
-
-def make_copier(x: Any) -> Callable[[], Any]:
-    """``copy()``: a copy of `x` as it is then, which stays as it is where the caller keeps it.
-
-    The memory of a large copy is used again once nothing refers to it. Its base is no array, so
-    NumPy lets every view of it keep the copy itself alive, and a weak reference tells. Reference
-    counts would not: Python 3.14 does not count those of local variables.
-    """
-    if is_cupy(x) or x.nbytes < LARGE_X:
-        copied: Callable[[], Any] = x.copy
-        return copied
-    memory: Any = None
-    last: weakref.ref[Any] | None = None
-
-    def copy() -> Any:
-        nonlocal memory, last
-        if last is None or last() is not None:
-            memory = (ctypes.c_char * x.nbytes).from_buffer(aligned_zeros(x.nbytes))
-        new: Any = np.ndarray(x.shape, x.dtype, memory)
-        last = weakref.ref(new)
-        new[...] = x
-        return new
-
-    return copy
-
 
 # --- the objective -------------------------------------------------------------------------------
 
@@ -74,8 +38,6 @@ def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
 
     `numbers` stands for the number of the problem, where `fun` might take it.
     """
-    if _takes(fun, 1 + len(args)):
-        return
     try:
         # of the wrapper itself: it may add arguments for the function that it wraps
         signature = inspect.signature(fun, follow_wrapped=False)
@@ -89,14 +51,6 @@ def refuse_uncompiled(fun: Any, args: tuple[Any, ...], *numbers: int) -> None:
             f"fun: is called with x and {len(args)} args, got {name}{signature}. Pass the rest in "
             "args, or, if it writes the gradient into g, compile it: put @numba.njit above it."
         )
-
-
-def _takes(fun: Any, count: int) -> bool:
-    """Whether a function takes so many arguments, as far as its code says: 10 us less."""
-    if type(fun) is not FunctionType or fun.__code__.co_kwonlyargcount:
-        return False
-    most = fun.__code__.co_argcount
-    return most - len(fun.__defaults__ or ()) <= count <= most
 
 
 def _fits(signature: inspect.Signature, *args: Any) -> bool:
@@ -163,7 +117,7 @@ class Objective:
         self._dtype = self._leaves[0].dtype if self._leaves else np.dtype(float)
         self._numpy, self._one, self._box = on_host, tree.is_leaf, box
         #: a copy of x, which the user may keep or write to
-        self._copied = make_copier(x) if self._one else functools.partial(copy_tree, x)
+        self._copied = x.copy if self._one else functools.partial(copy_tree, x)
         self.nfev = self.njev = 0
         #: whether f alone costs less than f and its gradient
         self.apart = jac is not True
@@ -351,7 +305,7 @@ class Objective:
     def _at(self, flat: np.ndarray) -> Any:
         """Evaluate f at a flat x of any dtype: 'cs' is complex."""
         self.nfev += 1
-        f = self._fun(self._tree.merge(self._x, self._shaped(flat.copy())), *self._args)
+        f = self._fun(self._tree.unflatten(self._shaped(flat.copy()), self._x), *self._args)
         if flat.dtype.kind == "c":
             refuse_more_than_numbers(f, "fun", "f has to be a plain number")
             return f

@@ -15,7 +15,7 @@ from scipy.optimize import OptimizeResult
 from numadam._core.parts import parts_of
 from numadam._history import History
 from numadam._minimize.stopping import CALLBACK, FTOL, GTOL, MAXITER, RUNNING, XTOL
-from numadam._optimizer.optimizer import Optimizer
+from numadam._settings.settings import Settings
 
 # --- iterates for callbacks ----------------------------------------------------------------------
 
@@ -164,9 +164,9 @@ def takes_result(callback: Any) -> bool:
     return False
 
 
-def observing_schedules(optimizer: Optimizer) -> list[Any]:
+def observing_schedules(settings: Settings) -> list[Any]:
     """The schedules that have a method `observe`, each once."""
-    schedules = [optimizer.lr, *(one[3] for one in parts_of(optimizer).settings.schedules)]
+    schedules = [settings.lr, *(one[3] for one in settings.schedules)]
     unlike = {id(one): one for one in schedules if hasattr(one, "observe")}
     return list(unlike.values())
 
@@ -181,10 +181,10 @@ class Observers:
     the run.
     """
 
-    def __init__(self, callback: Any, progress: bool, maxiter: int, optimizer: Optimizer) -> None:
+    def __init__(self, callback: Any, progress: bool, maxiter: int, settings: Settings) -> None:
         self._history = callback if isinstance(callback, History) else None
         self._callback, self._whole = callback, callback is not None and takes_result(callback)
-        self._schedules = observing_schedules(optimizer)
+        self._schedules = observing_schedules(settings)
         self._bar, self._progress = ProgressBar(progress, maxiter), progress
         self.each = callback is not None or bool(self._schedules)
         self.active = self.each or progress
@@ -287,6 +287,6 @@ class Observers:
 
 def refuse_observers(optimizer: Any) -> Any:
     """Return the optimiser; refuse it where one of its schedules observes f."""
-    if observing_schedules(optimizer):
+    if observing_schedules(parts_of(optimizer).settings):
         raise ValueError("lr: problems have an f each, and no schedule can observe all of them.")
     return optimizer

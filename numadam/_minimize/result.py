@@ -1,13 +1,9 @@
-"""Results of a minimisation.
-
-A third of the lines are names, types and texts of entries for users.
-"""
+"""Results of a minimisation."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
@@ -21,45 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # --- documented entries --------------------------------------------------------------------------
-
-
-Value = TypeVar("Value")
-
-
-class ResultType(type):
-    """Type of a result; completion lists the names of its class too, here without a dict's."""
-
-    def __dir__(cls) -> list[str]:
-        hidden = {name for name in dir(dict) if not name.startswith("_")}
-        return [name for name in super().__dir__() if name not in hidden]
-
-
-class entry(Generic[Value]):
-    """Decorator: an entry of a result as an attribute, with the type and text of a method.
-
-    The method is never called: it says name, type and meaning, for `help` and for completion.
-    """
-
-    def __init__(self, method: Callable[[Any], Value]) -> None:
-        self.__doc__ = method.__doc__
-        self._name = method.__name__
-        self.type: str = str(method.__annotations__["return"])
-
-    # `object`: a result is a dict, but not for those who have scipy-stubs installed
-    @overload
-    def __get__(self, result: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, result: object, owner: type) -> Value: ...
-    def __get__(self, result: Any, owner: type) -> Any:
-        if result is None:
-            return self
-        try:
-            return result[self._name]
-        except KeyError:
-            raise missing(result, self._name) from None
-
-    def __set__(self, result: Any, value: Value) -> None:
-        result[self._name] = value
 
 
 #: Entries of results of SciPy, and of `minimize` alone: what to do without.
@@ -78,15 +35,25 @@ _WITHOUT = {
 }
 
 
-def missing(result: dict[str, Any], name: str) -> AttributeError:
-    """The error at an attribute that a result has not; Python adds the nearest name."""
-    text = f"{name}: this result has none; it has {', '.join(result)}.{_WITHOUT.get(name, '')}"
-    return AttributeError(text, name=name, obj=result)
+class ResultType(type):
+    """Type of a result; completion lists the entries of its class, here without a dict's."""
+
+    def __dir__(cls) -> list[str]:
+        hidden = {name for name in dir(dict) if not name.startswith("_")}
+        return [name for name in (*super().__dir__(), *cls.__annotations__) if name not in hidden]
 
 
-def entries(kind: type) -> dict[str, entry[Any]]:
-    """The entries that a class of results declares, in their order."""
-    return {name: one for name, one in vars(kind).items() if isinstance(one, entry)}
+class DocumentedResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
+    """SciPy's `OptimizeResult`; its classes declare their entries, and say which is missing."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            instead = _WITHOUT.get(name, "")
+            text = f"{name}: this result has none; it has {', '.join(self)}.{instead}"
+            # Python adds the nearest name
+            raise AttributeError(text, name=name, obj=self) from None
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -120,7 +87,7 @@ FIT_STATUS = {
 _OF_ONE_PROBLEM = (
     *("success", "status", "x", "fun", "jac", "grad_norm"),
     *("x_last", "fun_last", "nit", "averaged"),
-    *("cost", "optimality", "cov", "stderr"),
+    *("cost", "optimality", "cov", "stderr", "agreed", "residuals", "jacobian"),
 )
 #: Arrays that the summary of many problems is made of.
 _SHOWN_OF_MANY = "x", "success", "status"
@@ -139,19 +106,65 @@ def every_for(history: Any, maxiter: int) -> int:
 
 def make_history(lines: Any) -> dict[str, np.ndarray]:
     """Copies of the kept lines (iteration, f, gradient, lr) as arrays by name."""
-    table = np.asarray(lines, dtype=np.float64).reshape(-1, 4)
-    return {
-        "nit": table[:, 0].astype(np.int64),
-        "fun": table[:, 1].copy(),
-        "grad_norm": table[:, 2].copy(),
-        "lr": table[:, 3].copy(),
-    }
+    nit, fun, grad_norm, lr = np.asarray(lines, np.float64).reshape(-1, 4).T.copy()
+    return {"nit": nit.astype(np.int64), "fun": fun, "grad_norm": grad_norm, "lr": lr}
 
 
-class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
+class Result(DocumentedResult):
     """Result of `minimize`: SciPy's `OptimizeResult`, a dict whose entries are attributes.
 
     It shows a summary of history and state.
+
+    Attributes
+    ----------
+    x : array
+        Best iterate, nested as `x0`.
+    fun : float
+        Value of f at `x`.
+    jac : array
+        Gradient at `x`; None if it was not computed.
+    grad_norm : float
+        Norm of the projected gradient at `x`; the argument `norm` selects which.
+    success : bool
+        Whether a stop test was met, at `x_last`.
+    status : int
+        0: a test held; 1: maxiter; 2: f, 3: gradient not finite; 4: a doubt; 99: callback.
+    message : str
+        Why the run ended, and what may help.
+    nit : int
+        Iterations, including those of the runs that this one continues.
+    nfev : int
+        Evaluations of f.
+    njev : int
+        Evaluations of the gradient.
+    x_last : array
+        Last iterate, nested as `x0`.
+    fun_last : float
+        Value of f at `x_last`; NaN if it was not evaluated.
+    history : dict
+        Arrays by name: nit, fun, grad_norm, lr.
+    state : dict
+        All that `minimize` needs to continue: pass it as `state`.
+    averaged : array
+        Running average of x; with the option `ema` only.
+    lr : float
+        Learning rate that was found; with ``lr="auto"`` only.
+    index : int
+        Number of the problem; of `ManyResult.best` only.
+    cost : float
+        Half the sum of squares at `x`; of `least_squares_many` only, as all that follow.
+    optimality : float
+        Largest element of the gradient of `cost`, less those that a bound holds.
+    cov : array
+        Covariance of `x`, as `pcov` of ``scipy.optimize.curve_fit``.
+    stderr : array
+        Standard errors of `x`: the root of the diagonal of `cov`.
+    agreed : int
+        Starts that ended as the best one; with several starts only.
+    residuals : array
+        Residuals at `x`; with ``residuals=True`` only.
+    jacobian : array
+        Derivatives of the residuals, (m, n); with ``residuals=True`` only.
 
     Examples
     --------
@@ -175,89 +188,30 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
          state: to go on from nit=2: state=result.state
     """
 
-    @entry
-    def x(self) -> Any:
-        """Best iterate, nested as `x0`."""
-
-    @entry
-    def fun(self) -> float:
-        """Value of f at `x`."""
-
-    @entry
-    def jac(self) -> Any:
-        """Gradient at `x`; None if it was not computed."""
-
-    @entry
-    def grad_norm(self) -> float:
-        """Norm of the projected gradient at `x`; the argument `norm` selects which."""
-
-    @entry
-    def success(self) -> bool:
-        """Whether a stop test was met, at `x_last`."""
-
-    @entry
-    def status(self) -> int:
-        """0: a test held; 1: maxiter; 2: f, 3: gradient not finite; 4: a doubt; 99: callback."""
-
-    @entry
-    def message(self) -> str:
-        """Why the run ended, and what may help."""
-
-    @entry
-    def nit(self) -> int:
-        """Iterations, including those of the runs that this one continues."""
-
-    @entry
-    def nfev(self) -> int:
-        """Evaluations of f."""
-
-    @entry
-    def njev(self) -> int:
-        """Evaluations of the gradient."""
-
-    @entry
-    def x_last(self) -> Any:
-        """Last iterate, nested as `x0`."""
-
-    @entry
-    def fun_last(self) -> float:
-        """Value of f at `x_last`; NaN if it was not evaluated."""
-
-    @entry
-    def history(self) -> dict[str, NDArray[Any]]:
-        """Arrays by name: nit, fun, grad_norm, lr."""
-
-    @entry
-    def state(self) -> dict[str, Any]:
-        """All that `minimize` needs to continue: pass it as `state`."""
-
-    @entry
-    def averaged(self) -> Any:
-        """Running average of x; with the option `ema` only."""
-
-    @entry
-    def lr(self) -> float:
-        """Learning rate that was found; with ``lr="auto"`` only."""
-
-    @entry
-    def index(self) -> int:
-        """Number of the problem; of `ManyResult.best` only."""
-
-    @entry
-    def cost(self) -> float:
-        """Half the sum of squares at `x`; of `least_squares_many` only, as the next three."""
-
-    @entry
-    def optimality(self) -> float:
-        """Largest element of the gradient of `cost`, less those that a bound holds."""
-
-    @entry
-    def cov(self) -> NDArray[np.float64]:
-        """Covariance of `x`, as `pcov` of ``scipy.optimize.curve_fit``."""
-
-    @entry
-    def stderr(self) -> NDArray[np.float64]:
-        """Standard errors of `x`: the root of the diagonal of `cov`."""
+    x: Any
+    fun: float
+    jac: Any
+    grad_norm: float
+    success: bool
+    status: int
+    message: str
+    nit: int
+    nfev: int
+    njev: int
+    x_last: Any
+    fun_last: float
+    history: dict[str, NDArray[Any]]
+    state: dict[str, Any]
+    averaged: Any
+    lr: float
+    index: int
+    cost: float
+    optimality: float
+    cov: NDArray[np.float64]
+    stderr: NDArray[np.float64]
+    agreed: int
+    residuals: NDArray[Any]
+    jacobian: NDArray[Any]
 
     def _brief(self) -> dict[str, Any]:
         shown = {name: _short(value) if name in _LIKE_X else value for name, value in self.items()}
@@ -267,9 +221,6 @@ class Result(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # Sci
         if "state" in self:
             shown["state"] = f"to go on from nit={self.nit}: state=result.state"
         return shown
-
-    def __getattr__(self, name: str) -> Any:
-        raise missing(self, name)
 
     def __repr__(self) -> str:
         return repr(OptimizeResult(self._brief())) if len(self.keys()) else "Result()"
@@ -309,11 +260,54 @@ def attach(error: BaseException, result: OptimizeResult) -> None:
         )
 
 
-class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  # SciPy has no types
+class ManyResult(DocumentedResult):
     """Result of many problems: SciPy's `OptimizeResult`, of arrays with an element a problem.
 
     `minimize_many` and `least_squares_many` return it. It shows counts and ranges. Arrays are CuPy
     arrays where x0 was one, but for `success`, `status` and `nit`.
+
+    Attributes
+    ----------
+    x : array
+        Best iterate of each problem, of the shape of `x0`.
+    fun : array
+        Value of f at `x`.
+    jac : array
+        Gradient at `x`.
+    grad_norm : array
+        Norm of the projected gradient at `x`.
+    success : array
+        Whether a stop test was met.
+    status : array
+        As in `Result`, or in ``scipy.optimize.least_squares``; -1: interrupted.
+    message : str
+        Number of problems that ended for each reason.
+    nit : array
+        Iterations of each problem.
+    nfev : array
+        Evaluations of f by all problems together; in `least_squares_many` by each.
+    x_last : array
+        Last iterates.
+    fun_last : array
+        Value of f at `x_last`.
+    averaged : array
+        Running averages of x; with the option `ema` only.
+    cost : array
+        Half the sum of squares at `x`; of `least_squares_many` only, as what follows.
+    optimality : array
+        Largest element of the gradient of `cost`, less those that a bound holds.
+    njev : array
+        Number of Jacobians that each fit has computed.
+    cov : array
+        Covariance of `x`, (problems, n, n): inf where J is singular, NaN at a bound.
+    residuals : array
+        Residuals at `x`, of shape (problems, m); with ``residuals=True`` only.
+    jacobian : array
+        Derivatives of the residuals, (problems, m, n); with ``residuals=True`` only.
+    agreed : array
+        Starts that ended as the best one of their problem; with several starts only.
+    stderr : array
+        Standard errors of `x`: the root of the diagonal of `cov`.
 
     Examples
     --------
@@ -331,85 +325,26 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
          nfev: 100
     """
 
-    @entry
-    def x(self) -> Any:
-        """Best iterate of each problem, of the shape of `x0`."""
-
-    @entry
-    def fun(self) -> Any:
-        """Value of f at `x`."""
-
-    @entry
-    def jac(self) -> Any:
-        """Gradient at `x`."""
-
-    @entry
-    def grad_norm(self) -> Any:
-        """Norm of the projected gradient at `x`."""
-
-    @entry
-    def success(self) -> NDArray[np.bool_]:
-        """Whether a stop test was met."""
-
-    @entry
-    def status(self) -> NDArray[np.int64]:
-        """As in `Result`, or in ``scipy.optimize.least_squares``; -1: interrupted."""
-
-    @entry
-    def message(self) -> str:
-        """Number of problems that ended for each reason."""
-
-    @entry
-    def nit(self) -> Any:
-        """Iterations of each problem."""
-
-    @entry
-    def nfev(self) -> Any:
-        """Evaluations of f by all problems together; in `least_squares_many` by each."""
-
-    @entry
-    def x_last(self) -> Any:
-        """Last iterates."""
-
-    @entry
-    def fun_last(self) -> Any:
-        """Value of f at `x_last`."""
-
-    @entry
-    def averaged(self) -> Any:
-        """Running averages of x; with the option `ema` only."""
-
-    @entry
-    def cost(self) -> NDArray[np.float64]:
-        """Half the sum of squares at `x`; of `least_squares_many` only, as what follows."""
-
-    @entry
-    def optimality(self) -> NDArray[np.float64]:
-        """Largest element of the gradient of `cost`, less those that a bound holds."""
-
-    @entry
-    def njev(self) -> NDArray[np.int64]:
-        """Number of Jacobians that each fit has computed."""
-
-    @entry
-    def cov(self) -> NDArray[np.float64]:
-        """Covariance of `x`, (problems, n, n): inf where J is singular, NaN at a bound."""
-
-    @entry
-    def residuals(self) -> NDArray[Any]:
-        """Residuals at `x`, of shape (problems, m); with ``residuals=True`` only."""
-
-    @entry
-    def jacobian(self) -> NDArray[Any]:
-        """Derivatives of the residuals, (problems, m, n); with ``residuals=True`` only."""
-
-    @entry
-    def agreed(self) -> NDArray[np.int64]:
-        """Starts that ended as the best one of their problem; with several starts only."""
-
-    @entry
-    def stderr(self) -> NDArray[np.float64]:
-        """Standard errors of `x`: the root of the diagonal of `cov`."""
+    x: Any
+    fun: Any
+    jac: Any
+    grad_norm: Any
+    success: NDArray[np.bool_]
+    status: NDArray[np.int64]
+    message: str
+    nit: Any
+    nfev: Any
+    x_last: Any
+    fun_last: Any
+    averaged: Any
+    cost: NDArray[np.float64]
+    optimality: NDArray[np.float64]
+    njev: NDArray[np.int64]
+    cov: NDArray[np.float64]
+    residuals: NDArray[Any]
+    jacobian: NDArray[Any]
+    agreed: NDArray[np.int64]
+    stderr: NDArray[np.float64]
 
     def __missing__(self, key: object) -> Any:
         if isinstance(key, int):
@@ -417,9 +352,6 @@ class ManyResult(OptimizeResult, metaclass=ResultType):  # type: ignore[misc]  #
                 f"{key}: a result is a dict; problem {key} is at res.x[{key}] and so on."
             )
         raise KeyError(key)
-
-    def __getattr__(self, name: str) -> Any:
-        raise missing(self, name)
 
     def __dir__(self) -> list[str]:
         return [*self, "best"]

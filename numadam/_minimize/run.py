@@ -21,7 +21,7 @@ from numadam._minimize.checkpoint import Best, RunState, Task
 from numadam._minimize.objective import Objective
 from numadam._minimize.observers import Observers
 from numadam._minimize.result import Result, attach, make_history
-from numadam._minimize.stop_tests import DeviceStopTests, HostStopTests
+from numadam._minimize.stop_tests import stop_tests
 from numadam._minimize.stopping import BAD_F, MAXITER, RUNNING
 from numadam._optimizer.optimizer import Optimizer
 
@@ -58,8 +58,17 @@ class Run(ABC):
     #: whether other runs get the same arrays, so that a result needs copies
     shares_arrays: ClassVar[bool] = False
 
-    def __init__(self, optimizer: Optimizer, observers: Observers, task: Task, eps: object) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        observers: Observers,
+        task: Task,
+        eps: object,
+        firsts: Sequence[Any],
+    ) -> None:
         self._optimizer, self._observers, self._task, self._eps = optimizer, observers, task, eps
+        #: the first gradient of each component
+        self._firsts = firsts
         self._tree, self._settings, self._backend, _ = parts_of(optimizer)
         self._x, self._file = optimizer.params, task.checkpoint
         self._begin, self._resumed, self._code = 0, task.state is not None, RUNNING
@@ -76,8 +85,7 @@ class Run(ABC):
             options = {k: v for k, v in self._settings.options.items() if k != "comm"}
             saved = self._file.load(self._optimizer.lr, options)
         if self._resumed:
-            best = ck.load_state(self._optimizer, self._task.state)
-            ck.load_first_gradient(self._task.state, self._tree, self._firsts)
+            best = ck.load_state(self._optimizer, self._task.state, self._firsts)
             if best is not None and self._task.track_best is not False:
                 self._set_best(best)
         last = self._begin = self._backend.t
@@ -113,11 +121,6 @@ class Run(ABC):
     def _lines(self) -> np.ndarray:
         """The kept lines of the history."""
 
-    @property
-    @abstractmethod
-    def _firsts(self) -> Sequence[Any]:
-        """The arrays that hold the first gradient of each component."""
-
     @abstractmethod
     def _advance(self) -> Iterator[tuple[int, int]]:
         """Advance the run and notify the observers; yields (iterations done, stop code).
@@ -142,12 +145,8 @@ class Run(ABC):
         """Whether the run can be saved where it has raised."""
 
     @abstractmethod
-    def _state(self) -> dict[str, Any]:
-        """Copies of counters and state of the optimiser."""
-
-    @abstractmethod
-    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
-        """F and gradient at these arrays of x, once more: the run stays as it is.
+    def _evaluate_at(self, x: Any) -> tuple[float, Sequence[Any]]:
+        """F and gradient at such an x, once more: the run stays as it is.
 
         No arrays of a gradient that is formed by differences.
         """
@@ -156,6 +155,14 @@ class Run(ABC):
 
     def _copy(self) -> Any:
         return copy_tree(self._x)
+
+    def _state(self) -> dict[str, Any]:
+        """Copies of counters and state of the optimiser."""
+        backend, unflatten = self._backend, self._tree.unflatten
+        copies = {name: value.copy() for name, value in backend.counters.items()}
+        for name, views in backend.state.items():
+            copies[name] = unflatten([view.copy() for view in views])
+        return {**copies, "t": backend.t}
 
     def go(self) -> Result:
         """Run until a stop test holds; an exception carries the result so far."""
@@ -203,7 +210,7 @@ class Run(ABC):
             else [to_host(one).copy() for one in self._tree.flatten(gradient, "jac")]
         )
         try:
-            now, grads = self._evaluate_at(leaves)
+            now, grads = self._evaluate_at(x)
         except BaseException as error:
             attach(error, self._result(RUNNING))
             raise
@@ -341,10 +348,10 @@ class PythonRun(Run):
         optimizer, tests = task.rule(task.x, task.lr, **task.options), task.tolerances
         objective = Objective.of_task(task, optimizer)
         backend, first = parts_of(optimizer).backend, ck.first_of(task.state, tests)
-        stop_tests = HostStopTests if backend.is_host else DeviceStopTests
         self._objective, self._stop_tests = objective, stop_tests(backend, tests, first)
-        observers = Observers(task.callback, task.progress, task.maxiter, optimizer)
-        super().__init__(optimizer, observers, task, getattr(optimizer, "eps", 0.0))
+        observers = Observers(task.callback, task.progress, task.maxiter, backend.settings)
+        firsts = self._stop_tests.firsts
+        super().__init__(optimizer, observers, task, getattr(optimizer, "eps", 0.0), firsts)
         self._memory = Memory()
         self._check = check_interval(task.check_every, self._backend.is_host)
         self._wants_f = observers.wants_f or tests.ftol > 0.0 or task.track_best is True
@@ -374,11 +381,6 @@ class PythonRun(Run):
     @property
     def _evaluations(self) -> tuple[int, int]:
         return self._objective.nfev, self._objective.njev
-
-    @property
-    def _firsts(self) -> Sequence[Any]:
-        firsts: Sequence[Any] = self._stop_tests.firsts
-        return firsts
 
     @property
     def _lines(self) -> np.ndarray:
@@ -529,25 +531,13 @@ class PythonRun(Run):
             lines = lines[lines[:, 0] < self._backend.t]
         self._table += lines.tobytes()
 
-    def _evaluate_at(self, leaves: Sequence[Any]) -> tuple[float, Sequence[Any]]:
-        objective, params, jac = self._objective, self._backend.params, self._task.jac
-        kept, counted = [leaf.copy() for leaf in params], self._evaluations
-        try:
-            for own, leaf in zip(params, leaves, strict=True):
-                own[...] = leaf
-            if jac is not True and not callable(jac):
-                return float(objective.value()), ()
-            f, g = objective.evaluate(True)
-            return float(f), self._tree.flatten(g, "jac")
-        finally:
-            for own, leaf in zip(params, kept, strict=True):
-                own[...] = leaf
-            objective.nfev, objective.njev = counted
+    def _evaluate_at(self, x: Any) -> tuple[float, Sequence[Any]]:
+        jac, there = self._task.jac, Objective.of_task(self._task._replace(x=x), self._optimizer)
+        if jac is not True and not callable(jac):
+            return float(there.value()), ()
+        f, g = there.evaluate(True)
+        return float(f), self._tree.flatten(g, "jac")
 
     def _set_best(self, best: Best) -> None:
         memory = self._memory
         memory.best_x, memory.lowest, memory.best_gradient, memory.best_grad_norm = best
-
-    def _state(self) -> dict[str, Any]:
-        state = self._optimizer.state.copy()
-        return {**state, "t": int(state["t"])}

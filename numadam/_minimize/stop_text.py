@@ -14,8 +14,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import carray
 
 from numadam._core.text import indented
+from numadam._jit.private import pointer
 from numadam._minimize import stopping as st
 
 #: Numbers that are compared side by side where there are four times as many: one after another
@@ -27,18 +29,19 @@ class Numbers(NamedTuple):
     """Places of the state of the tests."""
 
     F: int  # at the iterate
-    SIZE: int  # the norm of its projected gradient
-    WAY: int  # that of the move
-    LENGTH: int  # that of x
     F_BEFORE: int  # f at the iterate tested before
     FIRST: int  # norm of the first projected gradient, NaN before it is known
     LIMIT: int  # norm of the gradient at which the run stops
+    F_BEST: int
+    SIZE_BEST: int
+    SIZE: int  # the norm of its projected gradient
+    # those of many problems end here
+    WAY: int  # that of the move
+    LENGTH: int  # that of x
     GTOL: int
     GTOL_REL: int
     FTOL: int
     XTOL: int
-    F_BEST: int
-    SIZE_BEST: int
 
 
 NUMBER_AT = Numbers(*range(len(Numbers._fields)))
@@ -62,6 +65,8 @@ SCOPE: dict[str, Any] = {
     **{name: getattr(st, name) for name in ("gradient_limit", "share_of_own", "check_convergence")},
     "np": np,
     "math": math,
+    "carray": carray,
+    "pointer": pointer,
 }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import inspect
 import numbers
 import operator
 from abc import ABCMeta
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
 
@@ -27,7 +27,6 @@ from numadam._jit import process
 from numadam._optimizer.state import State, check_steps
 from numadam._settings import settings as st
 from numadam._settings.bounds import leaf_bounds
-from numadam._settings.settings import Settings
 
 if TYPE_CHECKING:
     from numadam._mpi import Construction
@@ -170,13 +169,6 @@ class OptimizerType(ABCMeta):
         return [n for n in names if n in shown and not isinstance(getattr(cls, n), option)]
 
 
-def with_foreign_names(kind: Class) -> Class:
-    """Decorator of a class: attributes of other libraries are missed by their names."""
-    for name in synonyms.FOREIGN_ATTRIBUTES:
-        setattr(kind, name, _Foreign(name))
-    return kind
-
-
 def own_names(kind: type, names: Iterable[str]) -> list[str]:
     """Names without the foreign ones."""
     return [n for n in names if not isinstance(inspect.getattr_static(kind, n, None), _Foreign)]
@@ -199,8 +191,10 @@ def default_options(kind: Any) -> dict[str, Any]:
 
 # --- base of all optimisers ----------------------------------------------------------------------
 
+#: Entries of a pickle with arrays of the user's, which may be pickled, or copied, beside it.
+_WITH_ARRAYS = ("params", "lr", "options")
 
-@with_foreign_names
+
 class OptimizerBase(metaclass=OptimizerType):
     """Everything of an optimiser but its steps."""
 
@@ -209,7 +203,7 @@ class OptimizerBase(metaclass=OptimizerType):
     _lock: Any
     _params: Any
     _tree: Tree
-    _settings: Settings
+    _settings: st.Settings
     _backend: Backend
     _grads: Any
     _grad_leaves: list[Any]
@@ -231,8 +225,7 @@ class OptimizerBase(metaclass=OptimizerType):
                 f"params: expected arrays, got {params!r:.40}. The order is {name}(params, lr)."
             )
         with self._together(shared.get("comm"), f"making {name}") as made:
-            tree, settings, leaves, names = self._read(params, lr, shared, own, made)
-            backend: type[Backend] = self._backend_class or backend_for(leaves, names)
+            tree, settings, leaves, names, backend = self._read(params, lr, shared, own, made)
             try:
                 of_device = backend(settings, leaves, names)
             except MemoryError as error:
@@ -251,20 +244,13 @@ class OptimizerBase(metaclass=OptimizerType):
         put("_grads", None)
         put("_grad_leaves", [])
 
-    @contextlib.contextmanager
-    def _together(self, comm: Any, what: str) -> Iterator[Construction | None]:
+    def _together(self, comm: Any, what: str) -> AbstractContextManager[Construction | None]:
         """A block that all ranks of `comm` finish, or none; None where there are no ranks."""
         if comm is None:
-            yield None
-            return
+            return nullcontext()
         from numadam import _mpi
 
-        made = _mpi.Construction(_mpi.ranks_of(comm), what)
-        try:
-            yield made
-        except BaseException as error:
-            made.fail(error)
-            raise
+        return _mpi.Construction(_mpi.ranks_of(comm), what)
 
     def _read(
         self,
@@ -273,7 +259,7 @@ class OptimizerBase(metaclass=OptimizerType):
         shared: Mapping[str, Any],
         own: Mapping[str, Any],
         made: Construction | None,
-    ) -> tuple[Tree, Settings, Sequence[Any], list[str]]:
+    ) -> tuple[Tree, st.Settings, Sequence[Any], list[str], type[Backend]]:
         """The structure of the parameters, checked options for them, their arrays and names."""
         if made is not None:
             shared = {**shared, "comm": made.ranks}
@@ -294,7 +280,7 @@ class OptimizerBase(metaclass=OptimizerType):
         settings.set_lr(lr)
         if made is not None:
             made.join(settings, names)
-        return tree, settings, leaves, names
+        return tree, settings, leaves, names, backend
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an option: a number that the loop reads, or one that takes another loop.
@@ -436,7 +422,7 @@ class OptimizerBase(metaclass=OptimizerType):
                 return LR.check(lr(self.t)) if callable(lr) else lr
             rates = tree.flatten(lr, "lr")
             now = [LR.check(rate(self.t)) if callable(rate) else rate for rate in rates]
-            return tree.merge(lr, now)
+            return tree.unflatten(now, lr)
 
     @property
     def grads(self) -> Any:
@@ -492,25 +478,17 @@ class OptimizerBase(metaclass=OptimizerType):
         that is pickled beside the optimiser is afterwards still the one that it changes.
         """
         with self._lock:
-            saved = self._saved()
-            saved["counters"] = {name: value.copy() for name, value in saved["counters"].items()}
-            saved["values"] = [value.copy() for value in saved["values"]]
-            state = saved["state"].items()
-            saved["state"] = {name: [view.copy() for view in views] for name, views in state}
-            return saved
-
-    def _saved(self) -> dict[str, Any]:
-        """All that makes an optimiser again: its own arrays."""
-        backend, settings = self._backend, self._settings
-        return {
-            "params": self._params,
-            "formula": self.rule.digest,
-            "values": backend.params,
-            "lr": settings.lr,
-            "options": dict(settings.options),
-            "counters": backend.counters,
-            "state": backend.state,
-        }
+            backend, settings = self._backend, self._settings
+            state = backend.state.items()
+            return {
+                "params": self._params,
+                "formula": self.rule.digest,
+                "values": [value.copy() for value in backend.params],
+                "lr": settings.lr,
+                "options": dict(settings.options),
+                "counters": {name: value.copy() for name, value in backend.counters.items()},
+                "state": {name: [view.copy() for view in views] for name, views in state},
+            }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         if saved.get("formula", "") != self.rule.digest:
@@ -523,21 +501,17 @@ class OptimizerBase(metaclass=OptimizerType):
 
     def __copy__(self) -> Self:
         """An optimiser of the same parameters, with a state of its own."""
+        clone = type(self).__new__(type(self))
         with self._lock:
-            clone, saved = type(self).__new__(type(self)), self._saved()
-            # a new optimiser moves parameters into their bounds
-            saved["values"] = [value.copy() for value in saved["values"]]
-            clone.__setstate__(saved)
+            clone.__setstate__(self.__getstate__())
         return clone
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy parameters, state and t as of one moment, whatever other threads do."""
+        memo[id(self)] = clone = type(self).__new__(type(self))
         with self._lock:
-            clone = type(self).__new__(type(self))
-            memo[id(self)] = clone
-            saved = self._saved()
-            for name in ("params", "lr", "options"):
-                saved[name] = copy.deepcopy(saved[name], memo)
+            saved = self.__getstate__()
+            saved |= {name: copy.deepcopy(saved[name], memo) for name in _WITH_ARRAYS}
             clone.__setstate__(saved)
         return clone
 
@@ -578,6 +552,10 @@ class OptimizerBase(metaclass=OptimizerType):
             ("state", f"{names} ({size})"),
         ]
         return formatting.table(type(self).__name__, rows)
+
+
+for _name in synonyms.FOREIGN_ATTRIBUTES:
+    setattr(OptimizerBase, _name, _Foreign(_name))
 
 
 def make_optimizer(

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -222,17 +222,13 @@ def content_of(optimizer: OptimizerBase) -> Container:
     return Container(KIND, meta, arrays)
 
 
-class Fit(NamedTuple):
-    """All that a load writes, checked: arguments of `Backend.load`."""
+def fit(
+    optimizer: OptimizerBase, content: Container
+) -> tuple[Mapping[str, Any], Mapping[str, Any], list[Any], Writes]:
+    """Check everything in a file against an optimiser; arguments of `Backend.load`.
 
-    counters: Mapping[str, Any]
-    state: Mapping[str, Any]
-    params: list[Any]
-    others: Writes  # frozen arrays, hyperparameters, schedules
-
-
-def fit(optimizer: OptimizerBase, content: Container) -> Fit:
-    """Check everything in a file against an optimiser."""
+    Counters, state, parameters, and writes of all else: frozen arrays, hyperparameters, schedules.
+    """
     arrays, meta = Arrays(optimizer), content.meta
     if meta["rule"] != optimizer.rule.name:
         raise ValueError(
@@ -257,7 +253,7 @@ def fit(optimizer: OptimizerBase, content: Container) -> Fit:
             "order here. Make the optimiser with that of the file, or use numadam.load."
         )
     others += _fit_frozen(arrays, content)
-    return Fit(*arrays.state(content), arrays.params(content), others)
+    return *arrays.state(content), arrays.params(content), others
 
 
 def write_from_host(array: Any, values: np.ndarray) -> Callable[[], None]:
@@ -290,17 +286,17 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     """Writes that take over hyperparameters, lr, and the state of schedules."""
     lr, its = nesting.options_from_json(content.meta, content.arrays)
     options, settings = _complete(type(optimizer), its), parts_of(optimizer).settings
-    changed, plateaus = settings.copy(), _Plateaus()
+    changed, pairs = settings.copy(), list[Plateaus]()
     for name, now in settings.options.items():
-        new = plateaus.match(now, options[name], name)
+        new = _match(now, options[name], name, pairs)
         # a load keeps the ranks and the loop that are here
         if new is not now and name != "comm" and not changed.set(name, new):
             raise ValueError(
                 f"{name}: is {brief(options[name])} in the file, {brief(now)} here, and cannot be "
                 "changed. Make the optimiser with the options of the file, or use numadam.load."
             )
-    rate = plateaus.match(settings.lr, lr, "lr")
-    writes: Writes = [partial(vars(old).update, vars(new)) for old, new in plateaus.pairs]
+    rate = _match(settings.lr, lr, "lr", pairs)
+    writes: Writes = [partial(vars(old).update, vars(new)) for old, new in pairs]
     if rate is not settings.lr and not changed.set("lr", rate):
         raise ValueError(
             "lr: step sizes of their own for arrays take another loop. Make the optimiser with "
@@ -309,26 +305,23 @@ def _fit_settings(optimizer: OptimizerBase, content: Container) -> Writes:
     return [*settings.writes_from(changed), *writes]
 
 
-class _Plateaus:
-    """Schedules with a state that stay and get the state of a file: users hold them."""
+#: A schedule with a state that stays, for users hold it, and that of the file, whose state it gets.
+Plateaus = tuple[ReduceOnPlateau, ReduceOnPlateau]
 
-    def __init__(self) -> None:
-        self.pairs: list[tuple[ReduceOnPlateau, ReduceOnPlateau]] = []
 
-    def match(self, now: Any, saved: Any, title: str) -> Any:
-        """`now` where it says what the file says, else what the file has."""
-        one_kind = isinstance(now, ReduceOnPlateau) and isinstance(saved, ReduceOnPlateau)
-        if not one_kind and not nesting.equal(now, saved):
-            return saved
-        for pair in zip(nesting.plateaus_in(now), nesting.plateaus_in(saved), strict=True):
-            known = next((new for old, new in self.pairs if old is pair[0]), pair[1])
-            if known is not pair[1]:
-                raise ValueError(
-                    f"{title}: one ReduceOnPlateau of this optimiser is two in the file. Make "
-                    "the optimiser with as many, or use numadam.load."
-                )
-            self.pairs.append(pair)
-        return now
+def _match(now: Any, saved: Any, title: str, pairs: list[Plateaus]) -> Any:
+    """`now` where it says what the file says, else what the file has; adds to `pairs`."""
+    one_kind = isinstance(now, ReduceOnPlateau) and isinstance(saved, ReduceOnPlateau)
+    if not one_kind and not nesting.equal(now, saved):
+        return saved
+    for pair in zip(nesting.plateaus_in(now), nesting.plateaus_in(saved), strict=True):
+        if any(old is pair[0] and new is not pair[1] for old, new in pairs):
+            raise ValueError(
+                f"{title}: one ReduceOnPlateau of this optimiser is two in the file. Make "
+                "the optimiser with as many, or use numadam.load."
+            )
+        pairs.append(pair)
+    return now
 
 
 def _complete(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:

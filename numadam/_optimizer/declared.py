@@ -211,16 +211,16 @@ def _sorter(
     usual_shared, usual = op.parted({"lr": rule.lr, **rule.defaults})
 
     def sort(given: dict[str, Any]) -> Sorted:
-        own, shared = usual.copy(), usual_shared.copy()
+        values, shared = usual.copy(), usual_shared.copy()
         like = given.get("like")
         if like is not None:
             of_library = preset(rule.presets, title, like)
             known = {*op.DEFAULTS, *usual}.difference(omit)
             given = {**{name: of_library[name] for name in of_library.keys() & known}, **given}
         for name, value in given.items():
-            place = own if name in usual and name not in omit else shared
+            place = values if name in usual and name not in omit else shared
             place[name] = value
-        return own.pop("lr"), own, shared
+        return values.pop("lr"), values, shared
 
     return sort
 
@@ -276,8 +276,8 @@ def optimizer_class(kind: type[AnOptimizer]) -> type[AnOptimizer]:
         given.pop("params", None)
         if len(args) == 2:
             given["lr"] = args[1]
-        lr, own, shared = sort(given)
-        self._setup(params, lr, shared, own)
+        lr, values, shared = sort(given)
+        self._setup(params, lr, shared, values)
 
     kind.__init__ = init  # type: ignore[method-assign, assignment]  # of its signature
     texts = {**OF_CLASSES, "shared": shared(Optimizer.__doc__, rule.defaults)}

@@ -191,7 +191,8 @@ class Optimizer(SharedAttributes, Checkpointed):
                         self._refuse_elsewhere("params" if out is None else "out")
                         went = self._backend.step_one(grads, rate, params, out)
             except BaseException as error:
-                self._tell_others(error)
+                if self._settings.exchange is not None:  # ranks wait for this one in the same step
+                    self._settings.exchange.refuse(error)
                 raise
             if not went:
                 self._not_finite()
@@ -342,11 +343,6 @@ class Optimizer(SharedAttributes, Checkpointed):
         with self._lock:
             self._refuse_new_params()
             checked(snapshot, "snapshot", self._backend).restore()
-
-    def _tell_others(self, error: BaseException) -> None:
-        """Tell other ranks of an error, where they wait for this rank in the same step."""
-        if self._settings.exchange is not None:
-            self._settings.exchange.refuse(error)
 
     def _refuse_elsewhere(self, name: str) -> None:
         """Refuse `params` or `out` with options that follow the optimiser's own parameters."""

@@ -125,10 +125,12 @@ def _is_live(parts: Parts, saved: Mapping[str, Any]) -> bool:
     return all(isinstance(a, np.ndarray) and np.may_share_memory(a, b) for a, b in pairs if b.size)
 
 
-def check_state(
-    parts: Parts, saved: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Check all entries of a saved state; counters and arrays for the back end to load."""
+#: Counters and arrays for the back end to load.
+Checked = tuple[dict[str, Any], dict[str, list[Any]]]
+
+
+def check_state(parts: Parts, saved: Mapping[str, Any]) -> Checked:
+    """Check all entries of a saved state."""
     known = {*parts.backend.counters, *parts.backend.state}
     if set(saved) != known:
         raise ValueError(
@@ -138,23 +140,18 @@ def check_state(
     return _checked(parts, saved)
 
 
-def _checked(
-    parts: Parts, entries: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    known, counters, arrays = parts.backend.counters, {}, {}
-    for name, value in entries.items():
-        if name in known:
-            counters[name] = _counter(name, value, known[name])
-    for name, value in entries.items():
-        if name not in known:
-            title = f"state[{name!r}]"
-            leaves = parts.tree.flatten(value, title)
-            arrays[name] = parts.backend.check_arrays(title, leaves, name)
-            if name == ROW_COUNTS:
-                for array, where in zip(arrays[name], parts.tree.names(title), strict=True):
-                    refuse_counts(to_host(array), where)
-            if name in parts.settings.rule.nonnegative:
-                refuse_negative(arrays[name], parts.tree.names(title))
+def _checked(parts: Parts, entries: Mapping[str, Any]) -> Checked:
+    known, arrays = parts.backend.counters, {}
+    counters = {k: _counter(k, value, known[k]) for k, value in entries.items() if k in known}
+    for name in [name for name in entries if name not in known]:
+        title = f"state[{name!r}]"
+        names, leaves = parts.tree.names(title), parts.tree.flatten(entries[name], title)
+        arrays[name] = parts.backend.check_arrays(title, leaves, name)
+        if name == ROW_COUNTS:
+            for array, where in zip(arrays[name], names, strict=True):
+                refuse_counts(to_host(array), where)
+        if name in parts.settings.rule.nonnegative:
+            refuse_negative(arrays[name], names)
     return counters, arrays
 
 

@@ -6,7 +6,6 @@ element, as in SciPy, or `scipy.optimize.Bounds`.
 
 from __future__ import annotations
 
-import itertools
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -157,9 +156,8 @@ def _read_pairs(bounds: Any, shape: tuple[int, ...], title: str, name: str) -> P
     return _simplest(*ends.reshape(2, *shape))
 
 
-#: Types of a bound that have no unit, mask or device, and of two of them in an array.
+#: Types of a bound that have no unit, mask or device.
 _PLAIN_ENDS = {float, int, np.float64, np.float32, np.int64, np.int32, type(None)}
-_PLAIN_ROWS = {((2,), kind) for kind in "fdilq"}
 
 
 def _plain_ends(pairs: Sequence[Any]) -> np.ndarray | None:
@@ -167,26 +165,17 @@ def _plain_ends(pairs: Sequence[Any]) -> np.ndarray | None:
 
     One by one they take up to 22 us a pair.
     """
-    kinds, flat = {*map(type, pairs)}, None
-    if kinds == {np.ndarray}:
-        if not {(pair.shape, pair.dtype.char) for pair in pairs} <= _PLAIN_ROWS:
-            return None
-        ends = np.concatenate(pairs, dtype=np.float64)
-    else:
-        if not all(issubclass(kind, (list, tuple)) for kind in kinds) or {*map(len, pairs)} != {2}:
-            return None
-        flat = list(itertools.chain.from_iterable(pairs))
-        if not {*map(type, flat)} <= _PLAIN_ENDS:
-            return None
-        try:
-            ends = np.array(flat, np.float64)  # None becomes NaN
-        except OverflowError:
-            return None
-    missing = np.isnan(ends)
-    if any(flat is None or flat[k] is not None for k in np.flatnonzero(missing)):
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
         return None
-    ends = np.where(missing.reshape(-1, 2), (-math.inf, math.inf), ends.reshape(-1, 2))
-    return np.ascontiguousarray(ends.T)
+    if not {type(end) for pair in pairs for end in pair} <= _PLAIN_ENDS:
+        return None
+    lows = [-math.inf if low is None else low for low, _ in pairs]
+    highs = [math.inf if high is None else high for _, high in pairs]
+    try:
+        ends = np.array([lows, highs], np.float64)
+    except OverflowError:
+        return None
+    return None if np.isnan(ends).any() else ends
 
 
 def _other_ends(bounds: Any, pairs: Any, size: int, title: str, name: str) -> np.ndarray:

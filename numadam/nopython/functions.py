@@ -20,77 +20,19 @@ from numadam._core.rule import named
 from numadam._core.text import parameters_of
 from numadam._optimizer.declared import OPTIONAL_STATE, STATE, T, example
 from numadam.nopython import core
-from numadam.nopython.core import Array, compiled, own
+from numadam.nopython.core import compiled, own
 from numadam.rules import CLASSES, classes, function_name
 from numadam.rules.nadam import NAdam
 
 # --- docstrings of the compiled functions --------------------------------------------------------
 
-_SCALARS = """\
-Scalars that all elements share at one step: the argument `h` of `{rule}_element`.
+_DOC = """\
+{summary}
 
 Parameters
 ----------
-{t}{numbers}{product}
-Returns
--------
-tuple of float64
-    The same for all elements, which round them to their dtype.
-
-References
-----------
-{references}
-
-Examples
---------
->>> from numadam.nopython import {rule}_scalars
->>> h = {rule}_scalars({one}lr=0.1)
-"""
-_ELEMENT = """\
-One step of one element; formula as in `{rule}_update`.
-
-Parameters
-----------
-p, g : float32 or float64
-    Parameter and gradient. The computation is in the type of `p`.
-{state}h : tuple of float
-    From `{rule}_scalars`.
-{optional}
-Returns
--------
-float, or tuple of float
-    The new p; with state, the new p and state.
-
-References
-----------
-{references}
-
-Examples
---------
->>> from numadam.nopython import {rule}_element, {rule}_scalars
->>> h = {rule}_scalars({one}lr=0.1)
->>> {results} = {rule}_element(1.0, 1.0, {zeros}h)
->>> p < 1.0
-True
-"""
-_UPDATE = """\
-One step in place, inside compiled code; the same numbers as `numadam.{title}`.
-
-{formula}
-
-Parameters
-----------
-p : array
-    Parameters, float32 or float64, any shape and layout; modified in place.
-g : array
-    Gradient, of the shape and dtype of `p`; not modified.
-{arrays}{t}{numbers}{optional_arrays}{product_array}
-Raises
-------
-ValueError
-    For arguments that do not fit each other, such as arrays of different shapes, and for t below
-    1. Different dtypes are a compile error. A CUDA kernel shows no such error: its thread ends.
-
+{parameters}
+{section}
 References
 ----------
 {references}
@@ -99,6 +41,63 @@ Examples
 --------
 {example}
 """
+#: Summary, parameters, a further section and example of a rule's functions.
+_OF_KINDS = {
+    "scalars": (
+        "Scalars that all elements share at one step: the argument `h` of `{rule}_element`.",
+        "{t}{numbers}{product}",
+        """\
+Returns
+-------
+tuple of float64
+    The same for all elements, which round them to their dtype.
+""",
+        """\
+>>> from numadam.nopython import {rule}_scalars
+>>> h = {rule}_scalars({one}lr=0.1)""",
+    ),
+    "element": (
+        "One step of one element; formula as in `{rule}_update`.",
+        """\
+p, g : float32 or float64
+    Parameter and gradient. The computation is in the type of `p`.
+{state}h : tuple of float
+    From `{rule}_scalars`.
+{optional}""",
+        """\
+Returns
+-------
+float, or tuple of float
+    The new p; with state, the new p and state.
+""",
+        """\
+>>> from numadam.nopython import {rule}_element, {rule}_scalars
+>>> h = {rule}_scalars({one}lr=0.1)
+>>> {results} = {rule}_element(1.0, 1.0, {zeros}h)
+>>> p < 1.0
+True""",
+    ),
+    "update": (
+        """\
+One step in place, inside compiled code; the same numbers as `numadam.{title}`.
+
+{formula}""",
+        """\
+p : array
+    Parameters, float32 or float64, any shape and layout; modified in place.
+g : array
+    Gradient, of the shape and dtype of `p`; not modified.
+{arrays}{t}{numbers}{optional_arrays}{product_array}""",
+        """\
+Raises
+------
+ValueError
+    For arguments that do not fit each other, such as arrays of different shapes, and for t below
+    1. Different dtypes are a compile error. A CUDA kernel shows no such error: its thread ends.
+""",
+        "{example}",
+    ),
+}
 _PRODUCT = """\
 mu_product : {}, optional
     Product of the momenta before this step, {} at the first.
@@ -148,8 +147,13 @@ def documents(file: str, cls: Any, update: inspect.Signature) -> dict[str, str]:
         "results": ", ".join(["p", *needed]),
         "zeros": "0.0, " * len(needed),
     }
-    kinds = {"scalars": _SCALARS, "element": _ELEMENT, "update": _UPDATE}
-    return {f"{file}_{kind}": text.format(**texts) for kind, text in kinds.items()}
+    keys = "summary", "parameters", "section", "example"
+    found = {}
+    for kind, parts in _OF_KINDS.items():
+        filled = (part.format(**texts) for part in parts)
+        fields = dict(zip(keys, filled, strict=True))
+        found[f"{file}_{kind}"] = _DOC.format(references=texts["references"], **fields)
+    return found
 
 
 # --- texts ----------------------------------------------------------------------------------------
@@ -270,7 +274,7 @@ def _parts(cls: Any) -> dict[str, Any]:
 # `of_rule` makes the other functions, and the docstrings.
 
 _NADAM = _parts(NAdam)
-_scalars_at, _update_at, _Hypers = (_NADAM[name] for name in ("scalars_at", "update_at", "Hypers"))
+_Hypers = _NADAM["Hypers"]
 _advance = own(NAdam.rule.compiled_advance(""), "NAdam")
 _Products = named("Products", ("mu_product",))
 
@@ -314,57 +318,15 @@ def nadam_product(
 
 
 @compiled
-def _product_before(t: int, beta1: float, momentum_decay: float) -> float:
+def product_before(t: int, beta1: float, momentum_decay: float) -> float:
+    """The product of the momenta of all steps before step t."""
     product = 1.0
     for step in range(1, t):
         product = nadam_product(step, product, beta1, momentum_decay)
     return product
 
 
-@compiled
-def nadam_scalars(
-    t: int,
-    lr: float = 2e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    momentum_decay: float = 4e-3,
-    weight_decay: float = 0.0,
-    mu_product: float | None = None,
-) -> tuple[float, ...]:
-    """Scalars of one step."""
-    if mu_product is None:
-        before = _product_before(t, beta1, momentum_decay)
-        product = nadam_product(t, before, beta1, momentum_decay)
-    else:
-        product = nadam_product(t, mu_product, beta1, momentum_decay)
-    return _scalars_at(t, lr, weight_decay, beta1, beta2, eps, momentum_decay, product)
-
-
-@compiled
-def nadam_update(
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    t: int,
-    lr: float = 2e-3,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    momentum_decay: float = 4e-3,
-    weight_decay: float = 0.0,
-    mu_product: Array | None = None,
-) -> None:
-    """One step in place."""
-    own = (lr, beta1, beta2, eps, momentum_decay, weight_decay)
-    if mu_product is None:
-        _update_at(p, g, m, v, nadam_scalars(t, *own))
-    else:
-        if mu_product.size != 1 or mu_product.itemsize != 8:
-            raise ValueError("mu_product: expected an array of one float64, np.ones(1).")
-        _update_at(p, g, m, v, nadam_scalars(t, *own, mu_product[0]))
-        mu_product[0] = nadam_product(t, mu_product[0], beta1, momentum_decay)
+_NADAM |= {"nadam_product": nadam_product, "product_before": product_before}
 
 
 # --- three functions for each rule ---------------------------------------------------------------
@@ -374,7 +336,7 @@ _SOURCE = """
 from __future__ import annotations
 
 def {rule}_scalars({scalars}) -> tuple[float, ...]:
-    return scalars_at({t}, lr, {decay}, {hypers})
+    {product}return scalars_at({t}, lr, {decay}, {hypers})
 
 def {rule}_element({element}) -> {numbers}:
     return element_at(p, g, {state}, h)
@@ -382,6 +344,20 @@ def {rule}_element({element}) -> {numbers}:
 def {rule}_update({update}) -> None:
     {check}update_at(p, g, {state}, {rule}_scalars({values}))
 """
+#: Of NAdam, whose product of momenta the caller may carry.
+_PRODUCT_OF_SCALARS = """if mu_product is None:
+        before = product_before(t, beta1, momentum_decay)
+        mu = nadam_product(t, before, beta1, momentum_decay)
+    else:
+        mu = nadam_product(t, mu_product, beta1, momentum_decay)
+    """
+_PRODUCT_OF_UPDATE = """if mu_product is not None:
+        if mu_product.size != 1 or mu_product.itemsize != 8:
+            raise ValueError("mu_product: expected an array of one float64, np.ones(1).")
+        update_at(p, g, {state}, nadam_scalars({values}, mu_product[0]))
+        mu_product[0] = nadam_product(t, mu_product[0], beta1, momentum_decay)
+        return
+    """
 _CHECK = """if m is None and momentum != 0.0:
         raise ValueError("m: momentum needs a buffer, zeros of the shape of p.")
     if m is not None and momentum == 0.0:
@@ -407,26 +383,32 @@ def _source(file: str, cls: Any) -> str:
     absent = [name for name in rule.state if name not in needed]
     at_end = [name for name in absent if given[name].kind is inspect.Parameter.KEYWORD_ONLY]
     at_begin = [name for name in absent if name not in at_end]
-    t = ["t"] * rule.needs_t
+    t, carried = ["t"] * rule.needs_t, rule.own_products(None)
+    given_hypers = [name if name in usual else "0.0" for name in hypers]
+    state, values = ", ".join(rule.state), ", ".join([*t, *usual])
+    check = _CHECK if "m" in absent else ""
+    if carried:
+        check = _PRODUCT_OF_UPDATE.format(state=state, values=values)
 
     def declared(names: list[str], kind: str) -> str:
         kinds = {"t": "int", "h": "tuple[float, ...]"}
         kinds |= {name: "float = " + repr(value) for name, value in usual.items()}
-        kinds |= dict.fromkeys(absent, f"{kind} | None = None")
+        kinds |= dict.fromkeys((*absent, *carried), f"{kind} | None = None")
         return ", ".join(f"{name}: {kinds.get(name, kind)}" for name in names)
 
     return _SOURCE.format(
         rule=file,
-        scalars=declared([*t, *usual], ""),
-        hypers=", ".join(name if name in usual else "0.0" for name in hypers),
+        scalars=declared([*t, *usual, *carried], "float"),
+        product=_PRODUCT_OF_SCALARS if carried else "",
+        hypers=", ".join(given_hypers + ["mu"] * len(carried)),
         t="t" if t else "1",
         decay="weight_decay" if "weight_decay" in usual else "0.0",
         element=declared(["p", "g", *needed, "h", *absent], "Number"),
         numbers="tuple[Any, ...]" if needed else "Any",
-        state=", ".join(rule.state),
-        update=declared(["p", "g", *needed, *t, *at_begin, *usual, *at_end], "Array"),
-        check=_CHECK if "m" in absent else "",
-        values=", ".join([*t, *usual]),
+        state=state,
+        update=declared(["p", "g", *needed, *t, *at_begin, *usual, *at_end, *carried], "Array"),
+        check=check,
+        values=values,
     )
 
 
@@ -434,11 +416,9 @@ def of_rule(file: str, cls: Any) -> dict[str, Any]:
     """The compiled functions of a rule, by name."""
     made = _NADAM if cls is NAdam else _parts(cls)
     exec(compile(_source(file, cls), f"<numadam.nopython of {file}>", "exec"), made)
-    functions = {
-        name: function for name, function in globals().items() if name.startswith(f"{file}_")
-    }
+    functions = {name: made[name] for name in made if name.endswith("_product")}
     for name in [f"{file}_{kind}" for kind in ("scalars", "element", "update")]:
-        made[name] = functions[name] = functions.get(name) or compiled(made[name])
+        made[name] = functions[name] = compiled(made[name])
     docs = documents(file, cls, inspect.signature(made[f"{file}_update"]))
     for name, doc in docs.items():
         made[name].__doc__ = getattr(made[name], "py_func", made[name]).__doc__ = doc

@@ -86,7 +86,7 @@ class _Reader:
         cells = tuple(map(CellType, copies[1 : 1 + len(free)]))
         copy = FunctionType(function.__code__, scope, function.__name__, copies[0], cells)
         copy.__qualname__ = f"{function.__qualname__}-{secrets.token_hex(8)}"
-        return copy, _digest(function.__name__, _told(function.__code__), *names, *words)
+        return copy, _digest(function.__name__, _text_of(function.__code__), *names, *words)
 
     def _values(
         self, values: Iterable[Any], titles: Iterable[str], read: Set[str]
@@ -101,8 +101,8 @@ class _Reader:
             if id(x) not in self._compiled:
                 options = {key: x for key, x in x.targetoptions.items() if key != "nopython"}
                 copy, word = self.python(x.py_func)
-                told = _digest(word, *map(str, sorted(options.items())))
-                self._compiled[id(x)] = njit(**options)(copy), told
+                whole = _digest(word, *map(str, sorted(options.items())))
+                self._compiled[id(x)] = njit(**options)(copy), whole
             return self._compiled[id(x)]
         if kind is tuple:
             copies, words = self._values(x, [title] * len(x), read)
@@ -117,8 +117,8 @@ class _Reader:
             return module, _digest("module", *names, *words)
         if kind is np.ndarray and x.dtype.kind in "biufc" and x.nbytes <= _CONSTANT_BYTES:
             return x.copy(), _digest(x.dtype.str, str(x.shape), x.tobytes().hex())
-        if told := _told(x):
-            return x, told
+        if text := _text_of(x):
+            return x, text
         if kind is FunctionType:
             raise TypeError(f"{title} is a Python function; decorate it with @numba.njit.")
         raise TypeError(
@@ -139,13 +139,13 @@ def _codes(code: CodeType) -> Iterable[CodeType]:
             yield from _codes(constant)
 
 
-def _told(x: Any) -> str:
+def _text_of(x: Any) -> str:
     """All that code depends on of a plain value, as a text; "" for anything else."""
     kind = type(x)
     if kind is CodeType:
-        text = ", ".join(_told(getattr(x, name)) for name in _OF_CODE)
+        text = ", ".join(_text_of(getattr(x, name)) for name in _OF_CODE)
     elif kind in (tuple, frozenset):  # in a code; the order of a set changes
-        text = ", ".join(map(_told, x) if kind is tuple else sorted(map(_told, x)))
+        text = ", ".join(map(_text_of, x) if kind is tuple else sorted(map(_text_of, x)))
     elif kind in _CONSTANTS or issubclass(kind, (np.number, np.bool_, np.dtype, types.Type)):
         text = repr(x)
     elif _is_known(x):

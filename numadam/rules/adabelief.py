@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from numadam._core.hyper import BETA1, BETA2, EPS, EPS_ROOT
@@ -12,19 +11,15 @@ from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, m, v, h):
     """M = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2)(g - m)^2 + eps_root;  as Adam."""
-
-    def element(p, g, m, v, h):
-        m = h.beta1 * m + h.alpha1 * g
-        error = g - m
-        v = h.beta2 * v if h.beta2 != h.zero else h.zero
-        v = v + h.alpha2 * (error * error) + h.root_e
-        d = math.sqrt(v) + h.e
-        step = (h.s * m) / d if d != h.zero else h.zero
-        return step, m, v
-
-    return element
+    m = h.beta1 * m + h.alpha1 * g
+    error = g - m
+    v = h.beta2 * v if h.beta2 != h.zero else h.zero
+    v = v + h.alpha2 * (error * error) + h.root_e
+    d = math.sqrt(v) + h.e
+    step = (h.s * m) / d if d != h.zero else h.zero
+    return step, m, v
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -47,7 +42,7 @@ ADABELIEF = RuleSpec(
     nonnegative=("v",),
     hypers=(BETA1, BETA2, EPS, EPS_ROOT),
     defaults=dict(beta1=0.9, beta2=0.999, eps=1e-16, eps_root=1e-16),
-    formula=formula,
+    formula=lambda: element,
     scalars=scalars,
     decoupled=True,
     powers=("beta1", "beta2"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from numadam._core.hyper import EPS, EPS_ROOT, Hyper
@@ -12,16 +11,12 @@ from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, v, h):
     """V = v + g^2;  step = lr g / (sqrt(v + eps_root) + eps)."""
-
-    def element(p, g, gg, v, h):
-        v = v + gg
-        d = math.sqrt(v + h.root_e) + h.e
-        step = (h.lr * g) / d if d != h.zero else h.zero
-        return step, v
-
-    return element
+    v = v + gg
+    d = math.sqrt(v + h.root_e) + h.e
+    step = (h.lr * g) / d if d != h.zero else h.zero
+    return step, v
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -38,7 +33,7 @@ ADAGRAD = RuleSpec(
     lr=1e-2,
     defaults=dict(eps=1e-10, eps_root=0.0, initial_accumulator=0.0),
     kinds={"initial_accumulator": "float"},
-    formula=formula,
+    formula=lambda: element,
     scalars=scalars,
     initial=lambda options: {"v": options["initial_accumulator"]},
     modulus=lambda options: ("v",),

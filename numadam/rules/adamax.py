@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from numadam._core.hyper import BETA1, BETA2, EPS
@@ -11,22 +10,18 @@ from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, m, u, h):
     """M = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + inner);  step = s m / (u + outer)."""
-
-    def element(p, g, m, u, h):
-        m = h.beta1 * m + h.alpha1 * g
-        u = h.beta2 * u if h.beta2 != h.zero else h.zero
-        size = abs(g) + h.inner
-        if size > u:  # not where u is NaN: it stays
-            u = size
-        if size != size:  # a NaN comes in
-            u = size
-        d = u + h.outer
-        step = (h.s * m) / d if d != h.zero else h.zero
-        return step, m, u
-
-    return element
+    m = h.beta1 * m + h.alpha1 * g
+    u = h.beta2 * u if h.beta2 != h.zero else h.zero
+    size = abs(g) + h.inner
+    if size > u:  # not where u is NaN: it stays
+        u = size
+    if size != size:  # a NaN comes in
+        u = size
+    d = u + h.outer
+    step = (h.s * m) / d if d != h.zero else h.zero
+    return step, m, u
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -49,7 +44,7 @@ ADAMAX = RuleSpec(
     lr=2e-3,
     defaults=dict(beta1=0.9, beta2=0.999, eps=1e-8, eps_form="norm"),
     kinds={"eps_form": "EpsFormOfMax"},
-    formula=formula,
+    formula=lambda: element,
     scalars=scalars,
     control={"norm": lambda options: options["eps_form"] == "norm"},
     decoupled=True,

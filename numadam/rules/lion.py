@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from numadam._core.hyper import BETA1, BETA2
@@ -11,20 +10,16 @@ from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, m, h):
     """Step = lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g."""
-
-    def element(p, g, m, h):
-        u = (h.beta1 * m if h.beta1 != h.zero else h.zero) + h.alpha1 * g
-        m = (h.beta2 * m if h.beta2 != h.zero else h.zero) + h.alpha2 * g
-        step = u - u  # 0 where u is 0, and NaN where it is NaN
-        if u > h.zero:
-            step = h.lr
-        if u < h.zero:
-            step = -h.lr
-        return step, m
-
-    return element
+    u = (h.beta1 * m if h.beta1 != h.zero else h.zero) + h.alpha1 * g
+    m = (h.beta2 * m if h.beta2 != h.zero else h.zero) + h.alpha2 * g
+    step = u - u  # 0 where u is 0, and NaN where it is NaN
+    if u > h.zero:
+        step = h.lr
+    if u < h.zero:
+        step = -h.lr
+    return step, m
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -38,7 +33,7 @@ LION = RuleSpec(
     hypers=(BETA1, BETA2),
     lr=1e-4,
     defaults=dict(beta1=0.9, beta2=0.99),
-    formula=formula,
+    formula=lambda: element,
     scalars=scalars,
     decoupled=True,
     presets={

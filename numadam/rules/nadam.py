@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from numba.extending import register_jitable
@@ -15,18 +14,14 @@ from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, m, v, h):
     """Adam's moments;  step = (s m + look g) / (sqrt(v) + e)."""
-
-    def element(p, g, gg, m, v, h):
-        m = h.beta1 * m + h.alpha1 * g
-        v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        d = math.sqrt(v) + h.e
-        n = h.s * m + h.look * g
-        step = n / d if d != h.zero else h.zero
-        return step, m, v
-
-    return element
+    m = h.beta1 * m + h.alpha1 * g
+    v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
+    d = math.sqrt(v) + h.e
+    n = h.s * m + h.look * g
+    step = n / d if d != h.zero else h.zero
+    return step, m, v
 
 
 @register_jitable
@@ -71,7 +66,7 @@ NADAM = RuleSpec(
     hypers=(BETA1, BETA2, EPS, Hyper("momentum_decay", closed=True)),
     lr=2e-3,
     defaults=dict(beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=4e-3),
-    formula=formula,
+    formula=lambda: element,
     scalars=scalars,
     decoupled=True,
     powers=("beta2",),

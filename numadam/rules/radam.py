@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from numadam._core.hyper import BETA1, BETA2, EPS
@@ -12,19 +11,15 @@ from numadam._optimizer.declared import optimizer_class, update_function
 from numadam._optimizer.optimizer import Optimizer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, m, v, h):
     """Adam's moments;  step = s m / (sqrt(v) + e), or s m while `plain` is 1."""
-
-    def element(p, g, gg, m, v, h):
-        m = h.beta1 * m + h.alpha1 * g
-        v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        d = math.sqrt(v) + h.e
-        if h.plain != h.zero:  # instead of the root, not times it: v may be inf
-            d = h.plain
-        step = (h.s * m) / d if d != h.zero else h.zero
-        return step, m, v
-
-    return element
+    m = h.beta1 * m + h.alpha1 * g
+    v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
+    d = math.sqrt(v) + h.e
+    if h.plain != h.zero:  # instead of the root, not times it: v may be inf
+        d = h.plain
+    step = (h.s * m) / d if d != h.zero else h.zero
+    return step, m, v
 
 
 #: Above this number of gradients in effect the root is trusted (torch, optax; the paper: 4).
@@ -60,7 +55,7 @@ RADAM = RuleSpec(
     hypers=(BETA1, BETA2, EPS),
     defaults=dict(beta1=0.9, beta2=0.999, eps=1e-8, eps_form="hat"),
     kinds={"eps_form": "EpsForm"},
-    formula=formula,
+    formula=lambda: element,
     scalars=scalars,
     control={"hat": lambda options: options["eps_form"] == "hat"},
     decoupled=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from numadam._core.hyper import BETA2, EPS, EPS_ROOT, Hyper
@@ -13,29 +13,25 @@ from numadam._optimizer.optimizer import Optimizer
 from numadam.rules._moments import refuse_lone_buffer
 
 
-def formula() -> Callable[..., Any]:
+def element(p, g, gg, v, mean, m, h):
     """V = beta2 v + (1 - beta2) g^2;  step = lr g / (sqrt(v) + eps).
 
     With `mean`, v - mean^2 instead of v; with `m`, lr times the running sum of the quotients.
     """
-
-    def element(p, g, gg, v, mean, m, h):
-        v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
-        u = v
-        if mean is not None:
-            mean = h.beta2 * mean + h.alpha2 * g
-            u = v - mean * mean
-            if u < h.zero:  # rounding alone makes it negative; NaN stays
-                u = h.zero
-        d = math.sqrt(u + h.root_e) + h.e
-        n = h.lr * g if m is None else g
-        step = n / d if d != h.zero else h.zero
-        if m is not None:
-            m = (h.momentum * m if h.momentum != h.zero else h.zero) + step
-            step = h.lr * m
-        return step, v, mean, m
-
-    return element
+    v = (h.beta2 * v if h.beta2 != h.zero else h.zero) + h.alpha2 * gg
+    u = v
+    if mean is not None:
+        mean = h.beta2 * mean + h.alpha2 * g
+        u = v - mean * mean
+        if u < h.zero:  # rounding alone makes it negative; NaN stays
+            u = h.zero
+    d = math.sqrt(u + h.root_e) + h.e
+    n = h.lr * g if m is None else g
+    step = n / d if d != h.zero else h.zero
+    if m is not None:
+        m = (h.momentum * m if h.momentum != h.zero else h.zero) + step
+        step = h.lr * m
+    return step, v, mean, m
 
 
 def scalars(c: Any, q: Any, lr: float, t: float) -> Scalars:
@@ -63,7 +59,7 @@ RMSPROP = RuleSpec(
     hypers=(BETA2, EPS, EPS_ROOT, Hyper("momentum", 0.0, 1.0)),
     lr=1e-2,
     defaults=dict(beta2=0.99, eps=1e-8, eps_root=0.0, momentum=0.0, centered=False),
-    formula=formula,
+    formula=lambda: element,
     scalars=scalars,
     present=present,
     # a variance is that of each part: then complex numbers cannot be taken whole

@@ -12,7 +12,6 @@ import pytest
 from scipy.optimize import OptimizeResult
 
 import numadam as na
-from numadam._minimize.objective import LARGE_X
 from tests.minimize.objectives import (
     START,
     Counted,
@@ -60,11 +59,9 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("n", [5, LARGE_X // 8])
 @pytest.mark.parametrize("apart", [False, True], ids=["jac=True", "jac=function"])
 @pytest.mark.parametrize("how", KEPT)
-def test_what_fun_keeps_of_x_stays_as_it_is(how, apart, n):
-    """Python 3.14 counts fewer references: whether x is kept may not hang on them."""
+def test_what_fun_keeps_of_x_stays_as_it_is(how, apart):
     kept, expected = [], []
 
     def jac(x):
@@ -77,23 +74,10 @@ def test_what_fun_keeps_of_x_stays_as_it_is(how, apart, n):
         return float(x @ x), jac(x)
 
     options = {"jac": jac} if apart else {"jac": True}
-    na.minimize((lambda x: float(x @ x)) if apart else fun, np.ones(n), maxiter=6, **options)
+    na.minimize((lambda x: float(x @ x)) if apart else fun, np.ones(5), maxiter=6, **options)
     assert len(kept) == 7
     for part, was in zip(kept, expected, strict=True):
         np.testing.assert_array_equal(part, was)
-
-
-@pytest.mark.parametrize("apart", [False, True], ids=["jac=True", "jac=function"])
-def test_nothing_is_copied_afresh_where_nobody_keeps_x(apart):
-    places = set()
-
-    def fun(x):
-        places.add(x.ctypes.data)
-        return square(x)[0] if apart else square(x)
-
-    jac = (lambda x: square(x)[1]) if apart else True
-    na.minimize(fun, np.ones(LARGE_X // 8), jac=jac, gtol=0, ftol=1e-99, maxiter=20)
-    assert len(places) == 1
 
 
 def test_nested_containers_with_frozen_arrays_and_averages():
@@ -274,16 +258,6 @@ def test_a_schedule_that_raises_ends_the_run_where_it_does(fun):
     with pytest.raises(ZeroDivisionError) as caught:
         run(fun, lr=lr)
     assert caught.value.numadam_result.nit == 3
-
-
-def test_ctrl_c_in_a_callback_carries_the_run():
-    def callback(x):
-        if x[0] < 0.5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        na.minimize(square, np.ones(2), jac=True, lr=0.1, callback=callback)
-    assert caught.value.numadam_result.nit > 3
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -1,6 +1,6 @@
 r"""
-Fit a cube of spectra: maps of parameters and error bars
-========================================================
+Fit a FITS cube of spectra: maps of parameters and error bars
+=============================================================
 
 A spectrograph that sees a field on the sky gives a spectrum for each pixel.
 An emission line in it has a height, a velocity and a width, on a continuum.
@@ -23,7 +23,9 @@ import numadam as na
 # The data
 # --------
 # A simulated disc of gas: it rotates, and its brightness falls outwards.
-# The noise of each sample is known. One sample of a thousand is lost.
+# The noise of each sample is known. One sample of a thousand is hit by a
+# cosmic ray, and five pixels of the detector are dead: a mask marks both.
+# The arrays are as ``astropy.io.fits.getdata`` gives them.
 SIDE, NOISE = 64, 0.05
 velocity = np.linspace(-600, 600, 80)  # km/s, of the samples
 y, x = np.mgrid[:SIDE, :SIDE] / (SIDE / 2) - 1
@@ -46,15 +48,33 @@ def line(v, height, center, width, continuum):
 
 rng = np.random.default_rng(0)
 clean = line(velocity, *(truth.T[:, :, None]))
-spectra = clean + NOISE * rng.standard_normal(clean.shape)
-spectra[rng.uniform(size=spectra.shape) < 1e-3] = np.nan
+noisy = clean + NOISE * rng.standard_normal(clean.shape)
+cube = noisy.T.reshape(velocity.size, SIDE, SIDE).astype(">f4")
+mask = (rng.uniform(size=cube.shape) < 1e-3).astype("u1")
+mask[:, 10, 20:25] = 1
+cube[mask > 0] = 6e4
+
+# %%
+# From a FITS file to spectra
+# ---------------------------
+# - **Byte order.** FITS is big-endian, which no compiled function takes:
+#   ``astype(float)``.
+# - **Bad samples.** They become NaN. A number would do, if the function
+#   read the mask as well.
+# - **Axes.** FITS counts them backwards: NumPy's order is (velocity, y, x).
+#   A fit is a row, so a spectrum goes last, contiguous in memory.
+cube = cube.astype(float)
+cube[mask > 0] = np.nan
+spectra = np.ascontiguousarray(cube.reshape(velocity.size, -1).T)
+dead = np.isnan(spectra).all(axis=1)
+print(f"{dead.sum()} dead pixels, {mask.sum()} bad samples")
 
 # %%
 # All fits in one call
 # --------------------
 # The residual of a sample is divided by its noise, so the errors are those
 # of known noise: ``absolute_sigma=True``. ``r`` arrives as zeros,
-# so a lost sample is left out.
+# so a bad sample is left out. A dead pixel has no data: its status is 6.
 
 
 @numba.njit
@@ -71,14 +91,16 @@ def residuals(p, r, i, v, spectra, noise):
 def fit(spectra):
     """All fits: each starts at its brightest sample."""
     starts = np.tile([1.0, 0.0, 80.0, 0.2], (len(spectra), 1))
-    starts[:, 0] = np.nanmax(spectra, axis=1) - 0.2
-    starts[:, 1] = velocity[np.nanargmax(spectra, axis=1)]
+    seen = np.nan_to_num(spectra, nan=-1.0)
+    starts[:, 0] = seen.max(axis=1) - 0.2
+    starts[:, 1] = velocity[seen.argmax(axis=1)]
     return na.least_squares_many(
         residuals,
         starts,
         (velocity, spectra, NOISE),
         m=velocity.size,
         bounds=([0, -600, 20, None], [None, 600, 300, None]),  # low, high
+        points=np.isfinite(spectra).sum(axis=1),
         absolute_sigma=True,
     )
 

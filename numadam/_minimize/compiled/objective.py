@@ -16,13 +16,14 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
-from numba import errors, from_dtype, int64, njit, typeof, types
+from numba import carray, errors, from_dtype, int64, njit, typeof, types
 from numba.extending import is_jitted
 
 from numadam._arrays.checks import describe, refuse_uncompilable
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit import build
-from numadam._jit.calls import address_of, call1, call3, loader, read_only
+from numadam._jit.calls import address_of, call1, call3, read_only
+from numadam._jit.private import pointer
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
 
@@ -121,6 +122,9 @@ CALLS = {
 }
 
 
+#: Objectives that are cached: each keeps its functions alive.
+ADAPTERS = 128
+
 #: Classes of functions, and whether Numba has compiled them: asking takes 2 us.
 _kinds: dict[type, bool] = {}
 
@@ -149,10 +153,15 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool, derives: bool
     """
     if jac is not None and type(jac) is not bool and not callable(jac):  # such as numpy.True_
         raise ValueError(f"jac: expected True or None for a compiled fun, got {jac!r:.80}.")
+    return _form_of(fun, len(args), False if callable(jac) else jac, many, derives)
+
+
+@functools.lru_cache(ADAPTERS)  # 3 us less, of a run of 60
+def _form_of(fun: Any, count: int, jac: bool | None, many: bool, derives: bool) -> str:
     least, most, names = counts_of(fun)
     forms = [(2, WRITES, jac in (None, True)), (3, INDEXED, many and jac in (None, True))]
     forms += [(1, RETURNS, jac is True), (1, PLAIN, jac is None and derives)]
-    fits = [form for extra, form, ok in forms if ok and least <= len(args) + extra <= most]
+    fits = [form for extra, form, ok in forms if ok and least <= count + extra <= most]
     if len(fits) == 1:
         if fits[0] in (WRITES, INDEXED):
             refuse_unread(fun.py_func.__code__, 1, "gradient")
@@ -160,15 +169,15 @@ def form_of(fun: Any, args: tuple[Any, ...], jac: Any, many: bool, derives: bool
     shown = f"fun({', '.join(names)})"
     if fits:
         raise TypeError(
-            f"fun: {shown} with {len(args)} args could be called as {' or '.join(fits)}; write it "
+            f"fun: {shown} with {count} args could be called as {' or '.join(fits)}; write it "
             "without defaults and *args."
         )
-    indexed = f", {len(args) + 3} ({INDEXED})" if many else ""
-    plain = f", {len(args) + 1} ({PLAIN}, whose derivatives are exact)" if derives else ""
+    indexed = f", {count + 3} ({INDEXED})" if many else ""
+    plain = f", {count + 1} ({PLAIN}, whose derivatives are exact)" if derives else ""
     raise TypeError(
-        f"fun: a compiled objective with {len(args)} args takes {len(args) + 2} arguments "
+        f"fun: a compiled objective with {count} args takes {count + 2} arguments "
         f"({WRITES}, which writes the gradient into g){indexed}{plain} or, with jac=True, "
-        f"{len(args) + 1} ({RETURNS} -> (f, g)); got {shown}."
+        f"{count + 1} ({RETURNS} -> (f, g)); got {shown}."
     )
 
 
@@ -224,14 +233,15 @@ MOST_UNKNOWNS = 32
 
 def derives(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Whether exact derivatives can be taken by such an x."""
-    return len(shape) == 1 and dtype.kind == "f" and shape[0] <= MOST_UNKNOWNS
+    return len(shape) == 1 and shape[0] * (1 + (dtype.kind == "c")) <= MOST_UNKNOWNS
 
 
 def check_derives(shape: tuple[int, ...], dtype: np.dtype[Any], instead: str) -> None:
     """Refuse an x by which exact derivatives are not taken."""
     if not derives(shape, dtype):
         raise ValueError(
-            f"x0: exact derivatives are by at most {MOST_UNKNOWNS} real numbers in one axis, got "
+            f"x0: exact derivatives are by at most {MOST_UNKNOWNS} real numbers, or half as many "
+            f"complex ones, in one axis, got "
             f"{dtype} of shape {shape}: {instead}."
         )
 
@@ -249,8 +259,6 @@ def derivatives() -> Any:
 #: live, addresses of x, g, f, problem numbers, shape, arguments -> 0; it may raise
 EVALUATION = int64(*[int64] * 7)
 
-#: Objectives that are cached: each keeps its functions alive.
-ADAPTERS = 128
 #: Message of an exception in compiled code that `call_again` did not raise.
 RAISED_ONCE = "fun: raised an exception, but not again when it was called once more."
 
@@ -312,7 +320,8 @@ def text_of_error(fun: Any, form: str, x_type: Any, args_type: Any, error: Any) 
     if form == PLAIN and (reason := derivatives().reason(error)):
         advice = f"{about_args(args_type)}Or write the gradient into g, as {WRITES}"
         return f"fun: {reason} {advice}, or pass jac='2-point'."
-    returned = _last_returned(fun)
+    compiled = fun.nopython_signatures  # the last one is what was tried
+    returned = compiled[-1].return_type if compiled else None
     if form != RETURNS and isinstance(returned, _NO_NUMBER):
         return f"fun: has to return the number f, got {returned}; is there a `return`?"
     advice = f"It is {fun.__name__}{inspect.signature(fun.py_func)}. {about_args(args_type)}"
@@ -335,12 +344,6 @@ def goes_of(form: str) -> str:
 
 #: Numba's types of results that are no number: a forgotten `return`, or a sum.
 _NO_NUMBER = (types.NoneType, types.Array, types.BaseTuple)
-
-
-def _last_returned(fun: Any) -> Any:
-    """Return type of an objective as Numba compiled it last."""
-    compiled = fun.nopython_signatures
-    return compiled[-1].return_type if compiled else None
 
 
 def caller(fun: Any, form: str, guard: Any) -> Any:
@@ -379,12 +382,39 @@ def call_again(
     return fun(x, g, *numbers, *args), g
 
 
+#: The step to points beside x, relative to x: long enough that f changes.
+_STEP = 1e-3
+
+
+def check_writes(f: Any, g: Any, x: Any, evaluate: Callable[[Any], tuple[Any, Any]]) -> bool:
+    """Whether an objective writes into g; False where f is flat around x, and nothing tells.
+
+    Arguments in another order, ``fun(x, data, g)``, compile as well: g stays 0, and x0 would count
+    as a minimum. `f` and `g` are those at x. ``evaluate(x)`` returns those of another x; it is
+    called only where g is 0, at two points.
+    """
+    if g.any():
+        return True
+    step, flat = _STEP * np.where(x == 0, 1.0, abs(x)).astype(x.dtype), True
+    for beside in (x + step, x - step):
+        f_there, g_there = evaluate(beside)
+        if g_there.any():
+            return True
+        flat = flat and not ((f_there != f) & np.isfinite(f_there) & np.isfinite(f)).any()
+    if not flat:
+        raise TypeError(
+            "fun: f changes with x, but g, its second argument, stays 0: it writes no gradient. "
+            "Write it as fun(x, g, *args), with g[0] = ... or g[:] = ..."
+        )
+    return False
+
+
 # --- one problem ---------------------------------------------------------------------------------
 
 
 _DRIVE = """
 def drive(iterate, table_at, operands):
-    x, g, flat, value, args = load(address_of(operands))
+    x, g, flat, value, args = operands
     x = guard(x)
     code = call1(iterate, table_at)
     while code == 0:
@@ -395,6 +425,21 @@ def drive(iterate, table_at, operands):
         code = call1(iterate, table_at)
     return code
 """
+
+
+_ONCE = """
+def once(at):
+    calls = carray(pointer(at, at), 1)
+    calls[0] += 1
+    return calls[0] - 1
+"""
+
+
+@functools.cache
+def _evaluate_once() -> int:
+    """Address of an `iterate` that has one evaluation made; its table is a count from 0 on."""
+    scope = {"carray": carray, "pointer": pointer}
+    return build.address("evaluate-once", _ONCE, scope, int64(int64), entry="once")
 
 
 class CompiledObjective:
@@ -416,11 +461,10 @@ class CompiledObjective:
         flat = types.Array(x_type.dtype, 1, "C")
         operands = types.Tuple((x_type, x_type, flat, types.float64[::1], args_type))
         signature = int64(int64, int64, operands)
-        known = {"call1": call1, "address_of": address_of, "load": loader(operands)}
 
         def compile_for(function: Any, guard: Any) -> Any:
             function = prepared(function, form, n)
-            scope: dict[str, Any] = {"fun": function, "guard": guard, **known}
+            scope: dict[str, Any] = {"fun": function, "guard": guard, "call1": call1}
             exec(compile(source, f"<the objective {fun.__name__}>", "exec"), scope)
             drive: Any = njit(nogil=True, error_model="numpy")(scope["drive"])
             drive.compile(signature)
@@ -428,6 +472,15 @@ class CompiledObjective:
 
         explain = functools.partial(text_of_error, fun, form, x_type, args_type)
         self.drive, self._is_guarded = guarded(fun, goes_of(form), compile_for, explain)
+
+    def evaluate(self, args: tuple[Any, ...], x: np.ndarray) -> tuple[float, np.ndarray]:
+        """F and gradient at a copy of x."""
+        x, f, calls = x.copy(), np.zeros(1), np.zeros(1, np.int64)
+        g = np.zeros_like(x)
+        code = self.drive(_evaluate_once(), calls.ctypes.data, (x, g, g.reshape(-1), f, args))
+        if code == FAILED:
+            self.call_again(x, 0, args)
+        return f.item(), g
 
     def call_again(self, x: np.ndarray, number: int, args: tuple[Any, ...]) -> tuple[Any, Any]:
         """Evaluate from Python: f and gradient."""

@@ -231,10 +231,12 @@ def test_many_that_do_not_fit_are_refused(cp):
         return np.exp(-x[0])
 
     starts = cp.asarray(STARTS)
+    single = numba.njit(lambda x: x[0] * x[0])
     for error, text, (fun, x0, options) in (
         (ValueError, "clip_norm: not offered", (rosen, starts, {"clip_norm": 1.0})),
         (TypeError, "x0: complex problems are not offered", (rosen, starts + 0j, {})),
         (TypeError, "fun: does not compile for a GPU", (array_returned, starts, {"jac": True})),
+        (TypeError, "a compiled objective with 0 args takes 2 arguments", (single, starts, {})),
         (TypeError, r"Numba knows no numpy\.exp.*functions of math", (decay, starts, {})),
     ):
         with pytest.raises(error, match=text):
