@@ -71,9 +71,14 @@ def zero(taken):
     return 0.0
 
 
+def unlimited(taken):
+    return math.inf
+
+
 def neutral(params, **options):
     """The compiled combination of SINK, but no option does anything until it is given."""
     every = {
+        "clip_value": unlimited,
         "lr": tree_map(lambda a: np.full_like(a, 0.1), params),
         "bounds": tree_map(lambda a: (np.full_like(a, -np.inf), None), params),
         "weight_decay": zero,  # what is callable may become anything

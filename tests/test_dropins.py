@@ -101,32 +101,6 @@ def test_odls_own_tests(name, monkeypatch, capsys):
     smooth_test.test_adam(functional)
 
 
-def test_pyvbmc_ends_in_the_same_posterior(monkeypatch, capsys):
-    minimize = names_of("PyVBMC")["minimize_adam"]
-    from pyvbmc import VBMC
-    from pyvbmc.vbmc import variational_optimization
-
-    calls = []
-
-    def counted(*args, **options):
-        calls.append(args)
-        return minimize(*args, **options)
-
-    def posterior():
-        ends = np.full((1, 2), 2.0)
-        options = {"max_fun_evals": 20, "display": "off"}
-        vbmc = VBMC(
-            lambda x: -np.sum(x**2) / 2, np.zeros((1, 2)), None, None, -ends, ends, options, seed=0
-        )
-        return vbmc.optimize()[0].mu
-
-    theirs = posterior()
-    monkeypatch.setattr(variational_optimization, "minimize_adam", counted)
-    ours = posterior()
-    assert calls
-    np.testing.assert_array_equal(ours, theirs, strict=True)
-
-
 def test_pyribs_resets_as_its_evolution_strategy_does(monkeypatch, capsys):
     """OpenAI-ES makes its Adam with a number of elements, and resets it to x0."""
     names = names_of("pyribs")

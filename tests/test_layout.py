@@ -2,9 +2,6 @@
 
 import ast
 import re
-import tomllib
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,21 +32,6 @@ def test_no_test_file_imports_from_another() -> None:
             if isinstance(node, ast.ImportFrom) and node.module:
                 last = node.module.split(".")[-1]
                 assert not (node.module.startswith("tests") and last.startswith("test_")), found
-
-
-def test_the_picture_of_the_floors_has_a_line_on_each_package() -> None:
-    """Of `docs/_ext/house.py`, which draws the contract on imports."""
-    config = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    (floors,) = (
-        one["layers"] for one in config["tool"]["importlinter"]["contracts"] if "layers" in one
-    )
-    house = (TESTS.parent / "docs" / "_ext" / "house.py").read_text(encoding="utf-8")
-    (said,) = (
-        ast.literal_eval(node.value)
-        for node in ast.parse(house).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGES"
-    )
-    assert said.keys() == {name.strip() for floor in floors for name in floor.split("|")}
 
 
 # --- the tables of faults, and of what is bit-identical: each line names tests that exist ---------
@@ -97,36 +79,6 @@ def test_each_line_of_what_is_bit_identical_names_tests() -> None:
         assert len(line) == 2, line
         assert re.findall(BITS_NAMED, line[-1]), line
         assert "`" not in re.sub(BITS_NAMED, "", line[-1]), line
-
-
-# --- constants: each name means one thing -------------------------------------------------------
-
-#: Their constants are names of files and functions of a rule, or of demonstrations.
-APART = ("nopython", "_demos")
-
-
-def constants(path: Path) -> Iterator[str]:
-    """Names in capitals that a module assigns."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        for name in (node for target in targets for node in ast.walk(target)):
-            if isinstance(name, ast.Name) and name.id.isupper():
-                yield name.id
-
-
-def test_no_constant_has_two_homes() -> None:
-    homes: defaultdict[str, set[str]] = defaultdict(set)
-    for path in budget.files():
-        inside = path.relative_to(PACKAGE)
-        if inside.parts[0] not in APART:
-            for name in constants(path):
-                homes[name].add(inside.as_posix())
-    twice = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
-    assert not twice, "assigned in several files: " + "; ".join(
-        f"{name} in {', '.join(found)}" for name, found in sorted(twice.items())
-    )
 
 
 # --- size: CONTRIBUTING says how the package may grow --------------------------------------------

@@ -120,33 +120,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEEDED = PROJECT["project"]["optional-dependencies"]
 
 
-def test_without_its_package_a_test_skips_and_names_the_extra():
-    with pytest.raises(pytest.skip.Exception, match=r"no_such is not installed: .*\[test-mpi\]"):
-        extras.require("mpi", "no_such")
-    extras.require("mpi", "numpy")
-
-
-def test_where_the_extra_is_installed_it_fails(monkeypatch):
-    monkeypatch.setattr(extras, "INSTALLED", {"peers"})
-    with pytest.raises(pytest.fail.Exception, match=r"names peers: no_such is not installed"):
-        extras.require("peers", "no_such")
-    with pytest.raises(pytest.skip.Exception):
-        extras.require("mpi", "no_such")
-
-
-def test_a_wrong_name_in_the_variable_is_refused():
-    done = subprocess.run(
-        [sys.executable, "-c", "import tests.extras"],
-        cwd=ROOT,
-        env={**os.environ, "NUMADAM_EXTRAS": "peers,cude"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "NUMADAM_EXTRAS: expected some of cuda, gpu" in done.stderr
-    assert "'cude'" in done.stderr
-
-
 def test_marks_have_an_extra_and_a_stage_that_names_them():
     declared = [
         line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
@@ -361,14 +334,3 @@ def test_links_are_complete_and_known_to_package_indexes(built: Path) -> None:
         label, url = entry.split(", ", 1)
         assert label in LABELS
         assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", url), entry
-
-
-def test_heads_of_the_changelog() -> None:
-    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    heads = re.findall(r"^## \[(.+?)\](.*)$", changes, re.MULTILINE)
-    assert heads[0] == ("Unreleased", "")
-    for version, date in heads[1:]:
-        assert re.fullmatch(r"\d+\.\d+\.\d+(rc\d+)?", version)
-        assert re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
-    kinds = set(re.findall(r"^### (.+)$", changes, re.MULTILINE))
-    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import os
 import re
@@ -19,7 +17,7 @@ import pytest
 import yaml
 
 import numadam
-from tests import budget, extras, owner
+from tests import extras, owner
 
 ROOT = Path(numadam.__file__).parents[1]
 GITHUB = ROOT / ".github"
@@ -27,12 +25,6 @@ extras.need_machine((GITHUB / "workflows").exists(), "workflows: they are not in
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 FILES = sorted((GITHUB / "workflows").iterdir())
-#: permissions of jobs that need more than to read the checkout
-RIGHTS = {
-    ("ci.yml", "passed"): {},
-    ("nightly.yml", "report"): {"issues": "write"},
-    ("release.yml", "publish"): {"id-token": "write", "attestations": "write"},
-}
 #: names of packages that conda-forge calls otherwise: none so far
 CONDA_NAMES: dict[str, str] = {}
 
@@ -75,37 +67,6 @@ def stages(variable: str) -> list[str]:
     return [row.split()[0] for row in rows.splitlines()]
 
 
-def test_every_action_is_pinned_to_one_commit() -> None:
-    pins: dict[str, set[str]] = {}
-    for path in FILES:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if "uses:" in line:
-                found = re.fullmatch(
-                    r" *-? ?uses: ([\w.-]+/[\w.-]+)@([0-9a-f]{40} # v\d+\.\d+\.\d+)", line
-                )
-                assert found, f"{path.name}: {line.strip()}"
-                pins.setdefault(found[1], set()).add(found[2])
-    assert "actions/checkout" in pins
-    assert {name: pin for name, pin in pins.items() if len(pin) > 1} == {}
-
-
-@pytest.mark.parametrize(("file", "name", "job"), JOBS)
-def test_a_job_may_do_what_it_needs_and_no_more(file: str, name: str, job: Any) -> None:
-    assert WORKFLOWS[file]["permissions"] == {}
-    assert job["permissions"] == RIGHTS.get((file, name), {"contents": "read"})
-    assert job["timeout-minutes"] <= 360  # the host's own limit
-    assert "concurrency" in WORKFLOWS[file]
-
-
-def test_no_job_reads_a_secret_or_keeps_the_key_of_the_checkout() -> None:
-    for path in FILES:
-        assert "secrets." not in path.read_text(encoding="utf-8")
-    for file, step in STEPS:
-        assert "${{" not in step.get("run", ""), f"{file}: text of others would be run as code"
-        if step.get("uses", "").startswith("actions/checkout@"):
-            assert step["with"] == {"persist-credentials": False}
-
-
 def test_every_stage_has_a_job() -> None:
     jobs = WORKFLOWS["ci.yml"]["jobs"]
     assert ["tests", *jobs["stages"]["strategy"]["matrix"]["stage"]] == stages("STAGES")
@@ -141,33 +102,6 @@ def test_stages_and_extras_that_workflows_name_exist() -> None:
     )
 
 
-def imported(path: Path) -> set[str]:
-    """Packages that a file imports, anywhere in it."""
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return {name.partition(".")[0] for name in names}
-
-
-def test_mypy_finds_what_it_reads_where_its_stage_runs_alone() -> None:
-    """On the host each stage has a machine to itself, with its own extras and no others."""
-    overrides = PYPROJECT["tool"]["mypy"]["overrides"]
-    unread = {
-        name.removesuffix(".*")
-        for one in overrides
-        if one.get("ignore_missing_imports")
-        for name in one["module"]
-    }
-    extras = PROJECT["optional-dependencies"]
-    installed = [*PROJECT["dependencies"], *extras["lint"]]
-    for name in re.findall(r"numadam\[(\w+)\]", " ".join(installed)):
-        installed += extras[name]
-    there = {re.match(r"[\w-]+", one).group().replace("-", "_") for one in installed}
-    used = set().union(*map(imported, budget.files()))
-    assert "mpi4py" in used
-    assert used - unread - there - set(sys.stdlib_module_names) - {"numadam"} == set()
-
-
 def test_every_python_of_the_classifiers_is_tested() -> None:
     listed = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
     assert listed[0] == PROJECT["requires-python"].removeprefix(">=")
@@ -179,24 +113,6 @@ def test_every_python_of_the_classifiers_is_tested() -> None:
         if "python-version" in step.get("with", {})
     )
     assert sorted(setup.split()) == listed
-
-
-def test_a_tag_builds_tests_attests_and_publishes() -> None:
-    assert triggers("release.yml") == {"push": {"tags": ["v*"]}}
-    jobs = WORKFLOWS["release.yml"]["jobs"]
-    assert [(name, job.get("needs")) for name, job in jobs.items()] == [
-        ("build", None),
-        ("test", "build"),
-        ("publish", "test"),
-    ]
-    publish = jobs["publish"]
-    assert publish["environment"] == "pypi"
-    assert [step["uses"].partition("@")[0] for step in publish["steps"]] == [
-        "actions/download-artifact",
-        "actions/attest",
-        "pypa/gh-action-pypi-publish",
-    ]
-    assert "with" not in publish["steps"][-1]  # no password: the identity of the run
 
 
 def test_a_tag_that_is_not_the_version_publishes_nothing(tmp_path: Path) -> None:
@@ -260,16 +176,6 @@ def test_a_failed_week_is_reported_once(tmp_path: Path, open_issue: str, verb: s
     assert call.endswith(": the run")
 
 
-def test_a_candidate_of_numba_has_to_import(tmp_path: Path) -> None:
-    """A newer NumPy may be refused: that week no test is run, and a warning says so."""
-    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "python").chmod(0o755)
-    for wheels, status in (("numpy scipy", 0), ("numba llvmlite", 1)):
-        code = script("nightly.yml", "Import Numba")
-        done = bash(code, tmp_path, WHEELS=wheels, GITHUB_OUTPUT=str(tmp_path / "out"))
-        assert done.returncode == status, wheels
-
-
 # --- what an owner fills in ----------------------------------------------------------------------
 
 GIVEN = {"address": "https://code.example/us/adam", "index": "adam-us", "doi": "10.1234/adam.5"}
@@ -331,24 +237,6 @@ def test_pages_have_what_the_owner_filled_in(checkout: Path) -> None:
     assert scope["install_command"]("demo") == f'pip install "{given["index"]}[demo]"'
 
 
-def test_forms_for_issues() -> None:
-    for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml"):
-        if path.stem == "config":
-            continue
-        form = load(path)
-        assert form["name"]
-        assert form["description"]
-        fields = [field["id"] for field in form["body"] if field["type"] != "markdown"]
-        assert len(set(fields)) == len(fields) > 0
-    bug = (GITHUB / "ISSUE_TEMPLATE" / "bug.yml").read_text(encoding="utf-8")
-    assert "python -m numadam info" in bug
-    assert "SECURITY.md" in bug
-    request = (GITHUB / "pull_request_template.md").read_text(encoding="utf-8")
-    assert "bash .ci/run" in request
-    for name in re.findall(r"\w+\.md", request):
-        assert (ROOT / name).exists() or (GITHUB / name).exists()
-
-
 def test_citation_has_version_and_date_of_the_changelog() -> None:
     citation = load(ROOT / "CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
@@ -405,26 +293,3 @@ def test_the_recipe_renders() -> None:
     for section in ("package", "requirements"):
         assert shown[section] == recipe()[section]
     assert shown["build"]["noarch"] == "python"
-
-
-def test_random_numbers_have_one_name() -> None:
-    """SPEC 7: an argument for random numbers is called rng."""
-    sys.path.append(str(ROOT / "docs" / "_ext"))
-    from public_names import is_made_by_users, public_names  # in docs/_ext
-
-    names = public_names()
-    made = {name for name, one in names.items() if is_made_by_users(one)}
-    assert len(made) > 60
-    for name in made:
-        found = set(inspect.signature(names[name]).parameters)
-        assert not found & {"seed", "random_state", "generator"}, name
-
-
-def test_the_page_of_specs_names_files_that_exist() -> None:
-    page = (ROOT / "docs" / "development" / "specs.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:\.?[\w-]+/)*[\w-]+\.(?:py|pyi|yml|yaml|toml|md))`", page))
-    assert {".github/workflows/release.yml", "tests/test_publishing.py"} <= named
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
-    assert PROJECT["requires-python"].removeprefix(">=") in page
-    for one in PROJECT["dependencies"][:3]:
-        assert one.replace(">=", " ") in page, one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,7 @@ from tests.pages import BLOCK
 ROOT = Path(na.__file__).parents[1]
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
 PAGES.append(ROOT / "README.md")
-TEXT = Path(typing_user.__file__).read_text(encoding="utf-8")
 RULES = typing_pages.of_rules()
-
-
-@pytest.mark.rule
-def test_it_uses_every_public_name():
-    # imported by name, and in tests/mpi
-    used = set(re.findall(r"\bna\.(\w+)", TEXT + RULES)) | {"schedules", "mpi"}
-    assert used == set(na.__all__)
-    assert set(re.findall(r"\bschedules\.(\w+)", TEXT)) == set(na.schedules.__all__)
 
 
 @pytest.mark.parametrize("call", typing_refused.CALLS, ids=range(len(typing_refused.CALLS)))
@@ -45,25 +35,11 @@ def test_pages_and_docstrings_give_programs(tmp_path):
     assert all(any(code in program for program in files.values()) for code in blocks)
 
 
-def test_reports_that_are_left_out_are_of_their_page():
-    line = 'docs_how_to_minimize_1.py:24: error: "RuntimeError" has no attribute "numadam_result"'
-    assert typing_pages.is_of_others(line)
-    assert not typing_pages.is_of_others(line.replace("minimize", "bounds"))
-    assert not typing_pages.is_of_others(line.replace("numadam_result", "numadam_results"[:7]))
-
-
 def test_it_runs(tmp_path):
     program: dict[str, Any] = {}
     exec(RULES, program)
     program["every_rule"]()
-    for name, x in typing_user.every_class().items():
-        assert np.isfinite(x).all(), name
-        assert (x != 0).any(), name
     assert all((array != 1).all() for array in typing_user.several_arrays().values())
-    assert all(np.isfinite(array).all() for array in typing_user.on_own_arrays())
     assert typing_user.in_a_file(tmp_path) == (1, 1)
-    assert typing_user.rows_of_an_embedding().sum() == -16.0
-    assert min(typing_user.every_schedule()) >= 0
-    assert len(typing_user.watched()["f"]) == 2
     for name, x in typing_user.minimised().items():
         np.testing.assert_allclose(x, [1, 2, 3], atol=1e-3, err_msg=name)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numadam as na
-from tests import budget, extras
+from tests import extras
 from tests.bits import KERNELS, OTHERS, RULES
 from tests.trees import (
     LAYOUTS,
@@ -68,7 +68,7 @@ trees = st.recursive(leaf.map(Spec), containers, max_leaves=8).filter(
 
 
 #: Two plans, each with `out`; all of them in a sweep.
-FEW = [("adam paper amsgrad", "float32"), ("rmsprop", "float32")]
+FEW = [("adam paper amsgrad", "float64"), ("rmsprop", "float64")]
 ALL = list(itertools.product(KERNELS + OTHERS, ("float32", "float64")))
 
 
@@ -148,7 +148,7 @@ def test_read_only_gradients_whose_elements_share_memory_are_right(g):
     assert np.array_equal(p, -g)
 
 
-@pytest.mark.parametrize("dtype", ["f8", "f4", "c16"])
+@pytest.mark.parametrize("dtype", ["f8", "f4", extras.sweep("c16")])
 def test_numbers_of_numpy_are_gradients_as_those_of_python(dtype):
     kinds = [int, float, np.float64, np.float32, np.float16, np.int64, np.uint8]
     if np.dtype(dtype).kind == "c":
@@ -176,13 +176,6 @@ def test_what_is_no_real_number_is_refused_as_a_gradient(number):
     with pytest.raises(TypeError, match=r"^grads: expected a NumPy array, got the number .*2.0"):
         na.Adam(np.ones(1)).step(np.float64(2.0))
     assert (x, opt.t) == (1, 0)
-
-
-def test_more_axes_than_usual():
-    p = np.ones([2, 1] * 8).transpose(*range(15, -1, -1))
-    opt = na.SGD(p[::-1], lr=1.0)
-    opt.step(np.ones(p.shape))
-    assert not p.any()
 
 
 class Tagged(np.ndarray):
@@ -292,19 +285,6 @@ def test_resize_behind_the_back(name):
     opt.step(g)
     assert np.all(p < start)
     assert not np.array_equal(opt.state["m"], m)
-
-
-def test_strides_behind_the_back():
-    room = np.arange(12.0)
-    p = room[:6]
-    opt = na.SGD(p, lr=1.0)
-    g = np.ones(6)
-    opt.step(g)
-    change(p, strides=(16,))
-    opt.step(g)
-    assert room[10] == 9.0  # 10, the sixth of every second, less 1
-    assert room[11] == 11.0
-    assert room[0] == -2.0
 
 
 def test_gradient_entry_swapped_in_the_same_list():
@@ -470,8 +450,3 @@ def test_jax_arrays_are_gradients_and_no_parameters():
         opt.step(jax.numpy.ones(3), params=p)
     with pytest.raises(TypeError, match=r"p: .* which is read-only"):
         na.adam_update(p, jax.numpy.ones(3), m, v, 2)
-
-
-def test_one_file_asks_whether_an_array_is_cupys():
-    asking = [path.name for path in budget.files() if "is_cupy_array" in path.read_text()]
-    assert asking == ["interop.py"]

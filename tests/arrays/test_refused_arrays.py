@@ -115,20 +115,14 @@ STRUCTURES = [
     ([1, 1], [1], r"without grads\[1\]"),
     ([1, 1], [1, 1, 1], r"with grads\[2\] that params do not have"),
     ([1, 1], (1, 1), "grads: expected a list, got a tuple. Nest it as params are."),
-    ((1, 1), [1, 1], "grads: expected a tuple, got a list."),
     ((1, 1), Pair(1, 1), "grads: expected a tuple, got a Pair."),
-    (Pair(1, 1), (1, 1), "grads: expected a Pair, got a tuple."),
     ({"enc": [1], "b": 1}, {"enc": (1,), "b": 1}, r"^grads\['enc'\]: expected a list, got a tuple"),
     ({"enc": [1], "b": 1}, {"enc": 1, "b": 1}, r"^grads\['enc'\]: expected a list, got an array"),
-    ([{"w": 1}], [{"w": [1]}], r"^grads\[0\]\['w'\]: expected an array, got a list."),
     ([(1, [])], [(1, {})], r"^grads\[0\]\[1\]: expected a list, got a dict."),
     ([Pair(1, [1])], [Pair(1, (1,))], r"^grads\[0\].second: expected a list, got a tuple."),
     (OrderedDict(a=1, b=1), OrderedDict(b=1, a=1), "containers as params, in the same order"),
     ({"w": 1, "b": 1}, {"w": 1}, r"without grads\['b'\]"),
-    ({"w": 1, "b": 1}, {"w": 1, "c": 1}, r"without grads\['b'\] and with grads\['c'\]"),
     ({"w": 1, "b": 1}, [1, 1], "grads: expected a dict, got a list."),
-    ([1, [1]], [1, 1], "."),
-    ([1, 1], [1, [1]], "."),
     ({"a": {"b": 1}}, {"a": {"c": 1}}, r"\['a'\]\['b'\]"),
     ([1], 1, "."),
 ]
@@ -279,21 +273,14 @@ OVERLAPS = {
     "p is g": (ONE, lambda opt, a, b: opt.step(opt.params), ["grads", "params"]),
     "g inside p": (ONE, lambda opt, a, b: opt.step(a[3:7]), ["grads", "params"]),
     "g backwards over p": (ONE, lambda opt, a, b: opt.step(a[3::-1]), ["grads", "params"]),
-    "g interleaved and touching": (ONE, lambda opt, a, b: opt.step(a[1::2]), ["grads", "params"]),
     "second g is first p": (
         TWO, lambda opt, a, b: opt.step([np.ones(4), a[:4]]), ["grads[1]", "params[0]"]),
     "out is p": (ONE, lambda opt, a, b: opt.step(np.ones(4), out=opt.params), ["out", "params"]),
     "out is g": (ONE, lambda opt, a, b: opt.step(b[:4], out=b[:4]), ["out", "grads"]),
-    "out overlaps g": (ONE, lambda opt, a, b: opt.step(b[:4], out=b[2:6]), ["out", "grads"]),
     "out twice": (
         TWO, lambda opt, a, b: opt.step([np.ones(4)] * 2, out=[b[4:]] * 2), ["out[0]", "out[1]"]),
     "params= is g": (ONE, lambda opt, a, b: opt.step(b[:4], params=b[:4]), ["params", "grads"]),
-    "params= twice": (
-        TWO, lambda opt, a, b: opt.step([np.ones(4)] * 2, params=[b[4:]] * 2),
-        ["params[0]", "params[1]"]),
     "g is m": (ONE, lambda opt, a, b: opt.step(opt.state["m"]), ["grads", "state['m']"]),
-    "g is v backwards": (
-        ONE, lambda opt, a, b: opt.step(opt.state["v"][::-1]), ["grads", "state['v']"]),
     "out is v": (
         ONE, lambda opt, a, b: opt.step(np.ones(4), out=opt.state["v"]), ["out", "state['v']"]),
     "params= is m": (

@@ -201,8 +201,6 @@ INDPTRS = [0, 1, 3], [0, 1, 2, 4], [0, 2, 1, 3], [1, 2, 2, 3], [0, 1, 2, -3]
     [
         (scipy.sparse.coo_array(np.eye(3)), (3, 3), TypeError,
          "g: expected a sparse matrix in CSR format, got COO. Use .tocsr()."),
-        (scipy.sparse.csc_matrix(np.eye(3)), (3, 3), TypeError,
-         "g: expected a sparse matrix in CSR format, got CSC. Use .tocsr()."),
         (csr_array(np.eye(3)), (9,), ValueError,
          "g: is a CSR matrix, but its parameter has shape (9,). Pass a dense array, or "
          "numadam.Rows for a gradient of few rows."),
@@ -213,9 +211,6 @@ INDPTRS = [0, 1, 3], [0, 1, 2, 4], [0, 2, 1, 3], [1, 2, 2, 3], [0, 1, 2, -3]
         (broken(indices=[0, 1, 3]), (3, 3), ValueError,
          "g: is no valid CSR matrix: its indices name the columns 0 to 3, but it has 3. Build it "
          "anew."),
-        (broken(indices=[0, -1, 2]), (3, 3), ValueError,
-         "g: is no valid CSR matrix: its indices name the columns -1 to 2, but it has 3. Build "
-         "it anew."),
         *((broken(indptr=indptr), (3, 3), ValueError, DIVIDES) for indptr in INDPTRS),
     ],
 )  # fmt: skip
@@ -242,8 +237,6 @@ LISTED = (
          "x.filled(0) or x.data."),
         (np.ones(2), TWO, TypeError,
          "indices: expected integers or a mask of bool, got float64. Use .astype(int)."),
-        (np.ones(2, object), TWO, TypeError,
-         "indices: expected integers or a mask of bool, got object. Use .astype(int)."),
         (np.ones(3, bool), TWO, ValueError,
          "values: expected 3 rows, one for each True, got shape (2, 3)."),
         *((np.ones((2, 1), kind), TWO, ValueError,
@@ -252,13 +245,8 @@ LISTED = (
         (np.arange(2), TWO.astype(">f8"), TypeError,
          "values: expected float32 or float64 like the parameter, got float64 of foreign byte "
          "order (>f8). Use .astype(numpy.float64) or .astype(numpy.float32)."),
-        (np.arange(2), TWO.astype(object), TypeError,
-         "values: expected float32 or float64 like the parameter, got object. Use "
-         ".astype(numpy.float64) or .astype(numpy.float32)."),
         (np.arange(3), TWO, ValueError,
          "values: expected 3 rows, one for each index, got shape (2, 3)."),
-        (np.arange(1), np.array(1.0), ValueError,
-         "values: expected 1 rows, one for each index, got shape ()."),
         (np.array([4, -3]), TWO, ValueError,
          "indices: got the row -3. Rows count from 0: add the number of rows to what counts from "
          "the end."),
@@ -283,15 +271,11 @@ def test_refused_when_made(indices, values, error, text):
          "g.values: expected float32 like the parameter, got float64. Use .astype(numpy.float32)."),
         (np.arange(2), TWO, (9, 4), F64, ValueError,
          "g.values: expected shape (2, 4), 2 rows of a parameter of shape (9, 4), got (2, 3)."),
-        (np.arange(2), TWO, (9,), F64, ValueError,
-         "g.values: expected shape (2,), 2 rows of a parameter of shape (9,), got (2, 3)."),
         (np.array([0, 9]), TWO, (9, 3), F64, ValueError,
          "g.indices: got the row 9, but the parameter has shape (9, 3): 9 rows, counted from 0."),
         (np.array([2**63 + 5, 0], np.uint64), TWO, (9, 3), F64, ValueError,
          "g.indices: got the row 9223372036854775813, but the parameter has shape (9, 3): 9 rows, "
          "counted from 0."),
-        (np.array([0, 0]), TWO, (0, 3), F64, ValueError,
-         "g.indices: got the row 0, but the parameter has shape (0, 3): 0 rows, counted from 0."),
     ],
 )  # fmt: skip
 def test_refused_beside_the_parameter(indices, values, shape, dtype, error, text):

@@ -9,7 +9,7 @@ import pytest
 from numadam import _bench as bench
 from numadam._bench import add_arguments, measure, peers, run
 from numadam._bench.measure import SAMPLE, repeats, rounds
-from numadam._jit import process
+from tests import extras
 from tests.bench import load
 
 by_hand, sides = load("benchmarks.by_hand"), load("benchmarks.sides")
@@ -64,20 +64,6 @@ def test_repeats_fill_a_sample(clock, cost):
     assert count == 1 or count * cost < 10 * SAMPLE
 
 
-def test_a_few_slow_samples_do_not_move_the_ratio(monkeypatch):
-    times = [[1.0, 1.0, 50.0, 1.0, 50.0], [2.0] * 5]
-    monkeypatch.setattr(measure, "rounds", lambda sides, count: times)
-    row = bench.compare({"numadam": int, "NumPy": int}, 5)
-    assert row["ratio"] == {"NumPy": 0.5}
-    assert row["seconds"] == {"numadam": 1.0, "NumPy": 2.0}
-
-
-def test_watch_knows_a_share_or_nothing():
-    busy = measure.Load().busy()
-    assert busy is None or 0 <= busy <= 1
-    assert 0 <= measure.busy_now(nap=0.0) <= 1
-
-
 def cells(side):
     """Variables of a closure."""
     code = side.__code__.co_freevars
@@ -99,7 +85,7 @@ def test_peer_is_adam(make, rtol):
     np.testing.assert_allclose(np.abs(np.array(cells(side)["p"]) - before), 1e-3, rtol=rtol)
 
 
-@pytest.mark.parametrize("name", by_hand.KINDS)
+@pytest.mark.parametrize("name", ["adam", *map(extras.sweep, by_hand.KINDS.keys() - {"adam"})])
 def test_loops_by_hand_take_the_steps_of_numadam(name, monkeypatch):
     """Uncompiled: prange is range then."""
     monkeypatch.setattr(peers, "_compiled", lambda loop, parallel: loop)
@@ -115,33 +101,6 @@ def test_loops_by_hand_take_the_steps_of_numadam(name, monkeypatch):
     np.testing.assert_allclose(arrays[0], optimizer.params, rtol=2e-6, atol=2e-7)
     if name == "options":
         np.testing.assert_allclose(arrays[4], optimizer.averaged, rtol=2e-6, atol=2e-7)
-
-
-@pytest.mark.parametrize("parallel", [False, True])
-def test_roofline_reads_four_streams_and_writes_three(parallel, monkeypatch):
-    """In the parts of the step, the last of which is shorter."""
-    monkeypatch.setattr(process, "wants_parallel", lambda total: parallel)
-    side = sides.Roofline(100_001)
-    p, g, m, v = (a.copy() for a in side.arrays)
-    side()
-    for after, before in zip(side.arrays, (p + g, g, m + g, v + g), strict=True):
-        np.testing.assert_array_equal(after, before)
-
-
-def test_minimisation_does_all_iterations_on_both_sides():
-    ours, theirs = (make(300)() for make in (sides.minimize, sides.numpy_loop))
-    assert ours.nit == 300
-    np.testing.assert_allclose(ours.x_last, theirs, rtol=1e-9)
-
-
-def test_sides_that_are_not_there_say_why():
-    def missing(n):
-        raise peers.Unavailable("torch is not installed")
-
-    found = bench.available({"numadam": peers.step, "torch": missing, "other": missing})
-    assert found == ({"numadam": peers.step}, ["torch is not installed"])
-    with pytest.raises(peers.Unavailable, match="no_such_module is not installed"):
-        peers.need("numpy", "no_such_module")
 
 
 def options(*words):
@@ -165,27 +124,6 @@ def test_sizes_are_one_table(two_sides, capsys):
     assert out.count("\n|") == 4
 
 
-@pytest.mark.parametrize(("force", "measured"), [(False, False), (True, True)])
-def test_busy_machine_is_refused_unless_forced(two_sides, monkeypatch, capsys, force, measured):
-    monkeypatch.setattr(measure, "busy_now", lambda: 0.51)
-    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.51)
-    args = options("--size", "1", "--quick", *["--force"] * force)
-    if not force:
-        with pytest.raises(RuntimeError, match="other programs use 51% of the machine: wait, or"):
-            run(args)
-        assert not capsys.readouterr().out
-        return
-    assert run(args) == 0
-    err = capsys.readouterr().err
-    assert err == "The machine was busy: other programs used up to 51% of it. Measure again.\n"
-
-
-def test_quiet_machine_is_not_named(two_sides, monkeypatch, capsys):
-    monkeypatch.setattr(measure.Load, "busy", lambda self: 0.05)
-    assert run(options("--size", "1", "--quick")) == 0
-    assert capsys.readouterr().err == ""
-
-
 def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
     monkeypatch.setattr(bench, "machine_memory", lambda: 2.0 * 2**30)
     fitting, lost = bench.sizes_for(False, None)
@@ -197,18 +135,3 @@ def test_sizes_that_do_not_fit_are_left_out(monkeypatch):
         RuntimeError, match=r"--size: 1,000,000,000,000 elements need 1\.3e\+05 GiB"
     ):
         run(options("--size", "1e12"))
-
-
-@pytest.mark.parametrize("size", ["few", "0.5", "nan", "inf", "-1"])
-def test_misuse_of_numbers(size, capsys):
-    with pytest.raises(SystemExit) as stop:
-        options("--size", size)
-    assert stop.value.code == 2
-    assert f"--size: expected a whole number of at least 1, got '{size}'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(1.5, "1.5 s"), (0.0123, "12.3 ms"), (1.7e-6, "1.7 us"), (5e-8, "50 ns")]
-)
-def test_seconds_for_people(value, text):
-    assert bench.seconds_text(value) == text

@@ -1,22 +1,22 @@
-"""The suite of asv: every case runs, on small arrays, and its sides do what they say."""
+"""The suite of asv: every case runs, on small arrays, in the sweep; its sides do what they say.
+
+Pages and pictures of the benchmarks: what is written and drawn. Nothing is timed.
+"""
 
 import json
 import math
 import re
 
-import numpy as np
 import pytest
 
-from numadam._bench import measure, peers
+from numadam._bench import peers
 from numadam.rules import CLASSES
 from tests import extras
-from tests.bench import LIMIT, load
+from tests.bench import ROOT, load
 from tests.variants import compile_nothing
 
-common, step, start, options, minimize, gpu = (
-    load(f"benchmarks.{name}") for name in ("common", "step", "start", "options", "minimize", "gpu")
-)
-run, machine = load("run"), load("machine")
+step, options, run = map(load, ("benchmarks.step", "benchmarks.options", "run"))
+driver, history, speed = map(load, ("history_driver", "history", "speed"))
 CASES = run.cases_of((*run.TARGETS, *run.OTHERS))
 #: Cases that compile or compute for seconds, one that builds for a minute, and those of a GPU.
 #: Of the loops by hand one is compiled; test_bench.py compares all with numadam's steps.
@@ -28,9 +28,10 @@ MADE = options.ByBytes.cases.keys() - {"clip-norm-10M"}
 
 
 def marked(name):
-    """The name, marked if the case compares with another library."""
+    """The name, marked if the case compares with another library; usual is one alone."""
     needs = CASES[name][0].needs
-    return pytest.param(name, marks=[pytest.mark.peers(*needs)] if needs else [])
+    marks = [pytest.mark.peers(*needs)] if needs else []
+    return pytest.param(name, marks=marks + [pytest.mark.sweep] * (name != "numpy-1000"))
 
 
 RUN = [name for name in CASES if name not in MADE and not NOT_HERE.match(name)]
@@ -87,38 +88,6 @@ def test_every_rule_and_option_has_a_case_on_each_device():
     assert {f"right-{name}" for name in options.OPTIONS.keys() - left_out} < CASES.keys()
 
 
-def test_a_case_without_a_gpu_says_so(monkeypatch):
-    def none():
-        raise RuntimeError("CuPy finds no GPU")
-
-    monkeypatch.setattr(gpu, "require_gpu", none)
-    for name in ("right-rule-adam", "gpu-host-1", "gpu-copy"):
-        row = run.measured(name, *CASES[name], 1, 0.0)
-        assert "value" not in row
-        assert "GPU" in row["skipped"] or "not installed" in row["skipped"]
-        assert f"skipped: {row['skipped']}" in run.line(run.cells(row))
-    with pytest.raises(NotImplementedError):  # asv skips it
-        gpu.Right().setup("right-rule-adam")
-
-
-def test_asv_tracks_the_value_of_a_case(monkeypatch):
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(NotImplementedError, match="torch is not installed"):
-        step.Peers().setup("torch-1M")
-    assert "roofline-50M" not in step.Roofline.params
-    tracked = minimize.Ratio()
-    tracked.setup("calls-callback")
-    assert tracked.track_ratio("calls-callback") == 1.0
-
-
-def test_case_under_a_layer_is_measured_in_its_own_process(monkeypatch):
-    monkeypatch.setenv(*LIMIT)
-    figure = common.under_layer("workqueue", "step", "numpy-1000")()(1)
-    assert figure.value > 0
-    with pytest.raises(RuntimeError, match=r"(?s)a benchmark process failed: .*NameError"):
-        common.run_python(["-c", "oops"])
-
-
 # --- the program --------------------------------------------------------------------------------
 
 
@@ -131,28 +100,6 @@ def test_program_prints_a_table_and_writes_json(capsys, tmp_path):
     (row,) = table["rows"]
     assert row["case"] == "numpy-1000"
     assert row["value"] == pytest.approx(row["ours"] / row["theirs"], rel=0.5)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"), [(["x"], "there is no file 'x'"), (["--case", "x"], "there is no 'x'")]
-)
-def test_program_refuses_what_is_not_there(words, said, capsys):
-    with pytest.raises(SystemExit):
-        run.main(words)
-    assert said in capsys.readouterr().err
-
-
-def test_large_case_is_left_out():
-    measured = run.measured("roofline-50M", *CASES["roofline-50M"], 1, 0.0)
-    assert "NUMADAM_BENCH_LARGE=1" in measured["skipped"] or "GiB" in measured["skipped"]
-
-
-def test_busy_figure_is_taken_again_and_the_quietest_counts(monkeypatch):
-    shares = iter([0.9, 0.5, 0.7, 0.0])
-    monkeypatch.setattr(measure.Load, "busy", lambda self: next(shares))
-    monkeypatch.setattr(machine, "wait_until_quiet", lambda end: None)
-    figures = iter("abcd")
-    assert machine.quietest(lambda: next(figures), 60.0) == ("d", 0.0)
 
 
 # --- the sides ----------------------------------------------------------------------------------
@@ -183,21 +130,21 @@ def test_traffic_is_what_the_arrays_say(rule, given, each, monkeypatch):
     assert options.traffic(optimizer) == each * 100
 
 
-@pytest.mark.peers("torch")
-def test_usual_step_is_the_same_in_torch():
-    import torch
+def test_pages_and_picture_are_those_of_the_data():
+    found = json.loads(speed.DATA.read_text())
+    for page, between in speed.pages(found).items():
+        assert page.read_text(encoding="utf-8") == speed.filled(page, between), page.name
+    picture = speed.PICTURE.read_text(encoding="utf-8")
+    assert re.search(rf">{speed.digest(found)}<", picture), "python asv_benchmarks/speed.py --draw"
+    assert len(picture) < 60_000
+    # peers that spin lose most on a busy machine: the picture would flatter numadam
+    quiet = "python asv_benchmarks/speed.py --wait 60, alone on a machine"
+    assert "Provisional" not in speed.caption(found), quiet
 
-    theirs = step.usual_of_torch(*peers.tensors([100]))
-    ours = peers.step(100, rule="AdamW", clip_norm=1.0, ema=0.999)
-    for _ in range(5):
-        ours()
-    optimizer = ours.func.__self__
-    names = zip(theirs.__code__.co_freevars, theirs.__closure__, strict=True)
-    their = {name: cell.cell_contents for name, cell in names}
-    for _ in range(5):
-        # they clip the gradient in place, and then clip it again
-        their["tensor"].grad = torch.from_numpy(ours.args[0].copy())
-        theirs()
-    got = (optimizer.params, optimizer.averaged)
-    for mine, other in zip(got, (their["tensor"], their["average"]), strict=True):
-        np.testing.assert_allclose(mine, other.detach().numpy(), rtol=1e-5, atol=1e-7)
+
+def test_the_recorded_history_fits_its_picture():
+    table = json.loads((ROOT / "docs" / "development" / "benchmarks" / "history.json").read_text())
+    assert set(table["groups"]) == set(driver.BENCHMARKS)
+    for one in table["commits"]:
+        assert set(one["values"]) | set(one["missing"]) == set(table["groups"])
+        assert all(value > 0 for value in one["values"].values())

@@ -98,15 +98,6 @@ def test_every_layout_comes_back_here_and_in_numpy(tmp_path, dtype):
         assert same({name: file[name] for name in arrays}, arrays)
 
 
-def test_equal_contents_give_equal_files_that_any_zip_reads(tmp_path):
-    for name in ("a", "b"):
-        write(tmp_path / name, content())
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    with np.load(tmp_path / "a") as file:
-        head = json.loads(file["numadam.json"])
-    assert head == {"version": 2, "kind": "optimizer", "meta": content().meta, "arrays": 5}
-
-
 META = {
     "none": None,
     "numbers": [0, -1, 10**40, 0.1, 5e-324, -0.0, 1.7976931348623157e308, math.inf, -math.inf],
@@ -141,19 +132,6 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path, meta, arrays, error, text)
     with pytest.raises(error, match=text):
         write(tmp_path / "a", Container("optimizer", meta, {"first": np.ones(2), **arrays}))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "wanted", "text"),
-    [
-        ("optimizer", "minimize_many", r"an optimiser, not by numadam\.minimize_many\."),
-        ("minimize", "optimizer", r"numadam\.minimize, not by an optimiser\."),
-    ],
-)
-def test_kinds(tmp_path, kind, wanted, text):
-    write(tmp_path / "a", Container(kind, {}, {}))
-    with pytest.raises(na.CheckpointError, match=f"a: was saved by {text}"):
-        read(tmp_path / "a", wanted)
 
 
 def test_arrays_of_the_other_byte_order_come_back_as_numbers_of_this_machine(tmp_path):
@@ -210,15 +188,10 @@ HEADERS = {
     "a shape that overflows": header((2**32, 2**32)),
     "a negative shape": header((-1, 0)),
     "a giant beside no element": header((0, 10**30)),
-    "too many axes": header((1,) * 65 + (0,)),
     "objects": header((0,), "|O"),
-    "texts": header((0,), "<U1"),
     "records": member("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (0,), }\n"),
-    "another version": b"\x93NUMPY\2\0" + header((0,))[8:],
     "no header": b"",
     "no array": b"something else",
-    "no literal": member("len"),
-    "a long header": member("-" * 9000 + "1"),
     "a header without end": member("(" * 900),
     "more bytes": header((1,)) + bytes(16),
 }
@@ -297,15 +270,15 @@ def test_a_file_takes_the_memory_of_its_arrays(tmp_path):
         tracemalloc.stop()
 
 
+# --- structure -----------------------------------------------------------------------------------
+
+
 def test_an_empty_path_is_refused():
     """It would be the current folder: a variable that is not set, say."""
     opt = na.Adam(np.ones(2))
     for load in (na.load, opt.load):
         with pytest.raises(ValueError, match=r"^path: is empty"):
             load("")
-
-
-# --- structure -----------------------------------------------------------------------------------
 
 
 Pair = namedtuple("Pair", "weight bias")
@@ -487,12 +460,6 @@ class Mine(schedules.Constant):
 def test_what_cannot_be_saved_is_named(lr, options, message):
     with pytest.raises(TypeError, match=message):
         options_to_json(lr, options, {})
-
-
-def test_an_argument_of_the_future_has_its_default():
-    step = ["Step", {"start": 1, "steps": 3}]
-    saved = {"lr": {"schedule": 0}, "options": {}, "schedules": [step]}
-    assert options_from_json(saved, {})[0] == schedules.Step(1.0, steps=3)
 
 
 def test_state_of_a_plateau_is_checked():

@@ -170,16 +170,6 @@ def test_what_does_not_fit_on_one_rank_is_loaded_on_none(tmp_path, make, says):
     assert all(says in str(error) for error in errors)
 
 
-def test_a_damaged_file_of_one_rank(tmp_path):
-    save(tmp_path / NAME, 1)
-    file = tmp_path / "run.1-of-2.npz"
-    file.write_bytes(file.read_bytes()[:-9])
-    first, second = refused(tmp_path / NAME)
-    assert type(second) is na.CheckpointError
-    assert type(first) is RankError
-    assert "rank 1 of 2 failed. CheckpointError" in str(first)
-
-
 @pytest.mark.parametrize("number", [2**70, "x", None, [1]])
 def test_a_forged_number_of_a_save_leaves_no_rank_waiting(tmp_path, number):
     save(tmp_path / NAME, 1)
@@ -276,46 +266,3 @@ def test_each_step_with_a_norm_meets_once_and_others_never():
         return ranks.exchanges - before
 
     assert Group(3).run(work) == [4, 4, 4]
-
-
-def test_a_refusal_and_ranks_that_are_not_alike():
-    def work(ranks):
-        opt = na.Adam(np.ones(5), comm=ranks, clip_norm=1.0)
-        last = ranks.rank == 2
-        try:
-            opt.step(np.ones(6 if last else 5))
-        except (ValueError, RankError) as error:
-            found = [error]
-        opt.clip_norm = 2.0 if last else 1.0
-        try:
-            opt.step(np.ones(5))
-        except RankError as error:
-            found.append(error)
-        return *found, opt.t, opt.params
-
-    done = Group(3).run(work)
-    assert [type(first) for first, *_ in done] == [RankError, RankError, ValueError]
-    assert "rank 2 of 3 failed. ValueError: grads: expected shape (5,)" in str(done[0][0])
-    for _, second, t, params in done:
-        assert str(second).startswith("clip_norm: is 1 on rank 0 and 2 on rank 2")
-        assert t == 0
-        np.testing.assert_array_equal(params, 1.0)
-
-
-def test_an_optimiser_of_several_ranks_is_freed_without_a_search_for_cycles():
-    """A step refers to no back end: memory of both would stay until Python looks for cycles."""
-    import gc
-    import weakref
-
-    def work(ranks):
-        opt = na.Adam(np.ones(5), comm=ranks, clip_norm=1.0)
-        opt.step(np.ones(5))
-        gone = weakref.ref(opt._backend)
-        del opt
-        return gone() is None
-
-    gc.disable()
-    try:
-        assert Group(1).run(work) == [True]
-    finally:
-        gc.enable()

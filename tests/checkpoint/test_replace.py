@@ -228,16 +228,6 @@ def test_kinds_of_paths(tmp_path, monkeypatch):
     assert len(names(tmp_path)) == 7
 
 
-def test_chdir_meanwhile_moves_nothing(tmp_path, monkeypatch):
-    (tmp_path / "other").mkdir()
-    monkeypatch.chdir(tmp_path)
-    with replacing("a") as file:
-        os.chdir(tmp_path / "other")
-        file.write(b"new")
-    assert (tmp_path / "a").read_bytes() == b"new"
-    assert names(tmp_path / "other") == []
-
-
 def test_the_last_complete_writer_wins(tmp_path):
     with replacing(tmp_path / "a") as first:
         first.write(b"first")

@@ -22,7 +22,7 @@ from tests.variants import CASES, VARIANTS, plan_of
 
 #: each formula; with `out` the first one of each rule, since the loop makes the difference
 ROWS = [pytest.param(case, False, id=case) for case in CASES] + [
-    pytest.param(case, True, id=f"{case} out")
+    pytest.param(case, True, id=f"{case} out", marks=pytest.mark.sweep)
     for case, (name, options) in CASES.items()
     if options is VARIANTS[name][0]
 ]
@@ -88,16 +88,16 @@ def test_float32_loop_is_packed_and_single(case: str, out: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "out", "real"),
-    [(*row.values, float32) for row in ROWS] + [(case, False, float64) for case in CASES],
+    ("case", "real"),
+    [(case, float32) for case in CASES] + [extras.sweep(case, float64) for case in CASES],
 )
-def test_no_fma_and_no_approximation(case: str, out: bool, real: Any) -> None:
-    codes = instructions(case, out, real)
+def test_no_fma_and_no_approximation(case: str, real: Any) -> None:
+    codes = instructions(case, False, real)
     assert codes
     assert not [code for code in codes if re.match(r"v?fn?m(add|sub)|v?rsqrt|v?rcp", code)]
 
 
-@pytest.mark.parametrize("real", [float32, float64], ids=str)
+@pytest.mark.parametrize("real", [float32, extras.sweep(float64)], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_no_fma_on_aarch64(case: str, real: Any) -> None:
     """There every processor has it, and some compilers use it unasked."""
@@ -112,23 +112,3 @@ def test_no_fma_on_aarch64(case: str, real: Any) -> None:
     codes = for_aarch64(code)
     assert {"fmul", "fadd", "fsub", "fdiv", "fsqrt", "fcmp"} & set(codes)
     assert not [one for one in codes if re.match(r"fn?m(add|sub)|fml[as]|bfm", one)]
-
-
-def test_aarch64_may_fuse_where_it_is_allowed() -> None:
-    """The check above can fail."""
-    code = numba.njit(float64(float64, float64), fastmath={"contract"})(lambda a, b: a * b + a)
-    (text,) = code.inspect_llvm().values()
-    assert "fmadd" in for_aarch64(text)
-
-
-def test_the_reader_sees_doubles_and_scalars() -> None:
-    """The checks above can fail: a loop that promotes to double is caught."""
-
-    def promoting(n: int, p: Any, g: Any) -> None:
-        for i in range(n):
-            p[i] = p[i] * 0.5 + g[i] / 3.0
-
-    compiled = numba.njit(types.void(int64, float32[::1], float32[::1]))(promoting)
-    (text,) = compiled.inspect_asm().values()
-    codes = re.findall(r"^\s+([a-z][a-z0-9]+)\s", text, re.MULTILINE)
-    assert arithmetic(codes, "(sd|pd)")

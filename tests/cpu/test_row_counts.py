@@ -42,17 +42,17 @@ def alone(kind, start, calls, lr=0.1, **options):
 @pytest.mark.parametrize(
     ("kind", "options", "dtype"),
     [
-        extras.sweep(na.Adam, {}, "float32"),
-        (na.Adam, {"weight_decay": 0.1, "bounds": (-1, 1), "clip_value": 0.5}, "float64"),
+        (na.Adam, {}, "float64"),
+        extras.sweep(na.Adam, {"weight_decay": 0.1, "bounds": (-1, 1), "clip_value": 0.5}, "f8"),
         extras.sweep(na.Adam, {"like": "keras"}, "float32"),
         extras.sweep(na.AdamW, {"amsgrad": "vhat", "decay_times_lr": False}, "float64"),
-        (na.NAdam, {}, "float32"),
+        (na.NAdam, {}, "float64"),
         extras.sweep(na.NAdam, {"like": "torch"}, "float64"),
         extras.sweep(na.RAdam, {}, "float32"),
         extras.sweep(na.AdaMax, {}, "float64"),
         extras.sweep(na.AdaBelief, {}, "float32"),
         extras.sweep(na.SGD, {"momentum": 0.9}, "float64"),
-        (Yogi, {}, "float32"),
+        extras.sweep(Yogi, {}, "float32"),
     ],
 )
 def test_a_row_steps_as_one_alone(kind, options, dtype):
@@ -121,26 +121,11 @@ def test_several_arrays_with_groups_norm_and_schedule():
     np.testing.assert_allclose(several()["points"][~seen] - moved, params["points"][~seen])
 
 
-def test_dense_numbers_strides_and_other_classes():
-    class Own(np.ndarray):
-        pass
-
-    wide, plain = np.ones((5, 8)), np.ones((5, 4))
-    one, other = na.Adam([wide[:, ::2], np.array(1.0)], **ROW), na.Adam([plain, np.array(1.0)])
-    grads = np.arange(40.0).reshape(5, 8)
-    for _ in range(3):
-        one.step([grads[:, ::2].view(Own), 2.0])
-        other.step([grads[:, ::2], 2.0])
-    assert_same_bits(wide[:, ::2].copy(), plain)
-    assert (wide[:, 1::2] == 1).all()
-    assert_same_bits(one.params[1], other.params[1])
-
-
 @pytest.mark.parametrize("size", [1, 13, 1000])
 def test_parts_of_any_size_have_the_same_bits(size):
     random, marked = np.random.default_rng(7), masks(8, rows=40)
     grads = random.standard_normal((len(marked), 40, 5))
-    opts = [na.NAdam(np.ones((40, 5)), clip_norm=1.0, **ROW) for _ in range(2)]
+    opts = [na.Adam(np.ones((40, 5)), clip_norm=1.0, **ROW) for _ in range(2)]
     shorten_parts(opts[1], size)
     for g, mask in zip(grads, marked, strict=True):
         for opt in opts:
@@ -254,7 +239,7 @@ def test_a_step_that_is_not_taken_counts_no_row():
     start, bad = np.ones((4, 2)), np.full((4, 2), np.nan)
     mask = np.array([True, False, False, True])
     for policy in ("skip", "raise"):
-        opt = na.Adam(start.copy(), nonfinite=policy, **ROW)
+        opt = na.Adam(start.copy(), nonfinite=policy, clip_norm=1.0, **ROW)
         with pytest.raises(ValueError, match="got the row 9"):
             opt.step(na.Rows(np.array([9]), np.ones((1, 2))))
         with pytest.raises(FloatingPointError) if policy == "raise" else nullcontext():

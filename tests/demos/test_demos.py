@@ -90,14 +90,6 @@ def few(digits):
     return Digits(digits.x[:500], digits.y[:500], digits.x_val[:200], digits.y_val[:200])
 
 
-def test_digits_are_split_without_overlap(digits):
-    assert digits.x.shape == (1397, 64)
-    assert digits.x_val.shape == (400, 64)
-    assert digits.x.dtype == np.float32
-    assert 0 <= digits.x.min() < digits.x.max() == 1
-    assert set(digits.y) == set(digits.y_val) == set(range(10))
-
-
 def test_digits_are_those_of_scikit_learn():
     """The same images in the same order, and so the same source and licence."""
     from sklearn.datasets import load_digits
@@ -143,17 +135,3 @@ def test_training_stops_where_told(few):
     *before, last = (epoch.accuracy >= 0.5 for epoch in result.epochs)
     assert last
     assert not any(before)
-
-
-def test_l2_pulls_and_bounds_hold(few):
-    base = {"epochs": 3, "batch": 50, "hidden": 16}
-    plain = mlp.train(few, Training(**base)).params
-    held = mlp.train(few, Training(**base, l2=1e-2, bounds=(-0.1, 0.1))).params
-    assert max(abs(value).max() for value in plain.values()) > 0.1
-    for value in held.values():
-        assert abs(value).max() <= np.float32(0.1)
-    # a pixel that is 0 in all images has no gradient but that of L2
-    dead = ~few.x.any(axis=0)
-    assert dead.any()
-    pulled = mlp.train(few, Training(**base, l2=1e-2)).params
-    assert abs(pulled["w1"][dead]).mean() < 0.9 * abs(plain["w1"][dead]).mean()

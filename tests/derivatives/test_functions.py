@@ -387,12 +387,6 @@ def test_errors_of_residuals_name_the_operation():
     assert res.njev[0] > 0
 
 
-@pytest.mark.parametrize("returned", [None, (1.0, 2.0)])
-def test_no_number_is_returned(returned):
-    fun = numba.njit(lambda x: returned if returned else None)
-    assert "has to return the real number f" in errors_of(lambda: na.minimize(fun, np.ones(2)))
-
-
 def test_too_many_unknowns():
     text = errors_of(lambda: na.minimize(bowl, np.ones(33), (1.0,)))
     assert "at most 32 real numbers, or half as many complex ones" in text
@@ -401,17 +395,6 @@ def test_too_many_unknowns():
     assert "shape (2, 2)" in errors_of(lambda: na.minimize(bowl, np.ones((2, 2)), (1.0,)))
     assert "complex128" in errors_of(lambda: na.minimize(bowl, np.ones(17, complex), (1.0,)))
     assert "a complex unknown" in errors_of(lambda: na.minimize(bowl, np.ones(2, complex), (1.0,)))
-
-
-def test_exceptions_of_the_function_arrive():
-    @numba.njit
-    def fun(x):
-        if x[0] < 0.5:
-            raise ValueError("too small")
-        return x[0]
-
-    with pytest.raises(ValueError, match="too small"):
-        na.minimize(fun, np.ones(1))
 
 
 @numba.njit

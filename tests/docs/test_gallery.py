@@ -1,24 +1,17 @@
 """The scripts of docs/gallery: what the docs build, which runs them, does not see."""
 
 import ast
-import inspect
 import sys
 import types
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
-from scipy.integrate import solve_ivp
-from scipy.optimize import curve_fit
-
-from numadam._demos import mlp
 
 GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("*/plot_*.py"))
 sys.path.append(str(GALLERY.parent / "_ext"))
 from form import wide_lines  # noqa: E402  (in _ext)
-from gallery_pages import LEFT_BEHIND, result_first  # noqa: E402
 
 NETWORK = {"urllib", "requests", "http", "ftplib", "socket", "pooch", "aiohttp", "httpx"}
 #: Pictures and plots: no formula needs them, and not every place of the tests has them.
@@ -90,45 +83,6 @@ def test_no_line_is_cut_off(script):
     assert wide_lines(script.read_text(encoding="utf-8")) == []
 
 
-def test_no_line_of_a_printed_function_is_cut_off():
-    assert wide_lines(inspect.getsource(mlp.backward)) == []
-
-
-def page(alt="A title"):
-    """A page as sphinx-gallery writes it: its second block draws."""
-    picture = "/auto_gallery/images/sphx_glr_plot_x_001.png"
-    drawn = f".. image-sg:: {picture}\n   :alt: {alt}\n   :srcset: {picture}\n   :class: one\n"
-    head = ".. _label:\n\n\nTitle\n=====\n\nIdea,\nmore.\n\nCaption\nof it.\n\n.. GENERATED\n\n"
-    return head + "Code\n\n" + drawn + "\nText\n"
-
-
-def test_the_result_moves_to_the_first_paragraph():
-    before, _ = page().split("Caption\nof it.\n")
-    moved = result_first(page(), "plot_x", 1)
-    picture = "\n.. figure:: /auto_gallery/images/sphx_glr_plot_x_001.png\n   :alt: A title\n"
-    assert moved.startswith(before.removesuffix("\n") + picture + "\n   Caption of it.\n\n.. GEN")
-    assert moved.endswith("Code\n\n" + LEFT_BEHIND + "\nText\n")
-    without = page().replace(".. image-sg::", "..")
-    assert result_first(without, "plot_x", 1) == without
-
-
-@pytest.mark.parametrize(
-    ("text", "number", "message"),
-    [
-        (page("plot x"), 1, "no text"),
-        (page(), 2, "picture 2 alone"),
-        (page().replace("Caption\nof it.\n\n", ""), 1, "two paragraphs"),
-    ],
-)
-def test_a_page_without_result_or_text_is_refused(text, number, message):
-    with pytest.raises(ValueError, match=message):
-        result_first(text, "plot_x", number)
-
-
-def test_there_are_scripts():
-    assert len(SCRIPTS) >= 6
-
-
 def test_valley_gradient():
     check(formulas("valley")["rosenbrock"], np.array([-1.2, 0.7]), rtol=1e-7, atol=0)
 
@@ -162,54 +116,23 @@ def test_back_propagation_through_time_is_the_gradient():
         np.testing.assert_allclose(grads[key], numeric, rtol=1e-6, atol=1e-8)
 
 
-def test_forecast_is_exact_for_a_recurrence_and_does_not_see_its_sample():
-    names = formulas("lstm")
-    names["LEARNT"], names["ORDER"] = 30, 2
-    values = np.cos(0.3 * np.arange(50.0))  # x_t = 2 cos(0.3) x_{t-1} - x_{t-2}
-    ahead = names["linear"](values)
-    np.testing.assert_allclose(ahead, values[2:], atol=1e-9)
-    values[-1] += 100
-    np.testing.assert_array_equal(names["linear"](values), ahead)
-
-
-def test_thin_film_gradient_and_textbook_reflectances():
+def test_thin_film_gradient():
     names = formulas("thin_film")
     f, index = names["reflectance"], names["INDEX"]
     d = np.random.default_rng(0).uniform(20, 200, index.size)
     check_in_place(f, d, np.array([420.0, 560.0, 640.0]), index)
 
-    def alone(d, n):
-        return f(np.array([d]), np.zeros(1), np.array([550.0]), np.array([n]))
 
-    np.testing.assert_allclose(alone(0.0, 2.0), 100 * (0.52 / 2.52) ** 2, rtol=1e-12)
-    quarter = 100 * ((1.52 - 1.38**2) / (1.52 + 1.38**2)) ** 2
-    np.testing.assert_allclose(alone(550 / 1.38 / 4, 1.38), quarter, rtol=1e-12)
-
-
-def test_ode_gradient_and_solution():
+def test_ode_gradient():
     names = formulas("ode_fit")
     x = names["GUESS"]
     check_in_place(names["misfit"], x, names["LOGS"][:3])
-    a, b, c, d, hares, lynxes = np.exp(x)
-    peer = solve_ivp(
-        lambda t, s: [(a - b * s[1]) * s[0], (d * s[0] - c) * s[1]],
-        (0, 2),
-        [hares, lynxes],
-        rtol=1e-10,
-    )
-    ours = names["simulate"](x, 3, round(1 / names["H"]))[2, 0]
-    np.testing.assert_allclose(np.exp(ours), peer.y[:, -1], rtol=1e-6)
 
 
-def test_tomography_adjoint_scale_and_gradient():
+def test_tomography_gradient():
     names = formulas("tomography")
     names["N"], names["ANGLES"] = n, angles = 9, np.arange(4) * 45.0
     projector = names["projector"](n)
-    # a view catches all of a disc, of which it sees the area
-    y, x = 1 - (np.mgrid[:n, :n] + 0.5) * 2 / n
-    disc = (x**2 + y**2 < 0.7).astype(float)
-    views = (projector @ disc.ravel()).reshape(angles.size, n)
-    np.testing.assert_allclose(views.sum(axis=1) * 2 / n, disc.sum() * (2 / n) ** 2, rtol=1e-12)
     rng = np.random.default_rng(0)
     names["A"], names["data"] = projector, rng.random(angles.size * n)
     picture, misfit = rng.random((n, n)), names["misfit"]
@@ -228,21 +151,6 @@ def test_phase_retrieval_gradient_of_both_parts():
         return f, np.array([g.real, g.imag])
 
     check(of_parts, rng.standard_normal((2, 5, 5)))
-
-
-def test_errors_of_parameters_are_those_of_curve_fit_of_the_book_and_of_simulations():
-    names = formulas("errors")
-    c, speeds = names["CONCENTRATION"], names["SPEED"]
-    names["residuals"] = numba.njit(names["residuals"])
-    fit = names["fit"](c, speeds[None])
-    peer, peer_covariance = curve_fit(names["model"], c, speeds, p0=[100.0, 0.1])
-    np.testing.assert_allclose(fit.x[0], peer, rtol=1e-6)
-    np.testing.assert_allclose(fit.cov[0], peer_covariance, rtol=1e-4)
-    np.testing.assert_allclose(fit.stderr[0], [6.947, 0.008281], rtol=1e-3)
-    noise = np.sqrt(fit.cost[0] / 5) * np.random.default_rng(1).standard_normal((4000, 12))
-    simulated = names["fit"](c, names["model"](c, *fit.x[0]) + noise)
-    assert simulated.success.all()
-    np.testing.assert_allclose(simulated.x.std(axis=0), fit.stderr[0], rtol=0.05)
 
 
 def test_estimator_is_one_of_scikit_learn_and_finds_mean_and_scatter(monkeypatch):

@@ -14,9 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 import numadam as na
-from tests.bits import assert_same_bits
-
-THREADS = 8
 
 
 def at_once(*works):
@@ -66,23 +63,6 @@ def test_steps_of_one_optimiser_and_copies_of_it():
     assert whole(opt.state)
     assert bool(np.all(p == p[0]))
     assert all(all(seen) for seen in found[5:]), found[5:]
-
-
-def test_every_thread_its_own_minimum():
-    def run(seed):
-        target = np.random.default_rng(seed).standard_normal(20)
-
-        def fun(x):
-            return float(np.sum((x - target) ** 2)), 2 * (x - target)
-
-        found = na.minimize(fun, np.zeros(20), lr=0.1, jac=True, maxiter=200)
-        return found.x, abs(found.x - target).max()
-
-    alone = [run(seed) for seed in range(THREADS)]
-    together = at_once(*[lambda seed=seed: run(seed) for seed in range(THREADS)])
-    for (x, error), (same, _) in zip(alone, together, strict=True):
-        assert_same_bits(x, same)
-        assert error < 0.1
 
 
 def test_one_dict_of_parameters_in_two_optimisers_and_many_threads():

@@ -15,15 +15,12 @@ import mmap
 import os
 import sys
 import textwrap
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import numadam as na
-from numadam._checkpoint.container import read
 from tests import extras
 from tests.minimize.objectives import START, python_rosen
 from tests.processes import python
@@ -90,32 +87,6 @@ def test_an_optimiser_on_a_full_disk(tmp_path: Path) -> None:
     assert python(DISKS + textwrap.dedent(code)) == "whole"
 
 
-@extras.posix
-def test_a_run_on_a_full_disk(tmp_path: Path) -> None:
-    """It ends with its result; with room again, the same call goes on with the same bits."""
-    code = f"""
-    folder = Path({str(tmp_path)!r})
-    path, n = folder / "a", 20_000
-    def fun(x):
-        return float(x @ x), 2 * x
-    def run(maxiter, **options):
-        return na.minimize(fun, np.linspace(1, 2, n), jac=True, gtol=0, maxiter=maxiter, **options)
-    run(10, checkpoint=path)
-    size = path.stat().st_size
-    path.unlink()
-    smaller_disk(folder, size * 3 // 2)
-    run(10, checkpoint=path)
-    limit(size // 2)
-    error = refused(lambda: run(40, checkpoint=path, checkpoint_every=10), path)
-    at = error.numadam_result.nit
-    larger_disk(folder)
-    whole, found = run(40), run(40, checkpoint=path, checkpoint_every=10)
-    assert found.nit == whole.nit == 40 and found.x.tobytes() == whole.x.tobytes()
-    print(at)
-    """
-    assert int(python(DISKS + textwrap.dedent(code))) in (20, 40)
-
-
 RATES, ITERATIONS = (0.01, 0.02), 60
 
 
@@ -124,57 +95,6 @@ def run_of(rate: float, **options: object) -> na.OptimizeResult:
     return na.minimize(
         python_rosen, START, jac=True, lr=rate, maxiter=ITERATIONS, gtol=0, **options
     )
-
-
-def test_runs_of_two_processes_on_one_path(tmp_path: Path) -> None:
-    """Each ends as if it were alone; at any time the file is one of one run."""
-    path = tmp_path / "a.run"
-    code = """
-    import os, time
-    from pathlib import Path
-    from tests.minimize.objectives import START, python_rosen
-    looks = Path({folder!r}).with_name("looks")
-    folder, rate, path, calls = Path({folder!r}), {rate}, {path!r}, 0
-    os.fsync = lambda handle: None  # nobody cuts the power
-    def fun(x):
-        # both have looked for the file, and found none, before one of them writes; and who reads
-        # it between comes to look, however busy the machine is
-        global calls
-        calls += 1
-        (folder / str(rate)).touch()
-        while len(list(folder.iterdir())) < 2 or looks.stat().st_size < calls // 4:
-            time.sleep(0.001)
-        return python_rosen(x)
-    res = na.minimize(
-        fun, START, jac=True, lr=rate, maxiter={steps}, gtol=0, checkpoint=path, checkpoint_every=1)
-    print(res.nit, res.x.tobytes().hex())
-    """
-    (tmp_path / "ready").mkdir()
-    (tmp_path / "looks").touch()
-    given = {"folder": str(tmp_path / "ready"), "path": str(path), "steps": ITERATIONS}
-    seen: dict[float, list[np.ndarray]] = {rate: [START] for rate in RATES}
-    whole = {rate: run_of(rate, callback=seen[rate].append) for rate in RATES}
-    met = set()
-    with ThreadPoolExecutor(2) as pool:
-        runs = {rate: pool.submit(python, code.format(rate=rate, **given)) for rate in RATES}
-        while not all(run.done() for run in runs.values()):
-            if path.exists():
-                found = read(path, "minimize")
-                rate, done = found.meta["rule"]["lr"], found.meta["at"]["done"]
-                np.testing.assert_array_equal(found.arrays["x"], seen[rate][done])
-                met.add((rate, done))
-            with (tmp_path / "looks").open("a") as looks:
-                looks.write("x")
-            time.sleep(0.001)
-    for rate, run in runs.items():
-        assert run.result() == f"{ITERATIONS} {whole[rate].x.tobytes().hex()}"
-    assert len(met) > 10
-    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "looks", tmp_path / "ready"]
-    last = read(path, "minimize").meta["rule"]["lr"]
-    np.testing.assert_array_equal(run_of(last, checkpoint=path).x, whole[last].x)
-    (other,) = {*RATES} - {last}
-    with pytest.raises(na.CheckpointError, match=rf"^lr: the run has {last}, got {other}"):
-        run_of(other, checkpoint=path)
 
 
 @extras.machine(Path("/dev/fd").is_dir(), "/dev/fd")

@@ -4,27 +4,20 @@ The model is `tests.reference_options.Steps`, NumPy in float64. Two compiled com
 Adam with its defaults, and `FULL`, with everything that wraps a step. After each call the
 parameters, the state, t and the average are those of the model; after a refused call they are the
 same bits as before it.
-
-    python -m tests.faults.test_stateful --seed 1 --minutes 10
-
-runs for as long as one likes. A failure is shrunk to the shortest calls that show it, and printed
-with its seed.
+A failure is shrunk to the shortest calls that show it.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import pickle
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import seed as seeded
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -344,24 +337,3 @@ def digest_of_run(opt):
 def test_any_order_of_calls():
     how = settings(max_examples=50, stateful_step_count=25, derandomize=True)
     run_state_machine_as_test(AnyCalls, settings=settings(how, deadline=None, database=None))
-
-
-EXAMPLES, STEPS = 200, 60
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=10)
-    chosen = parser.parse_args()
-    number, end = chosen.seed, time.monotonic() + 60 * chosen.minutes
-    how = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, database=None)
-    while time.monotonic() < end:
-        print(f"seed {number}: {EXAMPLES} runs of up to {STEPS} calls", flush=True)
-        run_state_machine_as_test(seeded(number)(AnyCalls), settings=how)
-        number += 1
-    print(f"{(number - chosen.seed) * EXAMPLES} runs, nothing found")
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ from scipy.optimize import rosen as rosenbrock
 from scipy.optimize import rosen_der
 
 import numadam as na
-from tests.gradient.gradients import RIGHT, changed, logarithms, narrow, valley, waves
+from tests.gradient.gradients import RIGHT, changed, narrow, valley, waves
 from tests.minimize.objectives import START, Counted, rosen, square
 
 
@@ -148,23 +148,6 @@ def test_no_step_leaves_the_bounds(x0, dtype):
     assert 0.0 <= np.min(fun.seen) <= np.max(fun.seen) <= 2.0
 
 
-def test_directions_stay_in_the_bounds_too():
-    fun, x0 = Counted(cubic), np.tile([0.0, 1.0, 2.0, 0.5], 50)
-    box = [(0.0, 2.0)] * 199 + [(0.5, 0.5)]
-    check = na.check_grad(fun, x0, jac=True, bounds=box, elements=5, directions=5)
-    assert check.ok, check
-    assert check.checked == 10
-    assert 0.0 <= np.min(fun.seen) <= np.max(fun.seen) <= 2.0
-    assert (np.array(fun.seen)[:, -1] == 0.5).all()
-
-
-def test_a_function_that_ends_at_0():
-    with np.errstate(all="ignore"):
-        check = na.check_grad(logarithms, np.array([1e-8, 1.0]), jac=True)
-    assert check.ok, check
-    assert na.check_grad(logarithms, np.array([1e-8, 1.0]), jac=True, bounds=(1e-8, None)).ok
-
-
 def test_large_x_costs_a_bounded_number_of_calls():
     x0 = np.linspace(-1, 1, 30_000).reshape(100, 300)
     check = na.check_grad(square, x0, jac=True)
@@ -201,23 +184,14 @@ def test_directions_see_what_elements_miss():
     assert "wrong in 10 of 10 random directions" in check.message
 
 
-def test_each_step_is_tried_where_none_is_good():
-    fun = Counted(lambda x: (float(np.random.default_rng().standard_normal()), x))
-    check = na.check_grad(fun, np.ones(1), jac=True)
-    assert check.nfev == len(fun.seen) == 4 + 4 * 8
-
-
 #: arguments, options, the error and its text
 REFUSED = [
     ((rosenbrock, START), {}, TypeError, "there is no gradient to check"),
-    ((rosenbrock, START), {"jac": "2-point"}, TypeError, "got '2-point': there is no gradient"),
     ((rosenbrock, rosen_der, START), {}, TypeError, r"write check_grad\(fun, x0, jac=grad\)"),
     ((valley, START), {"elements": 0, "directions": 0}, ValueError, "x0: nothing to check"),
     ((valley, START), {"elements": -1}, ValueError, "^elements"),
-    ((square, np.ones(2)), {"rng": "a"}, TypeError, r"rng: .* numpy\.random\.Generator, got 'a'"),
     ((square, np.ones(2)), {"rng": -1}, ValueError, r"rng: .* numpy\.random\.Generator, got -1"),
     ((valley, START), {"tolerance": 0}, ValueError, "tolerance: .* positive number, got 0"),
-    ((valley, START), {"tolerance": "a"}, ValueError, "tolerance: .* positive number, got 'a'"),
     ((valley, {}), {}, ValueError, "x0: holds no array"),
     ((valley, START), {"bounds": (1, 1)}, ValueError, "no number that the bounds leave free"),
     (
@@ -300,22 +274,18 @@ CASES = RIGHT | {
 WRONG = [
     ("valley", np.negative, "it has the wrong sign"),
     ("decays", lambda g: g / 2, "it is 0.5000 times what"),
-    ("waves", lambda g: g / g.size, "it is 0.06250 times what"),
     ("waves", np.transpose, "it is transposed"),
     ("waves", lambda g: 2 * g.T, "transposed, and 2.000 times as large"),
     ("amplitudes", np.conj, "it is the conjugate"),
     ("amplitudes", lambda g: g / 2, "0.5000 times"),  # torch's
-    ("amplitudes", lambda g: g.conj() / 2, "it is the conjugate, and 0.5000 times as large"),
     ("amplitudes", lambda g: g.real + 0j, ".imag"),
     ("rows", columns, "it is in Fortran order, column by column"),
     ("network", of_leaf("b", np.negative), "in x0['b'] it has the wrong sign"),
     ("network", of_leaf("b", np.zeros_like), "in x0['b'] it is 0, where fun changes"),
-    ("matrix", of_leaf("w", np.transpose), "it is transposed"),
     ("penalised", same, "it lacks 3 * x, such as that of a penalty"),
     ("decays", one_element, "1 of 4 elements (x0[2]). Worst"),
     ("decays", with_nan, "(x0[1]). Worst: x0[1] is nan by formula."),
     ("valley", lambda g: np.roll(g, 1), "it is moved by one place"),
-    ("valley", lambda g: np.roll(g, -1), "by one place"),
     ("valley", lambda g: g[::-1], "it is in reversed order"),
     ("valley", lambda g: g[[1, 3, 0, 2]], "The gradient is wrong in 4 of 4 elements. "),
     ("mean", same, "7.00"),  # in float32 it may be 7.001
@@ -378,10 +348,6 @@ def short_stairs(x):
     return float(x @ x + 1e-3 * np.floor(1e6 * x[0] + 0.5)), 2 * x
 
 
-def jump(x):
-    return float(x @ x) + 5 * (x[0] >= 1), 2 * x
-
-
 def stairs(slope):
     """The gradient of a count is 0 nearly everywhere, and of no use."""
     return lambda x: (float(np.floor(3 * x).sum()), slope + 0 * x)
@@ -433,11 +399,8 @@ SIZES, WIDE = np.array([1.0, 1e6, 1e12]), np.array([1e-150, 1e-8, 1.0, 1e8, 1e15
 VERDICTS = [
     (random_f(1.0), np.ones(5), {}, "unclear", "fun is random"),
     (random_f(1e-9), np.ones(5), {}, "right", ""),
-    (changed(random_f(1e-9), np.negative), np.ones(5), {}, "wrong", "wrong sign"),
     (solver, np.array([1.3]), {}, "right", ""),
-    (changed(solver, np.negative), np.array([1.3]), {}, "wrong", ""),
     (single, TENTHS, {}, "right", ""),
-    (changed(single, doubled), TENTHS, {}, "wrong", "it is 2.00"),
     (corners, AROUND_0, {}, "unclear", "fun has a kink at x0"),
     (corners, KINK, {}, "right", ""),  # a subgradient
     (relu, KINK, {}, "right", "fun has a kink in 1 of them"),
@@ -457,16 +420,13 @@ VERDICTS = [
     (stairs(0.0), [1.5], {}, "unclear", ""),
     (stairs(3.0), [1.5], {}, "wrong", "x0[0] is 3 by formula, 0 by"),
     (short_stairs, COUNT[:2], {}, "unclear", "not smooth in x0[0]"),
-    (jump, COUNT[:2], {}, "unclear", "not smooth in x0[0]"),
     (kept(), COUNT, {}, "wrong", "it is another one. It may be added to an array that is kept"),
     (before(), COUNT, {}, "wrong", "called again at x0, it is another one"),
     (offset, TENTHS, {}, "right", ""),
     (lambda x: square(x, 1e6 + 1), np.full(3, 1e6), {}, "right", ""),
     (changed(offset, lambda g: 1.01 * g), TENTHS, {}, "wrong", ""),
     (exponentials, np.array([1e-6, 290.0]), {}, "right", ""),
-    (changed(exponentials, doubled), np.array([1e-6, 290.0]), {}, "wrong", "it is 2.000 times"),
     (of_size(WIDE), WIDE, {}, "right", ""),
-    (changed(of_size(WIDE), np.negative), WIDE, {}, "wrong", ""),
     (too_steep, np.ones(3), {}, "right", "for x0[2], where the slope is too small beside f"),
     (changed(of_size(SIZES), lambda g: g * [1, 1, 2]), SIZES, {}, "wrong", "x0[2]"),
     (mean, np.linspace(0, 1, 9), {}, "wrong", "as a sum in place of a mean of 9 would be"),
@@ -489,7 +449,7 @@ def test_verdicts(fun, x0, options, status, says):
     assert check.ok == (status == "right")
     assert says in check.message
     assert "penalty" not in check.message
-    if fun in (short_stairs, jump):
+    if fun is short_stairs:
         assert check.unclear == ("x0[0]",)
 
 
@@ -565,12 +525,6 @@ def test_units_near_the_ends_of_float64(unit):
 def test_x_at_0_that_changes_on_a_short_scale(scale):
     """As a capacitance in farads: nothing but f says how long a step may be."""
     assert_right_and_doubled(of_size(scale), np.zeros(3))
-
-
-def test_a_scale_below_all_steps_is_not_called_wrong():
-    for seed in range(10):
-        x0 = np.random.default_rng(seed).standard_normal(5)
-        assert na.check_grad(of_size(1e-10), x0, jac=True).status == "unclear"
 
 
 @pytest.mark.parametrize("frequency", [1e6, 1e8, 1e10, 1e12])
@@ -665,13 +619,6 @@ def test_differences_see_residuals_wherever_x_is(x, offset, unit):
     check = na.check_grad(twice, [x], args, m=8, jac=True)
     assert len(check.wrong) == 8, check
     assert check.value == pytest.approx(2 * check.difference, rel=1e-3)
-
-
-def test_an_objective_is_seen_where_x_is_tiny():
-    for x in (1e-300, -1e-20, 1e-9):
-        assert na.check_grad(lambda x: (float((x[0] - 3) ** 2), 2 * (x - 3)), [x], jac=True).ok
-        check = na.check_grad(lambda x: (float((x[0] - 3) ** 2), x - 3), [x], jac=True)
-        assert "it is 0.5000 times" in check.message
 
 
 @numba.njit

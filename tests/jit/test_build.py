@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 import textwrap
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -415,66 +414,7 @@ def test_a_fork_in_the_middle_of_a_compile_is_an_error_and_no_hang(tmp_path: Pat
     assert lines == [f"6.0 {error}; {error}", "7.0", f"child: {error}", "8.0"]
 
 
-def test_threads_of_a_caller_that_ended_do_not_matter(folder: Path) -> None:
-    """The thread that asked is gone; what it has made stays."""
-    made: list[Any] = []
-    thread = threading.Thread(target=lambda: made.append(loop(9, parallel=True)))
-    thread.start()
-    thread.join()
-    a = np.ones(5)
-    made[0](a)
-    assert a[0] == 10
-
-
 # --- cache ---------------------------------------------------------------------------------------
-
-
-UNKEPT = """
-import warnings
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    opt = na.SGD(np.ones(10))  # compiles the step and the validation
-    opt.step(np.ones(10))
-(told,) = told
-assert told.category is na.CacheWarning
-print(told.filename, opt.t, told.message, sep="|")
-"""
-
-
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
-    """Nothing fails at import or in a step; loops are compiled in memory."""
-    blocked = tmp_path / "a-file"
-    blocked.write_text("not a folder")
-    folder = blocked / "below"
-    file, t, text = python(UNKEPT, NUMBA_CACHE_DIR=str(folder)).split("|")
-    assert (file, t) == ("<string>", "1")  # the user's file: that of `python -c`
-    assert f"{folder / 'numadam'}: Not a directory" in text
-    assert "Set NUMBA_CACHE_DIR" in text
-
-
-def test_a_process_that_compiles_nothing_is_not_warned(warm: str) -> None:
-    """A read-only image that was filled before: nothing is missing."""
-    python(
-        """
-        import os, tempfile
-        from numadam._jit import build
-        usual = tempfile.TemporaryFile
-        def refuse(*given, dir=None, **how):
-            if str(dir).startswith(os.environ["NUMBA_CACHE_DIR"]):
-                raise PermissionError(13, "Permission denied")
-            return usual(*given, dir=dir, **how)
-        tempfile.TemporaryFile = refuse
-        train(10)
-        assert build.directory() is None
-        """,
-        NUMBA_CACHE_DIR=warm,
-    )
-
-
-def test_several_processes_fill_one_cache(filled: tuple[str, list[str]]) -> None:
-    folder, digests = filled
-    assert digests == digests[:1] * 2
-    assert not list(Path(folder).rglob("*.tmp"))
 
 
 ONE_STEP = """
@@ -496,7 +436,7 @@ def test_loops_of_other_processes_are_not_taken_for_each_other(tmp_path: Path) -
     Numba names symbols by a counter of the process: without names of our own, momentum from the
     disk was linked against plain SGD compiled here.
     """
-    for cases in (["momentum"], ["sgd", "momentum"], ["momentum", "nesterov", "sgd"]):
+    for cases in (["momentum"], ["nesterov", "sgd", "momentum"]):
         python(ONE_STEP.replace("CASES", repr(cases)), NUMBA_CACHE_DIR=str(tmp_path))
 
 
@@ -520,7 +460,7 @@ def test_cache_sees_changed_formula_and_version(tmp_path: Path) -> None:
     def run() -> str:
         return python(code, root=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
 
-    assert (run(), run()) == ("False -1.5", "True -1.5")
+    assert run() == "False -1.5"
     rule = tmp_path / "numadam" / "rules" / "sgd.py"
     text, formula = rule.read_text(), " + h.share * g\n"
     assert formula in text

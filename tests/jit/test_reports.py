@@ -1,15 +1,10 @@
 """Reports of compiling: on the logger `numadam`, and on a terminal where it takes long."""
 
 import _thread
-import contextlib
 import io
 import logging
-import os
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +14,6 @@ import numadam as na
 from numadam._core.plan import Plan
 from numadam._jit import reports
 from numadam._jit.reports import reported
-from tests import extras
 
 
 @pytest.fixture
@@ -86,28 +80,6 @@ def test_a_terminal_is_not_told_what_takes_less(terminal, monkeypatch):
     wait_for(lambda: _thread._count() <= threads)
 
 
-class Odd:
-    """A stderr that is closed, gone or half written."""
-
-    def __init__(self, error):
-        self.error, self.asked = error, 0
-
-    def write(self, text):
-        self.asked += 1
-        raise self.error
-
-
-def test_an_odd_stderr_is_no_error(monkeypatch):
-    closed = io.StringIO()
-    closed.close()
-    monkeypatch.setattr(reports, "PATIENCE", 0.0)
-    odd = [Odd(one) for one in (OSError(5, "gone"), ValueError("closed"), RuntimeError("odd"))]
-    for stream in (closed, object(), *odd):
-        monkeypatch.setattr(reports, "sys", stderr_is(stream))
-        with reported("a loop", None):
-            wait_for(lambda stream=stream: stream not in odd or stream.asked)
-
-
 @pytest.mark.parametrize(
     ("stream", "asked", "told"),
     [(io.StringIO(), "", True), (io.StringIO(), "0", False), (None, "", False)],
@@ -125,74 +97,6 @@ def test_the_variable_is_0_or_1(monkeypatch):
     monkeypatch.setenv(reports.VARIABLE, "yes")
     with pytest.raises(ValueError, match="NUMADAM_COMPILE_LINE: expected 0 or 1, got 'yes'"):
         reported("a loop", None).__enter__()
-
-
-def test_the_line_names_rule_and_dtype(terminal, tmp_path):
-    for name, said in [
-        ("adam-float64-m+v-serial", "adam for float64"),
-        ("stop-tests-float32--inf-serial", "stop-tests for float32"),
-        ("the objective fun", "the objective fun"),
-    ]:
-        terminal.truncate(terminal.seek(0))
-        with reported(name, tmp_path):
-            wait_for_text(terminal)
-        text = terminal.getvalue()
-        assert text.startswith(f"numadam: compiling {said}, once, kept on disk ... ")
-        assert re.fullmatch(r"\d+[.]\d s\n", text.rpartition("... ")[2])
-
-
-def test_what_is_not_kept_is_said(terminal, caplog):
-    with caplog.at_level(logging.INFO, "numadam"), reported("a loop", None):
-        wait_for_text(terminal)
-    assert terminal.getvalue().endswith(" s, for this process only\n")
-    assert caplog.messages[0].endswith(" s, for this process only")
-
-
-ON_A_TERMINAL = """
-import os, sys, threading, time
-from numadam._jit import process, reports
-reports.PATIENCE = 0.05
-with reports.reported("adam-float64-m+v-serial", "a folder"):
-    with process.compile_lock():
-        time.sleep(0.5)
-# forks of another thread while lines are written: no child finds the lock held
-def compile_all():
-    for k in range(20):
-        with reports.reported(f"loop{k}", None):
-            time.sleep(0.005)
-reports.PATIENCE = 0.0
-thread = threading.Thread(target=compile_all)
-thread.start()
-for k in range(20):
-    pid = os.fork()
-    if pid == 0:
-        with reports.reported("in the child", None):
-            pass
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-thread.join()
-"""
-
-
-@extras.posix
-def test_a_real_terminal():
-    """One line, ended before the next; threads and forks in the middle of it."""
-    import numadam
-
-    ours, theirs = os.openpty()
-    root = str(Path(numadam.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": root}
-    job = subprocess.Popen([sys.executable, "-c", ON_A_TERMINAL], stderr=theirs, env=env)
-    os.close(theirs)
-    text = b""
-    with contextlib.suppress(OSError):  # Linux's end of file
-        while more := os.read(ours, 4096):
-            text += more
-    os.close(ours)
-    assert job.wait() == 0, text
-    first = text.split(b"\r\n")[0].decode()
-    said = "numadam: compiling adam for float64, once, kept on disk ... "
-    assert re.fullmatch(re.escape(said) + r"\d+[.]\d s", first), text
 
 
 def test_the_logger_silences_the_terminal(terminal):

@@ -72,15 +72,12 @@ def test_every_entry_runs_on_the_threading_layer_of_info() -> None:
         g[:] = 2.0 * x
         return (x * x).sum()
     both, x = (lambda x: (x @ x, 2 * x)), np.ones(70_000)
-    rows, many = (lambda x: ((x * x).sum(1), 2 * x)), np.ones((64, 2))
     entries = {
         "info": facts,
         "step": lambda: train(),
         "update": lambda: na.sgd_update(x, x.copy(), lr=0.1),
         "minimize": lambda: na.minimize(both, x, maxiter=1, jac=True),
         "compiled": lambda: na.minimize(fun, x, maxiter=1),
-        "many": lambda: na.minimize_many(fun, many, maxiter=1),
-        "many in Python": lambda: na.minimize_many(rows, many, maxiter=1, jac=True),
     }
     def layer_of(work):
         work()

@@ -64,17 +64,6 @@ def test_cov_is_pcov(fits, absolute_sigma):
     np.testing.assert_allclose(differences.stderr, res.stderr, rtol=1e-5)
 
 
-def test_stated_errors_are_those_of_many_draws():
-    """Of fits to draws of one noise, the spread is what `stderr` says."""
-    fits = decays(3000)
-    y = fits.model(fits.t, 2.0, 1.0, 0.5) + 0.02 * np.random.default_rng(2).normal(size=(3000, 30))
-    fits = fits._replace(y=y)
-    res = run(fits, True)
-    np.testing.assert_allclose(res.x.std(0), res.stderr.mean(0), rtol=0.06)
-    within = abs(res.x - [2.0, 1.0, 0.5]) < 1.96 * res.stderr
-    assert abs(within.mean() - 0.95) < 0.02
-
-
 @derived
 def test_float32(jac):
     fits = FITS["peaks"]

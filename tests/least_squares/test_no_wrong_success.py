@@ -42,16 +42,6 @@ def line(x, r, i, t, y):
         r[k] = x[0] + x[1] * t[k] - y[i, k]
 
 
-def test_errors_of_a_line_through_almost_0():
-    t = np.array([0.0, 1.0, 2.0])
-    y = t + np.array([0.0, 1e-15, 1e-12, 1e-9, 1e-6])[:, None] * np.array([1.0, -2.0, 1.0])
-    res = na.least_squares_many(
-        line, np.full((5, 2), 0.5), (t, y), m=3, absolute_sigma=True, jac="differences"
-    )
-    right = np.sqrt(np.diag(np.linalg.inv([[3.0, 3.0], [3.0, 5.0]])))
-    np.testing.assert_allclose(res.stderr, np.tile(right, (5, 1)), rtol=1e-6)
-
-
 @numba.njit
 def scaled(x, r, i, t, y, unit, offset, digits):
     """A peak whose unknowns have units, whose place has an offset, in float64 or float32."""

@@ -6,7 +6,6 @@ And what least_squares_many takes, refuses and shows.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -184,26 +183,12 @@ def test_max_nfev():
 
 
 CODE = """
-    from numba.core import event
     from tests.least_squares.models import decay_with_j, decays
     fits = decays(400)
-    compiled = []
-    class Compiles(event.Listener):
-        def on_start(self, found):
-            compiled.append(found.data["dispatcher"].py_func.__name__)
-        def on_end(self, found):
-            pass
-    event.register("numba:compile", Compiles())
     def fit():
         res = na.least_squares_many(decay_with_j, fits.x0, (fits.t, fits.y), m=30, jac=True)
         return res.x.tobytes().hex()[:99], res.cov.tobytes().hex()[:99]
 """
-
-
-def test_a_second_process_compiles_the_model_alone(tmp_path: Path) -> None:
-    code = CODE + "    fit(); print('work' in compiled, 'decay_with_j' in compiled)"
-    found = [python(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
-    assert found == ["True True", "False True"]
 
 
 @extras.fork
@@ -272,12 +257,6 @@ def reads_only_t(x, r, t):
 
 
 @numba.njit
-def returns_another_r(x, r, t):
-    r = t * x
-    return r
-
-
-@numba.njit
 def without_j(x, r, J, t):
     r[0] = t * x[0]
 
@@ -310,12 +289,10 @@ def _python(x, r, t):
 START = np.zeros((3, 1))
 REFUSED = {
     "python": (TypeError, "compiled by Numba", (_python, START, (1.0,)), {}),
-    "one row": (ValueError, r"x0\[None\]", (decay, np.zeros(3), ARGS), {}),
     "no start": (ValueError, "starts, problems", (decay, np.zeros((0, 3, 3)), ARGS), {}),
     "no unknown": (ValueError, "problems, n", (decay, np.zeros((3, 0)), ARGS), {}),
     "complex": (TypeError, "complex128", (decay, np.zeros((3, 2), complex), ARGS), {}),
     "r is not read": (TypeError, "writes no residuals", (reads_only_t, START, (1.0,)), {}),
-    "r is another": (TypeError, "writes no residuals", (returns_another_r, START, (1.0,)), {}),
     "J is not read": (TypeError, "no derivatives", (without_j, START, (1.0,)), {"jac": True}),
     "x is changed": (TypeError, "x is read-only", (changes_x, START, (1.0,)), {}),
     "returns": (TypeError, r"fun\(x, r, i, \*args\)", (returns, START, (1.0,)), {}),
@@ -326,18 +303,13 @@ REFUSED = {
         (decay, FEW.x0, ARGS),
         {"jac": "2-point"},
     ),
-    "jac of NumPy": (TypeError, "jac: .*True", (decay, FEW.x0, ARGS), {"jac": np.True_}),
-    "jac of an array": (TypeError, "jac: .*True", (decay, FEW.x0, ARGS), {"jac": np.ones(2)}),
     "no J": (TypeError, r"as fun\(x, r, J, \*args\)", (decay, FEW.x0, ARGS), {"jac": True}),
     "m": (ValueError, "m: expected", (decay, FEW.x0, ARGS), {"m": 0}),
-    "m of a float": (TypeError, "Write 30", (decay, FEW.x0, ARGS), {"m": 30.0}),
     "list": (TypeError, "args: expected a tuple", (decay, FEW.x0, [*ARGS]), {}),
     "text": (TypeError, r"args\[0\]", (with_text, START, (object(),)), {}),
     "ftol": (ValueError, "ftol: expected at least 2.2e-16", (decay, FEW.x0, ARGS), {"ftol": 0}),
-    "xtol": (ValueError, "xtol", (decay, FEW.x0, ARGS), {"xtol": 1e-17}),
     "gtol": (TypeError, "gtol: expected a number", (decay, FEW.x0, ARGS), {"gtol": None}),
     "max_nfev": (ValueError, "max_nfev", (decay, FEW.x0, ARGS), {"max_nfev": 0}),
-    "too large": (ValueError, "max_nfev", (decay, FEW.x0, ARGS), {"max_nfev": 2**70}),
     "sigma": (ValueError, r"\(30,\) or \(20, 30\), got", (decay, FEW.x0, ARGS), {"sigma": 1}),
     "no sigma": (ValueError, "write 0", (decay, FEW.x0, ARGS), {"sigma": [1.0] * 29 + [np.nan]}),
     "two sigmas": (
@@ -349,7 +321,6 @@ REFUSED = {
     "kept": (TypeError, "residuals: expected", (decay, FEW.x0, ARGS), {"residuals": 1}),
     "loss": (TypeError, "sum of squares", (decay, FEW.x0, ARGS), {"loss": "huber"}),
     "checkpoint": (TypeError, "numadam_result", (decay, FEW.x0, ARGS), {"checkpoint": "a"}),
-    "lr": (TypeError, "minimize_many", (decay, FEW.x0, ARGS), {"lr": 0.1}),
     "crossed": (ValueError, "lo is above hi", (decay, FEW.x0, ARGS), {"bounds": (1, 0)}),
     "pairs": (
         ValueError,
@@ -357,15 +328,10 @@ REFUSED = {
         (decay, FEW.x0, ARGS),
         {"bounds": [(0, 1)] * 3},
     ),
-    "points": (ValueError, r"points.*\(20,\)", (decay, FEW.x0, ARGS), {"points": [30]}),
     "too many": (ValueError, "0 to m = 30", (decay, FEW.x0, ARGS), {"points": np.full(20, 31)}),
-    "negative": (ValueError, "got -1", (decay, FEW.x0, ARGS), {"points": [30] * 19 + [-1]}),
     "ragged": (ValueError, r"got \[\[1\], \[2", (decay, FEW.x0, ARGS), {"points": [[1], [2, 3]]}),
     "fixed twice": (ValueError, "each once", (decay, FEW.x0, ARGS), {"fixed": [0, 1, 1]}),
-    "fixed beyond": (ValueError, "0 to 2", (decay, FEW.x0, ARGS), {"fixed": [3]}),
     "fixed shape": (ValueError, r"got shape \(2,\)", (decay, FEW.x0, ARGS), {"fixed": [True] * 2}),
-    "fixed floats": (ValueError, "of float64", (decay, FEW.x0, ARGS), {"fixed": [0.0, 1.0, 0.0]}),
-    "switch": (TypeError, "absolute_sigma", (decay, FEW.x0, ARGS), {"absolute_sigma": 2}),
 }
 
 
@@ -374,15 +340,6 @@ def test_refused(case):
     kind, text, args, options = REFUSED[case]
     with pytest.raises(kind, match=text):
         na.least_squares_many(*args, **{"m": 30, **options})
-
-
-def test_lists_integers_and_other_layouts_are_taken():
-    res = na.least_squares_many(decay_with_j, FEW.x0, ARGS, m=30, jac=True)
-    for x0 in (FEW.x0.tolist(), FEW.x0.astype(int), np.asfortranarray(FEW.x0)):
-        again = na.least_squares_many(decay_with_j, x0, ARGS, m=30, jac=True)
-        np.testing.assert_array_equal(again.x, res.x)
-    other = na.least_squares_many(decay, FEW.x0, (FEW.t, FEW.y.T.copy().T), m=30)
-    np.testing.assert_allclose(other.x, res.x, rtol=1e-4)
 
 
 def test_an_explicit_signature_is_taken():

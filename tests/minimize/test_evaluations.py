@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import numpy as np
 import pytest
-from scipy.optimize import OptimizeResult, approx_fprime, rosen, rosen_der
+from scipy.optimize import approx_fprime, rosen, rosen_der
 
 import numadam as na
 from tests.minimize.objectives import START, Counted, loop, python_rosen
@@ -129,41 +128,6 @@ def test_f_that_was_not_read_is_refused_later():
         assert "grad_norm" in repr(iterate)
 
 
-def test_an_iterate_is_pickled_with_its_f():
-    seen = []
-
-    def callback(intermediate_result):
-        seen.append(pickle.loads(pickle.dumps(intermediate_result)))
-        seen.append(intermediate_result)
-
-    na.minimize(rosen, START, jac=rosen_der, maxiter=1, gtol=0, callback=callback)
-    for iterate in (seen[0], pickle.loads(pickle.dumps(seen[1]))):
-        assert type(iterate) is OptimizeResult
-        assert iterate.fun == rosen(iterate.x)
-
-
-def test_what_comes_of_f_that_a_callback_reads():
-    def fails(x):
-        raise KeyError("no such mesh")
-
-    def callback(intermediate_result):
-        return intermediate_result.nit == 4 and intermediate_result.fun
-
-    with pytest.raises(KeyError, match="no such mesh"):
-        na.minimize(fails, START, jac=rosen_der, callback=callback)
-    res = na.minimize(lambda x: np.nan, START, jac=rosen_der, callback=callback)
-    assert (res.nit, res.status, res.nfev) == (4, 2, 1)
-
-
-def test_a_history_asks_where_it_keeps_a_record():
-    history = na.History(10)
-    res, fun, _ = counted(34, callback=history)
-    np.testing.assert_array_equal(history["t"], [0, 10, 20, 30, 34])
-    np.testing.assert_array_equal(history["f"], [rosen(x) for x in fun.seen])
-    assert res.nfev == 5
-    assert res.fun == history["f"].min()
-
-
 def test_without_tests_no_gradient_is_evaluated_at_the_end():
     res, fun, jac = counted(30, **OFF)
     assert (res.njev, res.nfev, res.nit, res.status) == (30, 1, 30, 1)
@@ -176,12 +140,6 @@ def test_without_tests_no_gradient_is_evaluated_at_the_end():
     best, _, _ = counted(300, track_best=True, **OFF, beta1=0.99)
     assert best.fun < best.fun_last
     np.testing.assert_array_equal(best.jac, rosen_der(best.x))
-
-
-def test_a_gradient_that_comes_with_f_is_kept():
-    res = na.minimize(python_rosen, START, jac=True, lr=0.02, maxiter=30, **OFF)
-    assert (res.njev, res.nfev) == (31, 31)
-    np.testing.assert_array_equal(res.jac, python_rosen(res.x)[1])
 
 
 def test_a_run_without_a_last_gradient_goes_on():
@@ -228,6 +186,7 @@ def test_differences_stop_where_f_is_not_finite():
     assert (res.status, res.nfev, len(fun.seen)) == (2, 1, 1)
 
 
+@pytest.mark.sweep
 def test_differences_keep_to_bounds_rounded_into_float32():
     bounds = [(0.1, 0.1), (0.1, 0.10000000001), (0, 1)]
     assert na.minimize(height, np.zeros(3, np.float32), maxiter=3, bounds=bounds).status == 1

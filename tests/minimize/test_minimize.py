@@ -260,16 +260,6 @@ def test_a_schedule_that_raises_ends_the_run_where_it_does(fun):
     assert caught.value.numadam_result.nit == 3
 
 
-def test_ctrl_c_in_a_callback_carries_the_run():
-    def callback(x):
-        if x[0] < 0.5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        na.minimize(square, np.ones(2), jac=True, lr=0.1, callback=callback)
-    assert caught.value.numadam_result.nit > 3
-
-
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_comes_between_calls_and_leaves_counts_and_history_together():
     na.minimize(rosen, START, gtol=0, maxiter=1, history=1)  # compiled before

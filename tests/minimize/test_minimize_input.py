@@ -38,12 +38,6 @@ def fills_x(x, g):
 
 
 @numba.njit
-def adds_to_x(x, g):
-    x += g
-    return 0.0
-
-
-@numba.njit
 def names_g_anew(x, g):
     g = 2 * x  # noqa: F841  (the mistake that is looked for)
     return np.sum(x * x)
@@ -64,11 +58,6 @@ def not_compiled_either(x, g, i, data):
 
 def height(x):
     return square(x)[0]
-
-
-@numba.njit
-def height_alone(x):
-    return x[0] ** 2
 
 
 @numba.njit
@@ -97,18 +86,13 @@ REFUSED = [
     ((3, np.zeros(2)), {}, TypeError, "fun: expected a function"),
     ((square, "abc"), {}, TypeError, "x0"),
     ((square, np.zeros(2)), {"jac": "4-point"}, ValueError, "jac: expected True"),
-    ((square, np.zeros(2)), {"jac": True, "gtol": -1}, ValueError, "gtol"),
-    ((square, np.zeros(2)), {"jac": True, "ftol": "x"}, TypeError, "ftol"),
     ((square, np.zeros(2)), {"jac": True, "norm": 1}, ValueError, r"norm: expected numpy.inf or 2"),
     ((square, np.zeros(2)), {"jac": True, "rule": "newton"}, ValueError, "rule: expected one of"),
-    ((square, np.zeros(2)), {"jac": True, "callback": 3}, TypeError, "callback"),
-    ((square, np.zeros(2)), {"jac": True, "state": 3}, TypeError, "state"),
     ((square, np.zeros(2)), {"jac": True, "state": {"t": 1}}, ValueError, "state"),
     ((square, np.zeros(2)), {"jac": True, "check_every": 0}, ValueError, "check_every"),
     ((square, np.zeros(2)), {"jac": True, "maximize": True}, ValueError, "minimise -fun"),
     ((square, np.zeros(2)), {"jac": True, "comm": 0}, ValueError, r"comm: .*na\.Adam\(block, comm"),
     ((square, np.zeros(2)), {"jac": True, "nonfinite": "skip"}, ValueError, "status 3"),
-    ((square, np.zeros(2)), {"jac": True, "beta3": 0.5}, TypeError, "beta3"),
     ((square, np.zeros(3)), {"jac": True, "bounds": 5}, TypeError, "bounds: expected"),
     ((rosen, {"x": np.zeros(2)}), {}, TypeError, "compiled fun takes one NumPy array"),
     ((four, np.zeros(2)), {}, TypeError, "takes 2 arguments"),
@@ -116,12 +100,9 @@ REFUSED = [
     ((tells_nothing, np.zeros(2)), {}, TypeError, "number f, got none; is there a `return`"),
     ((three, np.zeros(2), ({"a": 1},)), {}, TypeError, r"args\[0\]: Numba has no type for dict"),
     ((three, np.zeros(2), (BIG_ENDIAN,)), {}, TypeError, r"args\[0\]: .*\(>f8\)\. Pass a\.astype"),
-    ((three, np.zeros(2), ((1, BIG_ENDIAN),)), {}, TypeError, r"args\[0\]: .* Pass a\.astype"),
     ((three, np.zeros(2), [np.ones(3)]), {}, TypeError, r"args: expected a tuple, got a list"),
     ((fills_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
-    ((adds_to_x, np.zeros(2)), {}, TypeError, "fun: writes into x.*gradient goes into g"),
     ((square, np.zeros(2)), {}, TypeError, "got tuple. Pass jac=True"),
-    ((square, np.zeros(2)), {"jac": abs}, TypeError, "got tuple. Pass jac=True"),
     ((not_compiled, np.zeros(2), (1.0,)), {}, TypeError, r"got not_compiled\(x, g, data\).*njit"),
     ((not_compiled, np.zeros(2), 1.0), {"jac": True}, TypeError, "numba.njit"),
     ((names_g_anew, np.ones(2)), {}, TypeError, r"never reads g.*g\[:\] = "),
@@ -131,8 +112,6 @@ REFUSED = [
     ((square, np.zeros(2)), {"maxitr": 5}, TypeError, "argument. Did you mean 'maxiter'\\?$"),
     ((square, np.zeros(2)), {"options": {"lr": 5}, "lr": 4}, TypeError, "lr: is given as a keyw"),
     ((square, np.zeros(2)), {"options": 5}, TypeError, "options: expected a dict .*, got int"),
-    ((square, np.zeros(2)), {"options": {"maxcor": 5}, "jac": True}, TypeError, "maxcor"),
-    ((square, np.zeros(2)), {"options": {"iprint": 5}}, TypeError, "iprint: .*progress=True"),
     ((square, np.zeros(2)), {"options": {"maxfun": 5}}, ValueError, "maxfun: .*maxiter="),
     ((square, np.zeros(2)), {"constraints": [{"type": "eq"}]}, ValueError, "constraints: .*bounds"),
     ((square, np.zeros(2)), {"hess": abs}, ValueError, "hess: .*second derivatives"),
@@ -140,7 +119,6 @@ REFUSED = [
     ((square, np.ones(3)), {"jac": np.ones(3)}, ValueError, "jac: expected True"),
     ((square, np.ones(3)), {"jac": True, "track_best": "no"}, TypeError, "track_best"),
     ((rosen, np.ones(2)), {"jac": np.True_}, ValueError, "jac: expected True or None"),
-    ((rosen, np.ones(2)), {"jac": lambda x: x}, TypeError, "takes 1 argument"),
     ((square, np.ones(3)), {"method": "L-BFGS-B"}, ValueError, "scipy.optimize.minimize"),
     ((np.ones(3), square), {"jac": True}, TypeError, "x0: .*order of arguments"),
     ((square, np.ones(3)), {"jac": True, "maxiter": 1e3}, TypeError, "maxiter: .* Write 1000"),
@@ -156,7 +134,6 @@ REFUSED = [
     ((away_from, np.ones(2), [np.ones(2)]), {"jac": True}, ValueError, r"\(1, 2\).*args is a list"),
     ((gaps, np.ones(2), [np.ones(2)]), {}, TypeError, r"shape \(1, 2\).*args is a list"),
     ((reads_a_list, np.ones(1), ([[1.0]],)), {}, TypeError, r"reads_a_list\(x, g, data\).*array"),
-    ((height_alone, np.ones(1)), {"jac": True}, TypeError, r"has to return \(f, gradient\)"),
 ]
 
 
@@ -171,11 +148,8 @@ RETURNED = [
     (lambda x: 3.0, TypeError, "jac=True it has to return"),
     (lambda x: (None, x), TypeError, "returned None"),
     (lambda x: (x, x), TypeError, "one real number"),
-    (lambda x: (x, 1.0), TypeError, "one real number.*in this order"),
     (lambda x: (1j, x), TypeError, "one real number"),
-    (lambda x: ("f", x), TypeError, "one real number"),
     (lambda x: (1.0, x[:1]), ValueError, r"shape \(1,\), expected \(2,\)"),
-    (lambda x: (1.0, None), TypeError, "is None"),
     (lambda x: (1.0, x * 1j), TypeError, "complex128, expected float64"),
     (lambda x: (1.0, np.array(["a", "b"])), TypeError, "expected float64"),
 ]
@@ -194,10 +168,6 @@ def masked(x):
     return np.ma.array(x, mask=np.arange(np.size(x)).reshape(np.shape(x)) == 0)
 
 
-def ones_of(x):
-    return [masked(row) for row in x]
-
-
 def resumed(x):
     state = na.minimize(square, x, jac=True, maxiter=2).state
     na.minimize(square, x, jac=True, maxiter=4, state={**state, "x": masked(x)})
@@ -207,21 +177,16 @@ MASKED = {
     "f": lambda x: na.minimize(lambda x: (np.ma.masked, 2 * x), x, jac=True),
     "f without a mask": lambda x: na.minimize(lambda x: (np.ma.array(1.0), x), x, jac=True),
     "f apart": lambda x: na.minimize(lambda x: masked([1.0]), x, jac=lambda x: x, ftol=0.1),
-    "f of differences": lambda x: na.minimize(lambda x: masked([1.0]), x),
     "f of complex": lambda x: na.minimize(lambda x: masked([x.sum()]), x, jac="cs"),
     "g": lambda x: na.minimize(lambda x: (1.0, masked(x)), x, jac=True),
-    "rows of g": lambda x: na.minimize(lambda x: (1.0, ones_of(x)), x[None], jac=True),
     "numbers of g": lambda x: na.minimize(lambda x: (1.0, [np.ma.masked, 1, 1]), x, jac=True),
     "g apart": lambda x: na.minimize(lambda x: 1.0, x, jac=masked),
     "g of a dict": lambda x: na.minimize(
         lambda x: (1.0, {"a": masked(x["a"])}), {"a": x}, jac=True
     ),
     "x0": lambda x: na.minimize(square, masked(x), jac=True),
-    "rows of x0": lambda x: na.minimize(square, ones_of(x[None]), jac=True),
-    "compiled x0": lambda x: na.minimize(rosen, masked(x)),
     "saved x": resumed,
     "f of many": lambda x: na.minimize_many(lambda x: (masked([1.0]), x), x[None], jac=True),
-    "g of many": lambda x: na.minimize_many(lambda x: (np.ones(1), masked(x)), x[None], jac=True),
     "x0 of many": lambda x: na.minimize_many(rosen, masked(x[None])),
     "lr of many": lambda x: na.minimize_many(rosen, x[None], lr=masked([0.1])),
     "lr": lambda x: na.minimize(square, x, jac=True, lr=masked(x)),
@@ -283,22 +248,16 @@ MANY = [
     ((rosen, np.zeros(2)), {}, ValueError, r"shape \(problems, ...\)"),
     ((rosen, np.zeros((2, 2))), {"lr": np.ones(2)}, ValueError, "one for each problem or for"),
     ((rosen, np.zeros((3, 2))), {"lr": [0.1, [0.2]]}, ValueError, "lr: "),
-    ((rosen, np.zeros((3, 2))), {"lr": -np.ones(3)}, ValueError, "lr"),
     ((square, np.zeros((3, 2))), {}, ValueError, "jac"),
     ((square, np.zeros((3, 2))), {"jac": True}, ValueError, r"f has to be an array of shape \(3,"),
     ((square, np.zeros((3, 2))), {"jac": True, "clip_norm": 1.0}, ValueError, "clip_norm: .* mix"),
-    ((square, np.zeros((3, 2))), {"jac": True, "clip_array_norm": 1.0}, ValueError, "clip_array_n"),
     ((rosen, np.zeros((3, 2))), {"ema": 0.9, "ema_debias": True}, ValueError, "ema_debias"),
     ((four, np.zeros((3, 2))), {}, TypeError, "takes 2 arguments"),
-    ((three, np.zeros((3, 2)), [np.ones(3)]), {}, TypeError, "args: expected a tuple"),
     ((three, np.zeros((3, 2)), (BIG_ENDIAN,)), {}, TypeError, r"args\[0\]: .* Pass a\.astype"),
     ((rosen, np.zeros((3, 2))), {"callback": print}, TypeError, "callback: .*numadam.minimize"),
-    ((rosen, np.zeros((3, 2))), {"history": True}, TypeError, "history: .*numadam.minimize"),
     ((rosen, np.zeros((3, 2))), {"state": None}, TypeError, "state: .*numadam.minimize"),
-    ((rosen, np.zeros((3, 2))), {"track_best": True}, TypeError, "track_best: .*numadam.minimize"),
     ((rosen, np.zeros((2, 2))), {"lr": [0.1, FALLING]}, TypeError, r"lr\[1\]: .* all problems"),
     ((forgets_g, np.zeros((3, 2)), (np.ones(3),)), {}, TypeError, "never reads g"),
-    ((rosen, np.zeros((3, 2))), {"check_every": 0}, ValueError, "check_every"),
     ((rosen, np.zeros((3, 2))), {"atol": 1e-3}, TypeError, "atol: .*gtol=..., ftol=... or xtol="),
     ((not_compiled, np.zeros((3, 2)), (1,)), {"jac": True}, TypeError, "numba.njit"),
     ((not_compiled_either, np.zeros((3, 2)), (1,)), {}, TypeError, "numba.njit"),
@@ -326,15 +285,7 @@ def test_an_objective_that_could_be_called_in_two_ways_is_refused():
 # --- arguments as they are read -------------------------------------------------------------------
 
 
-def test_numbers_and_rules_are_read():
-    assert arguments.check_maxiter(0) == 0
-    assert arguments.check_maxiter(2**53 - 1) == 2**53 - 1
-    for maxiter in (-1, 2**53):
-        with pytest.raises(ValueError, match=r"^maxiter: "):
-            arguments.check_maxiter(maxiter)
-    assert [arguments.check_interval(None, host) for host in (True, False)] == [1, 20]
-    assert arguments.check_interval(7, False) == 7
-
+def test_rules_are_read():
     assert arguments.rule_class(na.AdamW) is na.AdamW
     assert arguments.rule_class("adamW") is na.AdamW
     for rule, says in [
@@ -358,12 +309,9 @@ def still(x):
 
 WHOLE = [
     (np.array([1, 2, 3]), np.array([1.0, 2.0, 3.0])),
-    (np.array([1, 2], np.uint8), np.array([1.0, 2.0])),
     ([1, 2, 3], np.array([1.0, 2.0, 3.0])),
     ((1, 2.5), np.array([1.0, 2.5])),
-    ([[1, 2], [3, 4]], np.array([[1.0, 2.0], [3.0, 4.0]])),
     (3, np.array(3.0)),
-    (np.int32(3), np.array(3.0)),
     ({"a": np.array([1, 2]), "b": 1}, {"a": np.array([1.0, 2.0]), "b": np.array(1.0)}),
     ([np.array([1, 2]), np.ones(2)], [np.array([1.0, 2.0]), np.ones(2)]),
 ]

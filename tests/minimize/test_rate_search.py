@@ -47,17 +47,6 @@ def test_any_unit_of_x(unit, start):
     np.testing.assert_allclose(found.x, 3 * unit, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_sgd_whose_rates_depend_on_f(scale):
-    def fun(x):
-        f, g = middle(x)
-        return scale * f, scale * g
-
-    found = search(fun, rule="sgd", maxiter=500)
-    assert 0.1 < found.lr * scale < 1
-    assert found.success
-
-
 @pytest.mark.parametrize("kind", ["float32", "complex128", "nested"])
 def test_each_kind_of_x(kind):
     x0 = {"a": ZERO} if kind == "nested" else np.zeros(2, kind)
@@ -154,16 +143,6 @@ def test_who_watches_sees_the_run_alone():
 # --- rates that cannot be ------------------------------------------------------------------------
 
 
-def test_rates_that_leave_the_domain_are_not_taken():
-    def logarithm(x):
-        with np.errstate(all="ignore"):
-            return float(np.sum(x - 1e-2 * np.log(x))), 1 - 1e-2 / x
-
-    found = search(logarithm, np.ones(2), maxiter=500)
-    assert np.isfinite(found.fun)
-    assert found.lr < 1
-
-
 def test_a_rate_that_ends_beyond_an_edge_is_not_taken():
     def ramp(x):  # lower is better, up to an edge
         return (np.nan if np.any(x > 9.5) else -float(np.sum(x))), -np.ones_like(x)
@@ -208,23 +187,6 @@ def test_a_rate_at_which_fun_raises_is_not_taken():
     assert found.nfev == len(fun.seen)
     compiled = search(compiled_edge, jac=None, maxiter=400)
     assert (compiled.lr, compiled.nfev) == (found.lr, found.nfev)
-
-
-@pytest.mark.parametrize(("kind", "call"), [(ValueError, 1), (KeyboardInterrupt, 30)])
-def test_what_ends_a_search_names_the_trial(kind, call):
-    calls = []
-
-    def fun(x):
-        calls.append(x)
-        if len(calls) == call:
-            raise kind("no mesh")
-        return far(x)
-
-    with pytest.raises(kind) as caught:
-        search(fun)
-    trial = RATES[(call - 1) // 11]
-    assert caught.value.numadam_result.lr == trial
-    assert f"lr='auto' was trying lr={trial:.4g}" in caught.value.__notes__[-1]
 
 
 def test_an_exception_at_all_rates_is_raised():

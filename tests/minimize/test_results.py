@@ -17,10 +17,8 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, minimize, r
 from scipy.optimize import rosen as scipy_rosen
 
 import numadam as na
-from numadam import rules
 from numadam._core.hyper import GradientStatus
 from numadam._core.options import DEFAULTS
-from numadam._minimize.arguments import rule_class
 from tests import stubs
 from tests.minimize.objectives import START, Counted, python_rosen, rosen, square
 
@@ -68,7 +66,6 @@ MISSING = [
     (one, "lr", 'lr="auto"'),
     (many, "state", "checkpoint=path"),
     (many, "averaged", "ema="),
-    (one, "nitt", "it has"),
     (many, "nitt", "it has"),
 ]
 
@@ -101,11 +98,6 @@ def test_copies_and_pickles_are_of_the_class(make):
     assert type(copy.copy(result)) is {one: na.Result, many: na.ManyResult}[make]
 
 
-def test_completion_shows_entries_and_no_methods_of_dict():
-    assert dir(one()) == sorted(one())
-    assert dir(many()) == sorted([*many(), "best"])
-
-
 @pytest.mark.parametrize("kind", [na.Result, na.ManyResult, na.GradientCheck])
 def test_every_entry_has_a_text_and_a_type_in_the_docstring(kind):
     # plain Python and IPython without jedi complete by the class
@@ -113,14 +105,6 @@ def test_every_entry_has_a_text_and_a_type_in_the_docstring(kind):
     assert public - {"best"} == kind.__annotations__.keys()
     text = inspect.getdoc(kind)
     assert re.findall(r"^(\w+) : \S.*\n    \S", text, re.MULTILINE) == [*kind.__annotations__]
-
-
-@pytest.mark.rule
-def test_names_of_rules_in_the_signature_are_taken():
-    text = (stubs.PACKAGE / "_core" / "keywords.pyi").read_text(encoding="utf-8")
-    (names,) = re.findall(r"^RuleName = Literal\[(.*)\]$", text, re.MULTILINE)
-    kinds = [rule_class(name) for name in re.findall(r"\w+", names)]
-    assert kinds == [*rules.classes().values()]
 
 
 KEYWORDS = stubs.keywords(stubs.rule_classes())
@@ -153,19 +137,6 @@ def test_many_problems_take_the_options_of_their_signature():
     assert of_one.keys() - of_many.keys() == {"ema_debias"}
     with pytest.raises(ValueError, match=r"^ema_debias: problems stop at different iterations"):
         many(ema=0.9, ema_debias=True)
-
-
-@each
-def test_a_changed_result_is_still_shown(make):
-    result = make()
-    result.x = 3
-    assert "3" in repr(result)
-    del result["x"]
-    result.note = "by hand"
-    for text in (repr(result), result._repr_html_()):
-        assert "by hand" in text
-    assert repr(type(result)()) == f"{type(result).__name__}()"
-    assert "<table" in type(result)()._repr_html_()
 
 
 def test_the_check_of_a_gradient_is_such_a_result():
@@ -234,25 +205,17 @@ def message(fun, x0, jac=True, **options):
 FIVE = np.zeros(5)
 
 SAID = [
-    (bowl, FIVE, {"lr": 1e-5}, SLOW),
-    (bowl, FIVE, {"lr": 1e-3}, SLOW),
     (bowl, FIVE, {"lr": 1e-3, "maxiter": 20, "history": False}, SLOW),
     (bowl, FIVE, {"lr": na.schedules.Cosine(1e-3, steps=500)}, SLOW),
-    (bowl, FIVE, {"lr": np.full(5, 1e-3)}, SLOW),
     (height, FIVE, {"lr": 1e-3, "jac": slope}, SLOW),
-    (bowl, [0, 0, 0, 0, 0], {"lr": 1e-3, "rule": "nadam"}, SLOW),
     (lambda x: (bowl(x["a"])[0], {"a": bowl(x["a"])[1]}), {"a": FIVE}, {"lr": 1e-3}, SLOW),
     (lambda z: (abs(z - 3 - 4j) ** 2, 2 * (z - 3 - 4j)), np.zeros((), complex), {"lr": 1e-3}, SLOW),
     (python_rosen, START, {"lr": 1e-5}, SLOW),
     (rosen, START, {"lr": 1e-5, "jac": None}, SLOW),
     (wrong_sign, FIVE, {"lr": 0.01}, ABOVE),
-    (wrong_sign, FIVE, {"lr": 1.0, "rule": "lion"}, ABOVE),
     (python_rosen, START, {"lr": 100.0}, ABOVE),
-    (bowl, np.full(5, 2.9), {"lr": 3.0, "rule": "lion"}, CIRCLES),
-    (edge, FIVE, {"lr": 1.0, "rule": "lion"}, CIRCLES),
     (edge, FIVE, {"lr": 0.1, "maxiter": 3000}, CIRCLES),
     (bowl, FIVE, {"lr": 0.1, "rule": "lion"}, CIRCLES),
-    (height, FIVE, {"lr": 0.1, "rule": "lion", "jac": slope}, CIRCLES),
     (Noisy(), FIVE, {"lr": 0.1, "maxiter": 2000}, CIRCLES),
 ]
 
@@ -267,33 +230,20 @@ def test_a_run_that_got_stuck_says_how(fun, x0, options, says):
 GOOD = [
     (bowl, FIVE, {"lr": 0.01}),
     (bowl, FIVE, {"lr": 0.1}),
-    (bowl, FIVE, {"lr": 0.1, "maxiter": 600}),
-    (bowl, FIVE.astype("f4"), {"lr": 0.03}),
     (bowl, FIVE, {"lr": na.schedules.Cosine(0.1, steps=500)}),
     (bowl, FIVE, {"lr": 0.01, "rule": "sgd"}),
-    (height, FIVE, {"lr": 0.1, "jac": slope}),
     (bowl, FIVE, {"lr": 1e-3, "maxiter": 19}),  # too short for a judgement
     (bowl, FIVE, {"lr": 0.1, "history": False}),
     (edge, FIVE, {"lr": na.schedules.Cosine(0.1, steps=500)}),
     (python_rosen, START, {"lr": 0.01}),
-    (rosen, START, {"lr": 0.01, "jac": None}),
-    (python_rosen, START, {"lr": 0.01, "maxiter": 3000}),
     (ill_conditioned, np.zeros(20), {"lr": 0.01}),
-    (ill_conditioned, np.zeros(20, "f4"), {"lr": 0.003}),
     (Noisy(), FIVE, {"lr": na.schedules.Cosine(0.1, steps=500)}),
-    (Noisy(), FIVE, {"lr": 0.01, "maxiter": 300}),
-    (python_rosen, START, {"lr": 0.02, "rule": "adamw"}),
 ]
 
 
 @pytest.mark.parametrize(("fun", "x0", "options"), GOOD, ids=range(len(GOOD)))
 def test_a_good_run_says_nothing(fun, x0, options):
     assert not HINTS.search(message(fun, x0, **options))
-
-
-def test_a_schedule_is_not_advised_to_who_has_one():
-    early = na.schedules.Cosine(0.1, steps=5000)
-    assert message(Noisy(), FIVE, lr=early).endswith("or one that falls further.")
 
 
 def test_a_resumed_run_is_not_measured_from_x0():
@@ -325,19 +275,6 @@ def test_scipys_call_runs_as_it_is():
     )  # fmt: skip
     np.testing.assert_array_equal(scipys.x, ours.x)
     assert (scipys.nit, scipys.message) == (ours.nit, ours.message)
-
-
-def test_tol_is_gtol_unless_gtol_is_given():
-    def norm(**given):
-        return na.minimize(python_rosen, START, jac=True, lr=0.02, **given).grad_norm
-
-    assert 1e-6 < norm(tol=1e-2) == norm(gtol=1e-2) <= 1e-2
-    assert norm(tol=1e-2, options={"gtol": 1e-4}) == norm(gtol=1e-4) <= 1e-4
-
-
-def test_options_by_something_else_than_names():
-    with pytest.raises(TypeError, match=r"options: its keys are names of arguments, got 3"):
-        na.minimize(python_rosen, START, jac=True, options={3: 4})
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -62,19 +62,6 @@ def test_who_watches_a_resumed_run_sees_new_iterates_only(fun, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
-@forms
-def test_a_plateau_in_two_pieces_is_that_of_the_whole(fun):
-    def plateau():
-        return na.schedules.ReduceOnPlateau(0.5, factor=0.5, patience=2)
-
-    whole, pieces = plateau(), plateau()
-    a = run(fun, lr=whole, maxiter=60)
-    half = run(fun, lr=pieces, maxiter=25)
-    b = run(fun, half.x, lr=pieces, maxiter=35, state=half.state)
-    np.testing.assert_array_equal(a.x_last, b.x_last)
-    assert whole == pieces
-
-
 RESUMED = {
     "cosine": {"amsgrad": True, "lr": na.schedules.Cosine(0.5, steps=100)},
     "nadam": {"rule": "nadam", "lr": 0.02, "beta1": lambda t: 0.9 - 1e-4 * t},
@@ -206,9 +193,7 @@ RUNS = {
     "nested": (na.minimize, nested, {"a": START}, {"jac": True}),
     "apart": (na.minimize, value, START, {"jac": slope, "track_best": True, "gtol": 1e-12}),
     "differences": (na.minimize, value, START, {"gtol": 1e-12}),
-    "float32": (na.minimize, in_python, START.astype(np.float32), {"jac": True}),
     "compiled": (na.minimize, compiled, START, {}),
-    "compiled, large": (na.minimize, compiled, np.linspace(-2, 2, 5_000), {}),
     "many in Python": (na.minimize_many, all_rows, ROWS, {"jac": True}),
     "many in lanes": (na.minimize_many, of_many, ROWS, {}),
     "few compiled": (na.minimize_many, of_many, ROWS[:3], {}),
@@ -315,20 +300,16 @@ def test_an_objective_that_raises_there_leaves_the_file(name, tmp_path):
 
 
 ROUNDED = [
-    (np.float64, 3.0, 3.0 * (1 + 1e-7), True),
     (np.float64, 3.0, 3.0 * (1 + 1e-5), False),
     (np.float32, 3.0, 3.0 * (1 + 1e-4), True),
     (np.float32, 3.0, 3.0 * (1 + 1e-2), False),
-    (np.complex64, 3.0, 3.0 * (1 + 1e-4), True),
     (np.float64, 1e-30, 3e-30, True),  # the minimum is 0, and f there is its rounding
     (np.float64, 0.0, 1e-14, True),
     (np.float64, 0.0, 1e-9, False),
-    (np.float32, 0.0, 1e-6, True),
     (np.float64, np.nan, np.nan, True),
     (np.float64, np.nan, 1.0, False),
     (np.float64, np.inf, np.inf, True),
     (np.float64, np.inf, -np.inf, False),
-    (np.float64, 1.0, np.inf, False),
 ]
 
 
@@ -371,20 +352,9 @@ def python_shifted(x, center, constant, sign):
     return constant + np.sum(d * d, axis=-1), sign * 2 * d
 
 
-def height_alone(x, *args):
-    return python_shifted(x, *args)[0]
-
-
-def slope_alone(x, *args):
-    return python_shifted(x, *args)[1]
-
-
 CHANGES = {
     "compiled": (na.minimize, shifted, None, (2,)),
     "in Python": (na.minimize, python_shifted, True, (2,)),
-    "apart": (na.minimize, height_alone, slope_alone, (2,)),
-    "differences": (na.minimize, height_alone, None, (2,)),
-    "many": (na.minimize_many, python_shifted, True, (3, 2)),
     "lanes": (na.minimize_many, shifted, None, (30, 2)),
 }
 
@@ -397,7 +367,7 @@ def test_a_mended_gradient_and_a_small_change_of_a_large_f_are_noticed(name, max
     run = {"jac": jac, "lr": 0.1, "maxiter": maxiter}
     before = minimize(fun, np.zeros(shape), (center, 1e6, 1.0), checkpoint=path, **run)
     others = [(center + 0.01, 1e6, 1.0), (center, 1e6 + 0.1, 1.0), (center, 1e6, -1.0)]
-    for other in others[: 2 if name == "differences" else 3]:
+    for other in others:
         with pytest.raises(
             na.CheckpointError, match=r"^fun: the run of .*fun or args have changed"
         ):

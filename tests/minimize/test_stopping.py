@@ -5,8 +5,6 @@ And known minima that it reaches: functions of textbooks. Fits: tests/least_squa
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 import pytest
@@ -204,15 +202,6 @@ def test_a_run_of_unlike_scales_goes_on_with_the_same_bits(jac, tmp_path):
         assert kept.nit == whole.nit
 
 
-def test_a_complex_start_at_rest_lies_on_no_bound():
-    def fun(x):
-        return 0.0, np.full_like(x, 3e-7 + 3e-7j)
-
-    res = na.minimize(fun, np.ones(3, complex), jac=True, gtol=1e-6)
-    assert res.success
-    assert "bound" not in res.message
-
-
 def test_problems_of_which_most_elements_do_nothing_are_asked_about():
     """As x0 is transposed: two problems of 50 elements, where 50 of two were meant."""
 
@@ -226,13 +215,6 @@ def test_problems_of_which_most_elements_do_nothing_are_asked_about():
     assert message.endswith(asked)
     for shape in ((50, 2), (1, 50)):
         assert "is x0" not in na.minimize_many(fun, np.ones(shape), jac=True, maxiter=2).message
-
-
-def test_gradients_below_eps_get_a_sentence():
-    assert "eps" not in run_bowl("python", 1.0).message
-    assert "a smaller eps" in run_bowl("python", 1e-12, maxiter=3).message
-    res = na.minimize(python_bowl, [0.0], (1e-12,), jac=True, rule="sgd", maxiter=3)
-    assert "eps" not in res.message  # it has none
 
 
 def two_norm(x, g, lo=-np.inf, hi=np.inf):
@@ -276,11 +258,6 @@ def test_the_2_norm_neither_overflows_nor_underflows(size):
     res = na.minimize(lambda x: (0.0, size * x), np.array([3.0, 4.0]), jac=True, norm=2, maxiter=0)
     assert res.status == 1
     assert res.grad_norm == pytest.approx(5 * size, rel=1e-14)
-
-
-def test_the_norm_may_be_a_number_of_numpys():
-    for norm in (np.int64(2), np.float64(2)):
-        assert na.minimize(python_rosen, START, jac=True, norm=norm, maxiter=0).state["norm"] == 2
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -354,6 +331,9 @@ def test_the_best_gradient_is_a_copy(how, n):
     np.testing.assert_array_equal(res.state["jac"], res.jac)
 
 
+# --- known minima: functions of textbooks ---------------------------------------------------------
+
+
 def test_the_best_of_nested_arrays():
     def fun(x):
         f, g = square(x["a"], 1.0)
@@ -363,9 +343,6 @@ def test_the_best_of_nested_arrays():
     assert res.fun < res.fun_last
     assert res.fun == square(res.x["a"], 1.0)[0]
     np.testing.assert_array_equal(res.jac["a"], square(res.x["a"], 1.0)[1])
-
-
-# --- known minima: functions of textbooks ---------------------------------------------------------
 
 
 @numba.njit
@@ -380,80 +357,20 @@ def rosenbrock(x, g):
     return f
 
 
-@numba.njit
-def powell_singular(x, g):
-    """0 at 0, where its second derivative is singular."""
-    a, b, c, d = x[0] + 10.0 * x[1], x[2] - x[3], x[1] - 2.0 * x[2], x[0] - x[3]
-    g[0] = 2.0 * a + 40.0 * d * d * d
-    g[1] = 20.0 * a + 4.0 * c * c * c
-    g[2] = 10.0 * b - 8.0 * c * c * c
-    g[3] = -10.0 * b - 40.0 * d * d * d
-    return a * a + 5.0 * b * b + c * c * c * c + 10.0 * d * d * d * d
+def python_rosenbrock(x):
+    g = np.zeros_like(x)
+    return rosenbrock(x, g), g
 
 
-def in_python(compiled):
-    """The same numbers from a function that returns (f, gradient)."""
-
-    def fun(x):
-        g = np.zeros_like(x)
-        return compiled(x, g), g
-
-    return fun
-
-
-#: One setting for all.
-MAXITER = 10_000
-LR = Cosine(0.1, steps=MAXITER)
-
-
-class Case(NamedTuple):
-    """Start of a run, how far from the minimum it ends, and the iterations it may take."""
-
-    name: str
-    fun: object
-    start: np.ndarray
-    minimum: np.ndarray
-    distance: float
-    f: float
-    nit: int
-
-
-CASES = (
-    Case("rosenbrock-2", rosenbrock, np.array([-1.2, 1.0]), np.ones(2), 5e-6, 1e-11, 2_000),
-    Case("rosenbrock-10", rosenbrock, np.tile([-1.2, 1.0], 5), np.ones(10), 5e-6, 1e-11, 3_500),
-    Case("rosenbrock-100", rosenbrock, np.tile([-1.2, 1.0], 50), np.ones(100), 5e-6, 1e-11, 5_000),
-    # f is flat to fourth order along two directions: x is known to the fourth root of f
-    Case("powell", powell_singular, np.array([3.0, -1, 0, 1]), np.zeros(4), 0.02, 2e-7, MAXITER),
-)
-cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-def run_case(case, form, **options):
-    given = {"lr": LR, "maxiter": MAXITER, **options}
-    if form == "compiled":
-        return na.minimize(case.fun, case.start, **given)
-    return na.minimize(in_python(case.fun), case.start, jac=True, **given)
-
-
-@pytest.mark.parametrize("form", ["python", "compiled"])
-@cases
-def test_the_minimum_is_reached(case, form):
-    found = run_case(case, form, gtol=1e-6)
-    assert np.abs(found.x - case.minimum).max() < case.distance
-    assert found.fun < case.f
-    assert found.nit <= case.nit
-    assert found.success == (found.status == 0) == (case.nit < MAXITER)
-    if found.success:
-        assert found.history["grad_norm"][-1] <= 1e-6
-    assert found.nfev == found.njev == found.nit + 1
-    # the result is of one x
-    fun = in_python(case.fun)
-    f, g = fun(found.x)
-    assert found.fun == f == found.history["fun"].min()
-    np.testing.assert_array_equal(found.jac, g)
-    assert found.grad_norm == np.abs(g).max()
-    assert fun(found.x_last)[0] == found.fun_last == found.history["fun"][-1]
-    np.testing.assert_array_equal(found.history["nit"], np.arange(found.nit + 1))
+@pytest.mark.parametrize(("fun", "jac"), [(rosenbrock, None), (python_rosenbrock, True)])
+def test_a_known_minimum_is_reached(fun, jac):
+    lr = Cosine(0.1, steps=10_000)
+    res = na.minimize(fun, np.tile([-1.2, 1.0], 5), jac=jac, lr=lr, gtol=1e-6, maxiter=10_000)
+    assert res.success
+    assert res.nit <= 3_500
+    np.testing.assert_allclose(res.x, 1.0, atol=5e-6)
+    assert res.nfev == res.njev == res.nit + 1
+    assert res.history["grad_norm"][-1] <= 1e-6
+    np.testing.assert_array_equal(res.history["nit"], np.arange(res.nit + 1))
     # of the step that led to each x
-    np.testing.assert_array_equal(found.history["lr"][1:], [LR(t) for t in range(found.nit)])
-    assert found.history["fun"][0] == fun(case.start)[0]
+    np.testing.assert_array_equal(res.history["lr"][1:], [lr(t) for t in range(res.nit)])

@@ -15,7 +15,6 @@ import copy
 import os
 import pickle
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ import pytest
 from mpi4py import MPI
 
 import numadam as na
-from numadam import _mpi as ranks_module
-from numadam._checkpoint import container
 from numadam._mpi import ranks_of
 from tests.mpi.problems import Twins, cutter, fails_on, random_tree, same_bits
 from tests.pages import BLOCK
@@ -185,10 +182,6 @@ def wrong_shape(opt):
     opt.step({"w": np.ones((4, 3)), "b": np.ones(3)})
 
 
-def wrong_dtype(opt):
-    opt.step({"w": np.ones((4, 2), np.float32), "b": np.ones(3)})
-
-
 def read_only(opt):
     opt.params["b"].flags.writeable = False
     try:
@@ -230,17 +223,13 @@ class Unsaid(Exception):
 #: What the last rank does, its error, and what the others are told of it.
 CALLS = {
     "shape": (wrong_shape, ValueError, ""),
-    "dtype": (wrong_dtype, TypeError, ""),
-    "structure": (lambda opt: opt.step({"w": np.ones((4, 2))}), ValueError, ""),
     "read-only": (read_only, ValueError, ""),
     "overlap": (lambda opt: opt.step({**grads(), "w": opt.params["w"]}), ValueError, ""),
-    "no gradients": (lambda opt: opt.step(), ValueError, ""),
     "negative rate": (lambda opt: opt.step(grads(), lr=-1.0), ValueError, ""),
     "schedule": (with_rate(lambda t: 1 / 0), ZeroDivisionError, ""),
     "ctrl-c": (with_rate(interrupted), KeyboardInterrupt, ""),
     "no UTF-8": (with_rate(raising(OSError("caf\udce9"))), OSError, r": caf\\udce9"),
     "no text": (with_rate(raising(Unsaid())), Unsaid, ": its text raised RuntimeError"),
-    "long text": (with_rate(raising(ValueError("long" * 1000))), ValueError, ": longlong"),
 }
 
 
@@ -260,17 +249,6 @@ def test_a_step_that_one_rank_refuses_is_taken_nowhere(comm, case, first):
     opt.step(grads())  # all go on
     twin.step(grads())
     assert same_bits(opt.params, twin.params)
-
-
-@pytest.mark.ranks(3)
-def test_two_ranks_refuse_at_once(comm):
-    opt = make(comm)
-    call, error = {0: (wrong_shape, ValueError), 1: (wrong_dtype, TypeError)}.get(
-        comm.rank, (lambda opt: opt.step(grads()), RankError)
-    )
-    with pytest.raises(error, match="rank 0 of" if error is RankError else None):
-        call(opt)
-    opt.step(grads())
 
 
 @pytest.mark.ranks(2)
@@ -381,10 +359,8 @@ def test_an_optimiser_is_made_on_all_ranks_or_on_none(comm):
         ({"kind": na.SGD}, "rule: is adam on rank 0 and sgd on rank"),
         ({"params": [np.ones(3), np.ones(3)]}, "number of arrays: is 1 on rank 0 and 2 on rank"),
         ({"params": {"x": np.ones(3)}}, "names of params: is params on rank 0 and params"),
-        ({"params": {"caf\udce9": np.ones(3)}}, "names of params"),
         ({"params": np.ones(3, "f4")}, "dtype: is float64 on rank 0 and float32"),
         ({"lr": 0.5}, "lr: is 0.001 on rank 0 and 0.5 on rank"),
-        ({"lr": lambda t: 0.1}, "lr: is 0.001 on rank 0 and .*<lambda>"),
         ({"clip_norm": 1.0}, "clip_norm: is None on rank 0 and 1.0 on rank"),
         ({"beta2": 0.5}, "beta2: is 0.999 on rank 0 and 0.5 on rank"),
         ({"groups": {"": {"lr": 1.0}}}, "groups: is None on rank 0 and {'': "),
@@ -453,30 +429,6 @@ def test_the_same_number_of_ranks_goes_on_with_the_same_bits(comm, path):
     assert len([*path.parent.iterdir()]) == comm.size
 
 
-@pytest.mark.ranks(2)
-def test_a_rank_that_fails_while_others_write(comm, path, monkeypatch):
-    """For longer than a rank that has failed waits anywhere else: all raise, the old one stays."""
-    opt, last = optimiser(comm), comm.rank == comm.size - 1
-    opt.save(path)
-    monkeypatch.setattr(ranks_module, "LEFT_ALONE", 1.0)
-
-    def write(*args, real=container.write):
-        if last:
-            raise OSError(28, "No space left on device")
-        time.sleep(1.3)
-        real(*args)
-
-    run(opt, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(container, "write", write)
-        with fails_on(comm, -1, OSError, "No space left"):
-            opt.save(path)
-    comm.Barrier()
-    assert len([*path.parent.iterdir()]) == comm.size
-    opt.load(path)
-    assert opt.t == 0
-
-
 # --- pages ---------------------------------------------------------------------------------------
 
 
@@ -520,10 +472,3 @@ def test_parameters_that_all_ranks_have_stay_the_same(comm, shared_path):
     every = comm.allgather(found["w"].tobytes())
     assert every == [found["w"].tobytes()] * comm.size
     np.testing.assert_array_equal(na.load(shared_path / "fit.npz").params, found["w"])
-
-
-def test_the_program_that_times_both(mpiexec, monkeypatch):
-    monkeypatch.setenv("NUMADAM_BENCH_LIMIT", "1000")
-    done = mpiexec(2, PAGE.parents[2] / "asv_benchmarks" / "ranks.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(" us |") == 2 * 2 * 5  # sizes, times, sides

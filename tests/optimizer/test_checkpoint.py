@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import OrderedDict, namedtuple
+from collections import namedtuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import Bounds
 
 import numadam as na
 from numadam import CheckpointError
@@ -156,29 +155,6 @@ def test_containers_of_the_user_are_loaded_into_and_not_made(path):
     assert digest(other) == digest(opt)
 
 
-def test_containers_that_give_the_same_names_are_taken_for_each_other(path):
-    a, b, c = np.ones(3), np.zeros(2), np.ones(())
-    nestings = [
-        [a, (b, c)],
-        (a, [b, c]),
-        {1: (b, c), 0: a},
-        OrderedDict([("0", a), ("1", {"1": c, "0": b})]),
-    ]
-    for params in nestings:
-        opt = na.Adam(copy.deepcopy(params))
-        opt.step(copy.deepcopy(params))
-        opt.save(path)
-        for like in nestings:
-            other = na.Adam(copy.deepcopy(like), lr=0.5)
-            other.load(path)
-            other.save(path.parent / "again")
-            again, first = (read(one, "optimizer") for one in (path.parent / "again", path))
-            assert sorted(again.arrays) == sorted(first.arrays)
-            for name, array in first.arrays.items():
-                np.testing.assert_array_equal(again.arrays[name], array)
-            assert type(other.params) is type(like)
-
-
 class Mine(na.Adam):
     """A class of a user."""
 
@@ -216,13 +192,6 @@ def test_products_of_groups_need_the_same_order(path):
     with pytest.raises(CheckpointError, match=r"groups: running products .* another order"):
         trained({"b": np.ones(3), "a": np.ones(3)}, **options).load(path)
     trained({"a": np.ones(3), "b": np.ones(3)}, **options).load(path)
-
-
-def test_bounds_of_scipy_say_what_a_pair_says():
-    low = np.zeros(3)
-    boxed = na.Adam(np.ones(3), bounds=Bounds(low, 2.0))
-    assert np.array_equal(loaded(boxed).bounds.lb, low)
-    assert load_into(na.Adam(np.ones(3), bounds=(low, np.full(3, 2.0))), boxed).t == 0
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -382,19 +351,6 @@ def test_what_a_file_lacks_or_has_too_much_is_said(path):
     refused("foresight: is no option of Adam in this", meta={**content.meta, "options": options})
 
 
-@pytest.mark.parametrize("depth", [200, 300, 400])
-def test_a_structure_nested_without_end_is_refused(path, depth):
-    trained().save(path)
-    content = read(path, "optimizer")
-    content.meta["params"] = deep = {"list": []}
-    for _ in range(depth):
-        deep["list"].append({"list": []})
-        deep = deep["list"][0]
-    write(path, content)
-    with pytest.raises(CheckpointError):
-        na.load(path)
-
-
 # --- one moment ----------------------------------------------------------------------------------
 
 
@@ -469,7 +425,7 @@ def test_other_threads_and_layers_go_on_with_the_same_bits(path):
         print(opt.t, digest(opt))
     """
     rng = np.random.default_rng(0)
-    opt = na.Adam(rng.standard_normal(100_000).astype("f4"), lr=0.01)
+    opt = na.Adam(rng.standard_normal(100_000).astype("f4"), lr=0.01, clip_norm=1.0)
     for _ in range(3):
         opt.step(np.sin(opt.params))
     opt.save(path)

@@ -146,7 +146,7 @@ def test_a_constructor_moves_all_arrays_into_the_box_or_none(bounds):
 
     strike_everywhere(
         lambda: [one.copy() for one in outside],
-        lambda params: na.SGD(params, bounds=bounds),
+        lambda params: na.Adam(params, bounds=bounds),
         check,
         inside="/_cpu/state.py",
     )
@@ -166,9 +166,8 @@ def falling(taken):
 ALL_STATE = {
     "bounds": (-1.0, 1.0),
     "ema": 0.9,
-    "amsgrad": True,
+    "clip_norm": 1.0,
     "nonfinite": "skip",
-    "beta1": falling,
 }
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import numadam as na
-from numadam import rules
 from tests.bits import RULES, assert_same_bits
 from tests.runs import SINK, digest, meanwhile, tree_of
 from tests.trees import (
@@ -70,17 +69,6 @@ SQUARES = [
 ]
 
 
-def test_every_rule_says_which_moments_are_squares():
-    found = {name: set(kind.rule.nonnegative) for name, kind in rules.classes().items()}
-    assert found == {
-        **{name: {"v", "vmax"} for name in ("Adam", "AdamW")},
-        **{name: {"v"} for name in ("NAdam", "RAdam", "AdaBelief", "Adagrad", "RMSprop")},
-        "AdaMax": {"u"},
-        "Lion": set(),
-        "SGD": set(),
-    }
-
-
 @pytest.mark.parametrize(("rule", "options", "name"), SQUARES)
 def test_squares_below_zero_are_refused_and_all_else_is_loaded(rule, options, name):
     opt = rule({"w": np.ones((2, 3)), "b": np.ones(())}, **options)
@@ -103,36 +91,6 @@ def test_squares_below_zero_are_refused_and_all_else_is_loaded(rule, options, na
             saved[key]["w"][1, 2] = odd
             opt.state = saved
             assert_leaves(opt.state[key], tree_leaves(saved[key]))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "complex128"])
-def test_numbers_are_the_state_and_gradient_of_one_number(dtype):
-    """NumPy's arithmetic makes numbers of 0-d arrays."""
-    opt = na.Adam({"a": np.ones((), dtype), "b": np.ones(1, dtype)})
-    opt.step({"a": 3.0, "b": np.ones(1, dtype)})
-    m = opt.state["m"]["a"].copy()
-    opt.state["m"] = {"a": opt.state["m"]["a"] * 0.5, "b": opt.state["m"]["b"]}
-    assert opt.state["m"]["a"] == m * 0.5
-    number = 2j if dtype == "complex128" else 2.0
-    opt.grads = {"a": number, "b": np.ones(1, dtype)}
-    assert opt.grads["a"] == number
-    for bad, says in ((True, "number True"), ("x", "got str"), (2.0, r"\['b'\]: .*number 2.0")):
-        with pytest.raises(TypeError, match=says):
-            opt.grads = {"a": 1.0 if bad == 2.0 else bad, "b": bad}
-    if dtype == "float32":
-        with pytest.raises(TypeError, match=r"grads\['a'\]: expected float32.* x\.real"):
-            opt.grads = {"a": 1j, "b": np.ones(1, dtype)}
-
-
-@pytest.mark.parametrize("shape", [(70_000,), (3, 4)])
-def test_the_last_square_is_looked_at(shape):
-    """Each kind of number: tests/arrays/test_refused_arrays.py."""
-    opt = na.Adam(np.ones(shape, order="F"))
-    v = np.full_like(opt.state["v"], np.nan)
-    v.flat[-1] = -1.0
-    with pytest.raises(ValueError, match=r"^state\['v'\]: expected numbers >= 0"):
-        opt.state["v"] = v
-    assert not opt.state["v"].any()
 
 
 def test_state_lies_as_the_params_lie():
@@ -392,20 +350,6 @@ def test_reset_forgets_counters_and_norms_and_moves_into_the_bounds():
     np.testing.assert_array_equal(opt.grads, 3.0)
 
 
-def test_schedules_begin_again_but_one_with_a_state_keeps_it():
-    opt = na.SGD(np.zeros(2), lr=na.schedules.Polynomial(1.0, steps=4, power=1.0))
-    for _ in range(3):
-        opt.step(np.ones(2))
-    assert opt.current_lr == 0.25
-    opt.reset()
-    assert opt.current_lr == 1.0
-    opt.lr = plateau = na.schedules.ReduceOnPlateau(1.0, factor=0.5, patience=0)
-    plateau.observe(1.0)
-    plateau.observe(1.0)
-    opt.reset()
-    assert opt.current_lr == 0.5
-
-
 def test_reset_waits_for_a_step_of_another_thread():
     opt = na.Adam(np.zeros(5))
     with meanwhile(lambda: opt.step(np.ones(5))):
@@ -471,15 +415,9 @@ def test_current_lr():
         opt.step(np.ones(2))
     opt.lr = 0.5
     assert opt.current_lr == 0.5
-    rates = {"a": 0.1, "b": cosine, "c": np.array([0.1, 0.2])}
-    nested = na.Adam(
-        {name: np.zeros(2) for name in "abc"}, lr=rates, groups={"a": {"frozen": True}}
-    )
+    nested = na.Adam({name: np.zeros(2) for name in "ab"}, lr={"a": 0.1, "b": cosine})
     nested.t = 4
-    now = nested.current_lr
-    assert list(now) == ["a", "b", "c"]
-    assert (now["a"], now["b"]) == (0.1, cosine(4))
-    np.testing.assert_array_equal(now["c"], rates["c"])
+    assert nested.current_lr == {"a": 0.1, "b": cosine(4)}
     assert nested.lr["b"] is cosine
     negative = na.SGD(np.zeros(2), lr=lambda taken: -1.0)
     with pytest.raises(ValueError, match="lr: expected a number in"):
@@ -499,7 +437,7 @@ def resized(x):
 )
 def test_reset_of_parameters_that_no_longer_fit_changes_nothing(change, says):
     x = np.zeros(5)
-    opt = na.Adam(x, bounds=(-1.0, 1.0), ema=0.9)
+    opt = na.Adam(x, bounds=(-1.0, 1.0), ema=0.9, clip_norm=1.0)
     opt.step(np.ones(5))
     saved = opt.state.copy()
     change(x)

@@ -108,8 +108,8 @@ def test_replaced_parameter_is_refused():
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, "float32") for name in KERNELS),
-        *(extras.sweep(name, "float32") for name in OTHERS),
+        *((name, "float64") for name in KERNELS),
+        *(extras.sweep(name, "float32") for name in KERNELS + OTHERS),
         extras.sweep("adam paper", "float64"),
     ],
 )
@@ -147,22 +147,6 @@ def test_many_columns_of_one_matrix_are_told_apart_once():
     for _ in range(20):
         opt.step([np.full(50, float(k)) for k in range(300)])
     np.testing.assert_array_equal(matrix, np.tile(-20.0 * np.arange(300), (50, 1)))
-
-
-def test_other_spellings_of_the_dtype_are_the_same_dtype():
-    """A view made for one step must not be looked up again at the next."""
-    spelled = np.dtype("f8").newbyteorder("<")
-    assert spelled == np.dtype("f8")
-    for dtypes in (("f8", spelled), (spelled, "f8"), (spelled, spelled)):
-        params = [np.zeros(3).view(dtype) for dtype in dtypes]
-        opt = na.SGD(params, lr=1.0)
-        for _ in range(20):
-            opt.step([np.ones(3).view(dtype) for dtype in reversed(dtypes)])
-            gc.collect()
-            litter = [np.full(3, 7.0) for _ in range(50)]
-        assert len(litter) == 50
-        for p in params:
-            np.testing.assert_array_equal(p, np.full(3, -20.0))
 
 
 def test_a_subclass_cannot_keep_the_step_from_ending():
@@ -206,18 +190,6 @@ def test_one_array_of_the_call_that_does_not_fit_at_once(name):
         opt.step(7.0, **{name: np.zeros((2, 3))})
     assert opt.t == 0
     assert not opt.state["m"].any()
-
-
-@pytest.mark.parametrize("name", ["params", "out"])
-def test_none_in_the_place_of_the_only_array(name):
-    p = [np.zeros(3)]
-    opt = na.Adam(p, lr=0.1)
-    for _ in range(2):
-        with pytest.raises((TypeError, ValueError), match=rf"^{name}\[0\]: expected a NumPy"):
-            opt.step([np.ones(3)], **{name: [None]})
-        assert not p[0].any()
-        opt.step([np.ones(3)], **{name: [np.zeros(3)]})
-    assert opt.t == 2
 
 
 # --- opt.grads ------------------------------------------------------------------------------------
@@ -299,18 +271,6 @@ def test_bad_assignment_to_grads_changes_nothing(case):
     with pytest.raises((TypeError, ValueError), match=r"^grads(\[1\])?: "):
         opt.grads = [np.ones(3), BAD_GRADS[case]]
     assert [g.tolist() for g in opt.grads] == [[5] * 3, [6] * 2]
-
-
-def test_gradient_buffers_are_seen_as_out_and_params():
-    """The optimiser's own buffers are checked like any other gradient."""
-    for n in (1, 2):
-        opt = na.SGD([np.ones(4) for _ in range(n)], lr=1.0)
-        swapped = opt.grads[::-1]
-        with pytest.raises(ValueError, match="shares memory"):
-            opt.step(out=swapped)
-        with pytest.raises(ValueError, match="shares memory"):
-            opt.step(params=swapped)
-        assert opt.t == 0
 
 
 def test_assignment_to_grads_writes_into_own_buffers_only():

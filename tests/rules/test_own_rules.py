@@ -48,24 +48,6 @@ def test_it_takes_the_steps_of_the_paper(dtype, rtol):
     np.testing.assert_allclose(x, reference.p, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.peers("jax", "optax")
-def test_it_has_the_numbers_of_optax():
-    import jax
-    import optax
-
-    x, random = np.linspace(-2, 3, 200), np.random.default_rng(1)
-    opt, scale = Yogi(x, lr=0.01), np.exp(random.uniform(-5, 5, (100, 200)))
-    with jax.enable_x64(True):
-        theirs, rule = jax.numpy.asarray(x.copy()), optax.yogi(0.01)
-        state = rule.init(theirs)
-        for g in random.standard_normal((100, 200)) * scale:
-            opt.step(g)
-            update, state = rule.update(jax.numpy.asarray(g), state, theirs)
-            theirs = optax.apply_updates(theirs, update)
-    # of the numbers at the start: what comes near 0 has the errors of its terms
-    np.testing.assert_allclose(x, theirs, rtol=0, atol=1e-15)
-
-
 @pytest.mark.parametrize("dtype", ["float64", extras.sweep("float32"), extras.sweep("complex128")])
 def test_a_rule_of_adams_formula_has_adams_bits(dtype):
     def element(p, g, gg, m, v, h):
@@ -90,7 +72,7 @@ def test_a_rule_of_adams_formula_has_adams_bits(dtype):
 
     arguments = {**ARGUMENTS, "start": None, "hypers": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}}
     Mine = na.rule("Adam", element, scalars, **arguments, nonnegative=("v",), modulus=("v",))
-    options = {"lr": 0.05, "clip_norm": 3.0, "weight_decay": 0.1, "ema": 0.9, "bounds": (-2, 2)}
+    options = {"lr": 0.05, "clip_norm": 3.0, "ema": 0.9, "bounds": (-2, 2)}
     own = {**options, "bounds": None} if dtype == "complex128" else options
     mine, ours = np.ones(70, dtype), np.ones(70, dtype)
     one, other = Mine(mine, **own), na.Adam(ours, **own)
@@ -105,7 +87,7 @@ def test_all_options_and_groups():
     params = {"a": np.ones(4, np.float32), "b": np.ones((2, 2), np.float32)}
     grads = {"a": np.full(4, 2.0, np.float32), "b": np.ones((2, 2), np.float32)}
     groups = {"b": {"lr": 0.001, "beta1": 0.5}}
-    opt = Yogi(params, lr=0.1, groups=groups, nonfinite="skip")
+    opt = Yogi(params, lr=0.1, groups=groups)
     opt.step(grads)
     alone = np.ones((2, 2), np.float32)
     Yogi(alone, lr=0.001, beta1=0.5).step(grads["b"])
@@ -126,6 +108,7 @@ def test_a_schedule_of_a_hyperparameter_and_setting_t():
     np.testing.assert_allclose(opt.state["m"], reference.m, rtol=1e-14)
 
 
+@pytest.mark.sweep
 def test_complex_parts_begin_at_start_each():
     z = np.array([1 + 2j, 3 - 1j], np.complex64)
     x = z.view(np.float32).copy()
@@ -144,13 +127,6 @@ def test_rows():
     opt = Yogi(x, lr=0.1, sparse="lazy")
     opt.step(na.Rows(np.array([1, 4]), np.ones((2, 3), np.float32)))
     assert np.array_equal((x == 1).all(axis=1), [True, False, True, True, False, True])
-
-
-def test_strided_arrays():
-    y, strided = np.ones((6, 3), np.float32), np.ones((6, 6), np.float32)[:, ::2]
-    Yogi(y, lr=0.1).step(np.ones_like(y))
-    Yogi(strided, lr=0.1).step(np.ones_like(y))
-    assert np.array_equal(strided, y)
 
 
 @numba.njit
@@ -229,23 +205,6 @@ def test_another_formula_is_another_loop_and_refuses_files(tmp_path, monkeypatch
         na.minimize(in_python, np.ones(2), rule=five, **options)
 
 
-def test_a_global_that_changes_after_the_definition_changes_nothing(monkeypatch):
-    def scalars(c, q, lr, t):
-        return dict(step=K * lr)
-
-    kind = na.rule("Mine", lambda p, g, h: h.step * g, scalars)
-    monkeypatch.setitem(globals(), "K", 7.0)
-    x = np.zeros(2)
-    kind(x, lr=1.0).step(np.ones(2))
-    assert x[0] == -3.0
-
-
-def test_a_rule_of_the_name_of_ours_has_its_own_loop():
-    kind = na.rule("adam", lambda p, g, h: h.step * g, lambda c, q, lr, t: dict(step=lr))
-    assert na.Adam.rule.key == "adam"
-    assert kind.rule.key.startswith("own-adam-")
-
-
 def test_helpers_compiled_by_numba_are_part_of_it():
     @numba.njit
     def half(x, h):
@@ -257,7 +216,8 @@ def test_helpers_compiled_by_numba_are_part_of_it():
     assert x[0] == -0.5
 
 
-@pytest.mark.parametrize("dtype", ["float32", extras.sweep("float64"), extras.sweep("complex128")])
+@pytest.mark.sweep
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_numbers_in_the_place_of_truth(dtype):
     """Parameter and state are numbers for Numba, not numbers or None."""
 
@@ -293,24 +253,17 @@ def written(head, body):
 ELEMENTS = {
     "return 0.5 * m, m, v": "Mine: the literal 0.5 makes float32 arithmetic float64",
     "return h.step * m, m": "Mine: element: expected `return step, m, v`, .* got 2 values",
-    "return h.step * m": "Mine: element: expected `return step, m, v`, .* got 1 values",
     "return h.stp * m, m, v": "Mine: h.stp is none of its scalars: beta1, .*, tiny, zero",
     "return helper_value * m, m, v": "Mine: element: the step is float64 where the arrays are flo",
     "return LIST[0] * m, m, v": "mine: LIST is of type list; use numbers",
     "return helper(m), m, v": "mine: helper is a Python function; decorate it with @numba.njit",
     "return nowhere * m, m, v": "mine: nowhere is not defined",
-    "return h.step * nowhere, m, v": "mine: nowhere is not defined",
     "if g > m:\n        k = h.step\n    return k * m, m, v": "Mine: element: k is set in one br",
-    "while g > m:\n        m = m * h.step; k = m\n    return k, m, v": "Mine: element: k is set in",
     "return m.foo, m, v": "Mine: element: Numba cannot compile it: Unknown attribute 'foo'",
     "return np.linalg.norm(g), m, v": "Mine: element: Numba cannot .* only supported for array ty",
-    "return [m], m, v": r"Mine: element: expected a number for the step, got list\(float32\)",
     "print(m); return h.step * m, m, v": "mine: expected arithmetic on its arguments",
     "return h.step * max([g, m]), m, v": (
         r"Mine: element: holds list\(float32\); a loop holds numbers and tuples"
-    ),
-    "return h.step * np.array([g, m]).sum(), m, v": (
-        r"Mine: element: holds (array|list)\(float32.*; a loop holds numbers"
     ),
 }
 
@@ -327,9 +280,6 @@ SCALARS = {
     "return dict(step=sum([lr, t]))": (
         r"Mine: scalars \(.*\): holds list\(float64\); a loop holds numbers and tuples"
     ),
-    "return dict(step=np.array([lr, t]).sum())": (
-        r"Mine: scalars \(.*\): holds (array|list)\(float64.*; a loop holds numbers"
-    ),
     "return dict(step=lr, **{'rate': t})": (
         r"Mine: scalars \(.*\): Numba cannot compile it: Use of unsupported opcode"
     ),
@@ -340,20 +290,12 @@ SCALARS = {
         r"Mine: scalars \(each return is dict\(\.\.\.\) of the same names and of num"
     ),
     "if t > 3.0:\n        k = lr\n    return dict(step=k)": "Mine: scalars: .*'k'.* at t = 1",
-    "if t < 3.0:\n        k = lr\n    return dict(step=k)": r"Mine: scalars \(.*\): k is set in",
     "return {'step': lr}": (
         r"Mine: scalars: expected `return dict\(name=number, ...\)`, got {'step': 0.1}"
     ),
     "return dict(step='a')": r"Mine: scalars: expected a number for step, got 'a' \(str\)",
-    "return dict(step=np.complex128(1))": (
-        r"Mine: scalars: expected a number for step, got .* \(complex128\)"
-    ),
-    "return dict(step=10**400)": r"Mine: scalars: expected a number for step, got 10000.* \(int\)",
     "return dict(step=c.beta3)": (
         "Mine: scalars: c.beta3 is none of its hyperparameters: beta1, beta2, eps"
-    ),
-    "return dict(step=q.beta3_product)": (
-        "Mine: scalars: q.beta3_product is none of its products: beta1_product, beta2"
     ),
     "return dict(zero=lr)": "Mine: scalars: zero is there by itself",
     "return dict(step=lr / (t - 1.0))": (
@@ -388,35 +330,22 @@ def test_wrong_signatures():
         ({"start": {"w": 1.0}}, "start: 'w' is no state array; there are m, v"),
         ({"start": {"m": math.inf}}, r"start\['m'\]: expected a number in"),
         ({"nonnegative": ("w",)}, "nonnegative: 'w' is no state array"),
-        ({"modulus": ("w",)}, "modulus: 'w' is no state array"),
         ({"state": "mv"}, r"state: expected names such as \('m', 'v'\), got the text 'mv'"),
         ({"state": ("m", "lr")}, "state: 'lr' is taken"),
-        ({"state": ("m", "m")}, "state: 'm' is taken"),
         ({"state": ("a", "b", "c", "d")}, "state: expected at most 3 arrays, got 4"),
         ({"hypers": {"step": 1.0}}, "hypers: 'step' is taken"),
         ({"hypers": {"a b": 1.0}}, "hypers: expected names, got 'a b'"),
-        ({"hypers": {"lambda": 1.0}}, "hypers: expected names, got 'lambda'"),
         ({"hypers": {"_a": 1.0}}, "hypers: '_a' begins with an underscore"),
-        ({"hypers": {"self": 1.0}}, "hypers: 'self' is taken"),
-        ({"hypers": {"rule": 1.0}}, "hypers: 'rule' is taken"),
-        ({"hypers": {"shared": 1.0}}, "hypers: 'shared' is taken"),
         (
             {"hypers": {"beta1": (0.9, None, 1), "beta2": 0.9}},
             r"hypers: beta1: expected \(default, low, high\)",
         ),
-        ({"hypers": {"beta1": (0.9, 0, None), "beta2": 0.9}}, r"hypers: beta1: expected"),
         ({"hypers": {"beta1": 1.5, "beta2": 0.9}}, r"beta1: expected a number in \[0, 1\)"),
         ({"hypers": {"beta1": (0.9, 0, 2), "beta2": 0.9}}, r"powers: beta1 needs a range in"),
-        ({"hypers": {"beta1": "a", "beta2": 0.9}}, "beta1: expected a number, got str"),
-        ({"hypers": {"beta1": (0.9, 1), "beta2": 0.9}}, r"hypers: beta1: expected \(default, low"),
         ({"doc": 3}, "doc: expected a text or None, got 3"),
-        ({"start": 3}, "start: expected a dict of numbers by name, got 3"),
         ({"hypers": ["beta1"]}, "hypers: expected a dict of numbers by name, got"),
-        ({"state": 5}, r"state: expected names such as \('m', 'v'\), got 5"),
         ({"powers": "beta1"}, "powers: expected names such as .*, got the text 'beta1'"),
-        ({"modulus": "m"}, "modulus: expected names such as .*, got the text 'm'"),
         ({"decoupled": "yes"}, "decoupled: expected True or False, got 'yes'"),
-        ({"lr": -1.0}, r"lr: expected a number in \[0, inf\)"),
     ],
     ids=str,
 )
@@ -475,11 +404,12 @@ def test_the_source_of_a_step_has_the_formula():
 # --- check_rule ----------------------------------------------------------------------------------
 
 
-def test_all_forms_agree(monkeypatch):
-    report = na.check_rule(Yogi)
+@pytest.mark.parametrize("kind", [na.Adam, extras.sweep(Yogi)])
+def test_all_forms_agree(kind):
+    report = na.check_rule(kind)
     assert report.compared[0] == "Python and CPU, float32"
     assert "CPU serial and parallel, float64" in report.compared
-    assert repr(report).startswith(f"Yogi: {len(report.compared)} forms agree.\n")
+    assert repr(report).startswith(f"{kind.__name__}: {len(report.compared)} forms agree.\n")
 
 
 @pytest.mark.parametrize(

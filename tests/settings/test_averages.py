@@ -12,7 +12,7 @@ from tests import extras
 from tests.bits import assert_same_bits
 from tests.golden import load
 from tests.runs import neutral, tree_of
-from tests.trees import assert_leaves, assert_same_containers, tree_leaves, tree_map
+from tests.trees import assert_same_containers, tree_leaves, tree_map
 
 
 def test_it_begins_as_the_projected_parameters():
@@ -65,16 +65,6 @@ def test_where_there_is_none():
         opt.averaged  # noqa: B018
     assert opt.ema is None
     assert "average" not in opt.state
-
-
-def test_average_of_a_state_may_be_written_into_and_assigned():
-    opt = na.Adam(tree_of(0), ema=0.5)
-    tree_map(lambda a: a.fill(2.0), opt.state["average"])
-    assert all((a == 2).all() for a in tree_leaves(opt.averaged))
-    opt.state["average"] = tree_of(3)
-    assert_leaves(opt.averaged, tree_leaves(tree_of(3)))
-    with pytest.raises(ValueError, match=r"^state\['average'\]\['w'\]\[0\]: expected shape"):
-        opt.state["average"] = tree_map(np.ones_like, tree_of(3)) | {"w": [np.ones(4)] * 2}
 
 
 # --- against a loop in float64, and against Keras -------------------------------------------------

@@ -52,10 +52,14 @@ def test_raise_changes_nothing(value):
 
 @pytest.mark.parametrize(
     ("dtype", "clip"),
-    [("float32", {}), ("float64", {}), ("float32", {"clip_norm": 1.0}),
-     ("float64", {"clip_array_norm": 1.0})],
+    [
+        ("float32", {}),
+        ("float64", {}),
+        ("float64", {"clip_array_norm": 1.0}),
+        extras.sweep("float32", {"clip_norm": 1.0}),
+    ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("n", [1, 7, 65, 257, 600])
 def test_one_bad_element_anywhere_is_found(n, value, dtype, clip):
@@ -111,7 +115,7 @@ TAKEN = {
 def test_a_square_that_is_infinite_is_not_finite(name):
     """The element would never move again: its second moment would be infinite."""
     rule, options, taken = TAKEN[name]
-    dtype = "float64" if name == "float64" else "float32"
+    dtype = "float32" if name == "adam" else "float64"
     large, fits = SQUARES[dtype]
     p = [np.ones(3, dtype), np.ones(2, dtype)]
     opt = rule(p, lr=0.1, nonfinite="skip", **options)
@@ -133,25 +137,12 @@ def test_the_message_says_which():
 
 
 def test_the_guard_follows_clip_value():
-    opt = na.Adam(np.ones(2, np.float32), nonfinite="skip", clip_value=1.0)
-    for clip, skipped in ((1.0, 0), (None, 1), (1e30, 2), (5.0, 2)):
+    opt = na.Adam(np.ones(2), nonfinite="skip", clip_value=1.0)
+    for clip, skipped in ((1.0, 0), (None, 1), (1e170, 2), (5.0, 2)):
         opt.clip_value = clip
-        opt.step(np.array([1e25, 1.0], np.float32))
+        opt.step(np.array([1e160, 1.0]))
         assert opt.skipped == skipped
     assert np.isfinite(opt.state["v"]).all()
-
-
-def test_guard_looks_at_each_array_where_norms_are_of_each():
-    params = [np.ones(3), np.ones(2), np.ones(4)]
-    opt = na.Adam(params, clip_array_norm=1.0, nonfinite="skip")
-    for k in range(3):
-        grads = [np.full(p.shape, 0.5) for p in params]
-        grads[k][-1] = np.nan
-        opt.step(grads)
-        found = opt.grad_norm
-        assert [math.isnan(x) for x in found] == [j == k for j in range(3)]
-    assert (opt.t, opt.skipped) == (0, 3)
-    assert all((p == 1).all() for p in params)
 
 
 def test_either_form_leaves_strided_arrays_alone(form):
