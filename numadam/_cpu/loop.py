@@ -411,7 +411,7 @@ class Kernel:
 
     def __init__(self, memory: StepMemory, out: bool, exchange: StepExchange | None) -> None:
         plan, total = memory.plan, sum(memory.layout.sizes) * memory.plan.unit
-        self._memory, self._exchange = memory, exchange
+        self._memory, self._exchange, self._none = memory, exchange, np.empty(0, plan.dtype)
         self.form = HELD if total < _HELD_BELOW else SERIAL
         if process.wants_parallel(total):
             self.form = PARALLEL
@@ -423,32 +423,30 @@ class Kernel:
         if exchange is not None:
             exchange.words = memory.totals.size
 
-    def take(self, frame: np.ndarray, given: tuple[Any, ...], before: Writes, after: Writes) -> int:
-        """Take a step of arrays in a table: `before` and `after` it these writes, as one.
-
-        `given` are ``p, g, lr``.
-        """
+    def take(self, frame: np.ndarray, lr: float, before: Writes, after: Writes) -> int:
+        """Take a step of arrays in a table: `before` and `after` it these writes, as one."""
         if self._exchange is not None:
-            return self._exchanged(frame, given, before, after)
-        results = at_once([*before, partial(self.step, address_of(frame), *given), *after])
+            return self._exchanged(frame, lr, before, after)
+        results = at_once([*before, self._call(frame, lr), *after])
         return int(results[len(before)])
 
-    def _exchanged(
-        self, frame: np.ndarray, given: tuple[Any, ...], before: Writes, after: Writes
-    ) -> int:
+    def _call(self, frame: np.ndarray, lr: float) -> Callable[[], int]:
+        return partial(self.step, address_of(frame), self._none, self._none, lr)
+
+    def _exchanged(self, frame: np.ndarray, lr: float, before: Writes, after: Writes) -> int:
         """As `take`, with norms of all processes; Ctrl-C waits, so that they stay in step."""
         exchange, memory = self._exchange, self._memory
         assert exchange is not None
-        exchange.begin(given[-1])
+        exchange.begin(lr)
         measure, follow = frame.copy(), frame.copy()
         measure[AT.stage], follow[AT.stage] = MEASURE, FOLLOW
         with defer_interrupts():
-            at_once([*before, partial(self.step, address_of(measure), *given)])
+            at_once([*before, self._call(measure, lr)])
             same = same_numbers(int(memory.counters[0]), memory.control)
             rows = exchange.gather(memory.totals.reshape(-1).view(np.int64), same)
             totals = rows.copy().view(np.float64).reshape(exchange.size, *memory.totals.shape)
             memory.totals[...] = added(totals)
-            results = at_once([*before, partial(self.step, address_of(follow), *given), *after])
+            results = at_once([*before, self._call(follow, lr), *after])
         exchange.done()
         return int(results[len(before)])
 

@@ -105,8 +105,8 @@ class StepMemory:
         several arrays writes them into a copy.
     table : int64 array (leaves, arrays)
         Addresses of arrays that are the same at every step; 0 for the others.
-    spans : int
-        The word in which the ranges begin.
+    head, spans : int
+        The words in which the table and the ranges begin.
     norms : float64 array (leaves + 1,)
         Norm of each leaf at the last step; last that of all of them.
     totals : float64 array (norms, 2)
@@ -127,21 +127,21 @@ class StepMemory:
     ) -> None:
         self.plan, self.layout, self.groups = plan, layout, tuple(groups)
         self.control, self.counters, self.products = control, counters, products
-        self.guard, self.state = guard, state
+        self.state = state
         leaves = len(layout.shapes)
         self.norms = np.full(leaves + 1, np.nan) if norms is None else norms
         self.totals = np.zeros((leaves if plan.norm == "array" else 1, 2))
         # the direction is the last array of a step that has one
         self.columns = {slot: k for k, slot in enumerate((*text_of(plan).slots, pl.OUT))}
-        width, words = len(self.columns), len(AT)
+        width, self.head = len(self.columns), len(AT)
         #: numbers of each leaf, for as many leaves as are noted together
         self.sizes = np.array([*layout.sizes, *[0] * (-leaves % TOGETHER)], np.int64)
         count = len(self.sizes)
-        self.spans = words + count * width
+        self.spans = self.head + count * width
         self.block = np.zeros(self.spans + 2 * (1 + 3 * count), np.int64)
         self.block[self.spans : self.spans + 2] = state
         own = {
-            AT.table: address_of(self.block) + 8 * words,
+            AT.table: address_of(self.block) + 8 * self.head,
             AT.leaves: leaves,
             AT.arrays: width,
             AT.only: layout.sizes[0] if leaves == 1 else IN_TABLE,
@@ -158,7 +158,8 @@ class StepMemory:
         }
         for word, value in own.items():
             self.block[word] = value
-        self.table = self.block[words : words + leaves * width].reshape(leaves, width)
+        table = self.block[self.head : self.head + leaves * width]
+        self.table = table.reshape(leaves, width)
         self.cut()
 
     def cut(self, part: int = 0) -> None:

@@ -24,6 +24,8 @@ class CpuSparseGradients(SparseGradients):
     def __init__(self, memory: StepMemory, how: str | None, title: Title, counts: Leaves) -> None:
         super().__init__("NumPy", memory.layout, how, title, counts)
         self._memory = memory
+        if how == "lazy":
+            row_cutter()  # compiled now, and not in a step
 
     def checked(self, grad: Any, name: str, leaf: int) -> Any:
         layout = self._memory.layout

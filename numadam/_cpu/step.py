@@ -16,14 +16,13 @@ from numadam._backend import Leaves, Rows, Title
 from numadam._core import plan as pl
 from numadam._cpu.arrays import TOGETHER, header_of, meet, noter, step_by_slot, step_of_one
 from numadam._cpu.loop import (
-    AT,
     NOT_FINITE,
     OK,
     STALE,
     Kernel,
 )
 from numadam._cpu.memory import StepMemory, Work
-from numadam._cpu.rows import CpuSparseGradients, row_cutter
+from numadam._cpu.rows import CpuSparseGradients
 from numadam._jit.process import Writes, cached_property
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class CpuStep:
         if len(self._params) > 1:
             self._noting(False)
         if self._rows[0] == "lazy":
-            row_cutter()
+            _ = self._sparse
 
     @cached_property
     def _sparse(self) -> CpuSparseGradients:
@@ -144,7 +143,7 @@ class CpuStep:
             order = np.array([*written, *np.setdiff1d(spans, written)])
             places = []
             for k in range(0, count, TOGETHER):
-                where = len(AT) + k * width, width, int(spans[k, 0]), memory.sizes, k
+                where = memory.head + k * width, width, int(spans[k, 0]), memory.sizes, k
                 places.append((k * each, (*where, order, len(written) * (k + TOGETHER == count))))
             note = noter((self._dtype,) * each, TOGETHER, has_out)
             self._notings[has_out] = _Noting(note, each, places)
@@ -210,7 +209,7 @@ class CpuStep:
             dtypes,
             counters=memory.counters.data,
             note=noter(dtypes, 1, has_out),
-            given=(memory.block, len(AT), len(memory.columns), memory.spans, *rest),
+            given=(memory.block, memory.head, len(memory.columns), memory.spans, *rest),
             step=self.kernel(has_out).step,
             none=self._none,
             ok=OK,
@@ -247,7 +246,7 @@ class CpuStep:
         """Check the arrays and take the step; `rows` are those of sparse gradients, by leaf."""
         block, before, after, _kept = self._collect(used, rows, work)
         kernel = self.kernel(pl.OUT in used)
-        return kernel.take(block, (self._none, self._none, lr), before, after)
+        return kernel.take(block, lr, before, after)
 
     def _collect(self, used: dict[int, Leaves], rows: Rows, work: Work) -> _Collected:
         """The addresses of all arrays; raises what is wrong with one, or with two."""

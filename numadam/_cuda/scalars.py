@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import from_dtype, njit, types
 
 from numadam._core.plan import Plan
-from numadam._core.text import Text, indented, scope_of
+from numadam._core.text import Text, function_text, scope_of
 from numadam._cuda.arrays import address_of
 from numadam._jit.build import compiled
 
@@ -148,30 +148,18 @@ class Scalars:
         self.products[:, : self._carried] = products
 
 
-_ROW = """\
-@njit(error_model="numpy")
-def fill_row(row, control, products, t, lr):
-{body}
-
-
-"""
-_ROWS = """\
+_FILL = """\
 def fill(rows, control, products, lr, t):
     for k in range(len(rows)):
         fill_row(rows[k], control[k], products[k], t, lr)
 """
 
 
-def compiled_fill(plan: Plan, name: str, text: str, *kinds: Any) -> Any:
-    """``fill`` of a text on the host: it calls ``fill_row(row, control, products, t, lr)``."""
-    text = _ROW.format(body="\n".join(indented(Text(plan).fill()))) + text
-    real = types.float64 if plan.real == np.float64 else types.float32
-    scope = {"njit": njit, **scope_of(plan, lambda function: function)}
-    signature, keep = types.void(real[:, ::1], *kinds), not plan.rule.digest
-    return compiled(f"{plan.name}-{name}", text, scope, signature, entry="fill", keep=keep)
-
-
 def _fill(plan: Plan) -> Any:
     """``fill(rows, control, products, lr, t)``: the scalars of step t, a row for each group."""
-    f8 = types.float64
-    return compiled_fill(plan, "scalars", _ROWS, f8[:, ::1], f8[:, ::1], f8, f8)
+    row = function_text("fill_row(row, control, products, t, lr)", Text(plan).fill())
+    scope = {"njit": njit, **scope_of(plan, lambda function: function)}
+    rows, f8 = from_dtype(plan.real)[:, ::1], types.float64
+    signature = types.void(rows, f8[:, ::1], f8[:, ::1], f8, f8)
+    what = f"{plan.name}-scalars", f"{row}\n\n\n{_FILL}", scope, signature
+    return compiled(*what, entry="fill", keep=not plan.rule.digest)

@@ -47,8 +47,8 @@ _PACKAGE = Path(__file__).parents[1]
 #: Packages whose source may be compiled.
 _COMPILED = ("_core", "_cpu", "_cuda", "_jit", "_least_squares", "_minimize", "nopython", "rules")
 #: Settings of Numba that change its code. Intel's functions are in a library that may go.
-_SETTINGS = ("CPU_NAME", "CPU_FEATURES", "OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
-_SETTINGS += ("LOOP_VECTORIZE", "SLP_VECTORIZE", "USING_SVML")
+_SETTINGS = ["CPU_NAME", "CPU_FEATURES", "OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"]
+_SETTINGS += ["LOOP_VECTORIZE", "SLP_VECTORIZE", "USING_SVML"]
 #: Names of what is kept begin so.
 PREFIX = "numadam_text_"
 
@@ -169,6 +169,8 @@ def _folder_for(module: str) -> Iterator[Path]:
             (folder / "__pycache__").mkdir(parents=True, exist_ok=True)
             for file in _files(filled[0], module):
                 shutil.copy(file, folder / "__pycache__")
+            # with its date: older releases of Numba know a source by it
+            shutil.copy2(filled[0] / f"{module}.py", folder)
         yield folder
 
 

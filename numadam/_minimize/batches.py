@@ -20,11 +20,14 @@ from numadam._minimize import checkpoint as ck
 from numadam._minimize import stopping as st
 from numadam._minimize.arguments import check_interval
 from numadam._minimize.checkpoint import RunState, Task
+from numadam._minimize.compiled.objective import check_writes
 from numadam._minimize.objective import cast, refuse_uncompiled, split_pair
 from numadam._minimize.observers import ProgressBar, refuse_observers
 from numadam._minimize.result import ManyResult, attach
+from numadam._minimize.step_rows import StepRows
 from numadam._minimize.stop_tests import projected, released
 from numadam._minimize.stopping import RUNNING, check_convergence, gradient_limit
+from numadam._settings.bounds import Box
 
 # --- results -------------------------------------------------------------------------------------
 
@@ -162,6 +165,76 @@ class Batch(ABC):
             fun_last=memory["f"],
             **averaged,
         )
+
+
+def laid_out(task: Task, lay: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
+    """Step sizes and options of a rule for an x whose axis of the problems is not the first.
+
+    ``lay(rows)`` lays out an array that has a row for each problem; others get a last axis.
+    """
+
+    def over_problems(values: Any) -> Any:
+        if np.ndim(values) == 0:
+            return values
+        array = np.asarray(to_host(values))
+        if array.ndim == task.x.ndim and len(array) > 1:
+            return lay(array)
+        return (array[0] if array.ndim == task.x.ndim else array)[..., None]
+
+    bounds = task.options["bounds"]
+    if bounds is not None:
+        bounds = Box(*map(over_problems, bounds))
+    return over_problems(task.lr), {**task.options, "bounds": bounds}
+
+
+class CompiledBatch(Batch):
+    """Problems under a compiled objective: the same loop takes many iterations in a call."""
+
+    done, whole = 0, False
+    #: whether the first call tells that the objective writes into g, and whether there was one
+    asks, _has_begun = True, False
+    #: scalars of the steps of a call
+    _rows: StepRows
+    #: what is compiled for the objective; `writes`: it is known to give a gradient
+    _objective: Any
+
+    @abstractmethod
+    def _run(self, steps: int) -> None:
+        """Take at most so many steps and test, or test x0.
+
+        `whole` is False from the first write to `_advanced`.
+        """
+
+    @abstractmethod
+    def first_iterate(self) -> tuple[Any, Any]:
+        """F and gradient of each problem, before any has moved."""
+
+    def advance(self, most: int, gap: int) -> None:
+        """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
+        objective = self._objective
+        asks = self.asks and not self._has_begun and not objective.writes
+        self._run(min(most, gap) if self._has_begun else 0)
+        if asks:
+            self.whole, first = False, self.first_iterate()
+            objective.writes = check_writes(*first, self._task.x, self._evaluate_at)
+            self.whole = True
+
+    def _advanced(self, steps: int) -> None:
+        """Note that all problems have taken so many steps."""
+        self._rows.advance(steps)
+        self.done += steps
+        self._has_begun = self.whole = True
+
+    def _evaluate_at(self, x: Any) -> tuple[Any, Any]:
+        """F and gradient of each problem at another x."""
+        there = type(self)(self._task._replace(x=x))
+        there.asks = False
+        there.advance(0, 1)
+        return there.first_iterate()
+
+    def _resume(self, saved: RunState) -> None:
+        """Take the number of iterations from a file."""
+        self.done, self._has_begun, self.whole = saved.number("done"), True, True
 
 
 def run_batch(make: Callable[[Task], Batch], task: Task) -> ManyResult:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numba import cuda, errors, types
+from numba import cuda, errors
 
 from numadam._core import options as op
 from numadam._core import plan as pl
@@ -25,13 +26,12 @@ from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._core.text import Text, function_text, indented, scope_of
 from numadam._cuda.kernel import THREADS
-from numadam._cuda.scalars import compiled_fill
-from numadam._minimize.batches import Batch, run_batch
+from numadam._minimize.batches import CompiledBatch, laid_out, run_batch
 from numadam._minimize.checkpoint import RunState, Task
-from numadam._minimize.compiled.objective import INDEXED, RETURNS, check_writes, form_of
-from numadam._minimize.compiled.problem import StepTables
+from numadam._minimize.compiled.objective import INDEXED, RETURNS, form_of
 from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
+from numadam._minimize.step_rows import StepRows
 from numadam._minimize.stop_text import projected, released
 from numadam._minimize.stopping import (
     RUNNING,
@@ -39,7 +39,6 @@ from numadam._minimize.stopping import (
     gradient_limit,
     share_of_own,
 )
-from numadam._settings.bounds import Box
 
 # --- the kernel ----------------------------------------------------------------------------------
 
@@ -251,38 +250,6 @@ _OF_RESULT = (
 )
 
 
-_FILL_STEPS = """\
-def fill(rows, control, products, rates, columns, changes, t):
-    for it in range(len(rows)):
-        for c in range(len(columns)):
-            control[columns[c]] = changes[it, c]
-        fill_row(rows[it], control, products, t + 1.0 + it, rates[it])
-        for k in range({carried}):
-            products[k] = products[{carried} + k]
-"""
-
-
-def fill_steps(plan: Plan) -> Any:
-    """``fill(rows, control, products, rates, columns, changes, t)``: those of the steps after t.
-
-    As many as there are rows, of one group, with lr and what `columns` of the control row hold at
-    each. The products are moved on.
-    """
-    f8, text = types.float64, _FILL_STEPS.format(carried=len(plan.products))
-    kinds = f8[::1], f8[::1], f8[::1], types.int64[::1], f8[:, ::1], f8
-    return compiled_fill(plan, "steps", text, *kinds)
-
-
-def _side_by_side(value: Any, x: Any) -> Any:
-    """Bounds or step sizes for x, with the axis of the problems last."""
-    if np.ndim(value) == 0:
-        return value
-    array = np.asarray(value.get() if hasattr(value, "get") else value)
-    if array.ndim == x.ndim:
-        return np.ascontiguousarray(np.moveaxis(array, 0, -1))
-    return array[..., None]
-
-
 def on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as numba-cuda takes them: arrays in the memory of the GPU."""
     import cupy
@@ -296,114 +263,87 @@ def on_device(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def _kernel_of(plan: Plan, fun: Any, form: str, norm: float, axes: int, count: int) -> Any:
-    """The kernel of an objective, compiled once: it takes seconds."""
-    return cuda.jit(max_registers=most_registers(plan, norm))(
-        make_solve(plan, fun, form, norm, axes, count)
-    )
+def _objective(plan: Plan, fun: Any, form: str, norm: float, axes: int, count: int) -> Any:
+    """The kernel of an objective, compiled once: it takes seconds; whether it `writes` into g."""
+    compiled = cuda.jit(max_registers=most_registers(plan, norm))
+    kernel = compiled(make_solve(plan, fun, form, norm, axes, count))
+    return SimpleNamespace(kernel=kernel, writes=form == RETURNS)
 
 
-class DeviceBatch(Batch):
+class DeviceBatch(CompiledBatch):
     """Problems of one shape under one objective that is compiled for the GPU."""
 
-    done, first, whole = 0, True, False
-    asks = True  # whether the first call tells that the objective writes into g
-
-    def __init__(self, task: Task, form: str, x: Any, optimizer: Any) -> None:
+    def __init__(self, task: Task) -> None:
         import cupy
 
         super().__init__(task)
-        self.optimizer, self._x, self._form = optimizer, x, form
-        self._args, tolerances = on_device(task.args), task.tolerances
-        backend: Any = parts_of(optimizer).backend
-        self._backend, self._settings = backend, backend.settings
-        self._plan = plan = backend.settings.plan
-        self.problems = x.shape[-1]
-        self.gradient = cupy.zeros(x.shape, x.dtype)
-        used = {pl.P: x, pl.G: self.gradient}
+        form = form_of(task.fun, task.args, task.jac, many=True, derives=False)
+        x = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(task.x, 0, -1)))
+        self.optimizer = _make_optimizer(task, x)
+        backend: Any = parts_of(self.optimizer).backend
+        plan, tolerances = backend.settings.plan, task.tolerances
+        problems, gtol_rel = x.shape[-1], tolerances.gtol_rel
+        gradient, best, best_g, firsts = (cupy.zeros(x.shape, x.dtype) for _ in range(4))
+        best[...] = x
+        table, counts = cupy.full((5, problems), np.nan), cupy.zeros((2, problems), np.int64)
+        names = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
+        #: the arrays of a file by name, with the axis of the problems last
+        self._of_problems = {
+            "x": x,
+            "gradient": gradient,
+            "best_x": best,
+            "best_gradient": best_g,
+            "first_gradient": firsts,
+            "codes": counts[0],
+            "nit": counts[1],
+            **dict(zip(names, table, strict=True)),
+            **{f"state/{name}": views[0] for name, views in backend.state.items()},
+        }
+        used = {pl.P: x, pl.G: gradient}
         used |= {slot: arrays[0] for slot, arrays in backend.own.items()}
-        own = {slot: numba_view(array.reshape(-1)) for slot, array in used.items()}
-        self._arrays = tuple(own[slot] for slot in Text(plan).slots)
-        self._shaped = numba_view(x), numba_view(self.gradient)
-        moves = tolerances.xtol > 0.0
-        self._best, self._best_g = x.copy(), cupy.zeros(x.shape, x.dtype)
-        before = cupy.zeros(x.size if moves else 0, x.dtype)
-        self._firsts = cupy.zeros(x.shape, x.dtype)
-        arrays = self._best, self._best_g, self._firsts
-        kept = (numba_view(one.reshape(-1)) for one in arrays)
-        self._moves = numba_view(before), *kept
-        self.table, self.counts = (
-            cupy.full((5, self.problems), np.nan),
-            cupy.zeros((2, self.problems), np.int64),
-        )
-        columns = [op.COLUMN.low, op.COLUMN.high]
-        self._ends = tuple(map(plan.real.type, self._settings.control[self._row(), columns]))
-        gtol_rel = tolerances.gtol_rel
-        self._tolerances = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
-        self._kernel = _kernel_of(plan, task.fun, form, tolerances.norm, x.ndim - 1, len(task.args))
-        self._fill = fill_steps(plan)
-        self._products = np.ones(2 * len(plan.products))
-        self._tables = StepTables(self._settings, _STEPS)
-        lr = optimizer.lr
-        self._tables.rates[:] = lr if isinstance(lr, float) else 0.0
-
-    def _row(self) -> int:
-        return int(self._settings.group_of_leaf[0])
+        flat = {slot: numba_view(array.reshape(-1)) for slot, array in used.items()}
+        before = cupy.zeros(x.size if tolerances.xtol > 0.0 else 0, x.dtype)
+        moves = (before, best.reshape(-1), best_g.reshape(-1), firsts.reshape(-1))
+        products = np.ones(2 * len(plan.products))
+        self._rows = StepRows(backend, self.optimizer.lr, products, _STEPS)
+        ends = self._rows.control[[op.COLUMN.low, op.COLUMN.high]]
+        shaped = numba_view(x), numba_view(gradient)
+        self._arrays = tuple(flat[slot] for slot in Text(plan).slots), shaped
+        self._tables = numba_view(table), numba_view(counts), tuple(map(numba_view, moves))
+        limits = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
+        self._limits = tuple(map(plan.real.type, ends)), limits
+        self._args = on_device(task.args)
+        axes, count = x.ndim - 1, len(task.args)
+        self._objective = _objective(plan, task.fun, form, tolerances.norm, axes, count)
 
     @property
     def live(self) -> int:
         """Problems that still run; waits for the GPU."""
-        return int((self.counts[0] == RUNNING).sum())
-
-    def _rows(self, steps: int) -> np.ndarray:
-        """The scalars of the coming steps, which are in the tables, in the dtype of arithmetic."""
-        tables, width = self._tables, len(Text(self._plan).scalars)
-        rows = np.zeros((max(steps, 1), width), self._plan.real)
-        control, t = self._settings.control[self._row()], self._backend.t
-        given = tables.rates, tables.columns, tables.changes
-        self._fill(rows[:steps], control, self._products, *given, t)
-        return rows
+        return int((self._of_problems["codes"] == RUNNING).sum())
 
     def _by_name(self) -> dict[str, Any]:
-        """The arrays of a file by name, with the axis of the problems first."""
-        state = {f"state/{name}": views[0] for name, views in self._backend.state.items()}
-        names = ("f", "lowest", "best_grad_norm", "grad_norm", "first_grad_norm")
-        of_problems = {
-            "x": self._x,
-            "gradient": self.gradient,
-            "best_x": self._best,
-            "best_gradient": self._best_g,
-            "first_gradient": self._firsts,
-            "codes": self.counts[0],
-            "nit": self.counts[1],
-            **dict(zip(names, self.table, strict=True)),
-            **state,
-        }
-        found = {name: np.moveaxis(array, -1, 0) for name, array in of_problems.items()}
-        return {**found, "products": self._products}
+        arrays = self._of_problems.items()
+        rows = {name: np.moveaxis(array, -1, 0) for name, array in arrays}
+        return {**rows, "products": self._rows.products}
 
     def restore(self, saved: RunState) -> None:
         """Go on from a file."""
         super().restore(saved)
-        done = saved.number("done")
-        self._backend.count(done - self.done)
-        self.done, self.first, self.whole = done, False, True
+        self._resume(saved)
+        backend: Any = parts_of(self.optimizer).backend
+        backend.count(self.done)
 
-    def advance(self, most: int, gap: int) -> None:
-        """Test x0 at the first call; later take at most so many iterations, `gap` or less."""
+    def _run(self, steps: int) -> None:
         import cupy
 
-        self.whole, steps = False, 0 if self.first else min(most, gap, _STEPS)
-        if steps:
-            steps = self._tables.tabulate(self.optimizer.lr, self._backend.t, steps)
-        rows = numba_view(cupy.asarray(self._rows(steps)))
-        numbers = self.problems, max(steps, 1), -1 if self.first else self.done
-        arguments = (
-            self._arrays, self._shaped, rows, numba_view(self.table), numba_view(self.counts),
-            self._moves, self._ends, self._tolerances, numbers, self._args,
-        )  # fmt: skip
+        steps = self._rows.fill(min(steps, _STEPS))
+        rows = numba_view(cupy.asarray(self._rows.rows[: max(steps, 1)]))
+        problems = len(self._task.x)
+        numbers = problems, max(steps, 1), self.done if self._has_begun else -1
+        given = *self._arrays, rows, *self._tables, *self._limits, numbers, self._args
+        self.whole = False
         try:
-            launch(self._kernel, self.problems, arguments)
+            launch(self._objective.kernel, problems, given)
         except errors.NumbaError as error:  # the first launch compiles
             raise TypeError(
                 "fun: does not compile for a GPU, where no array can be made: write the gradient "
@@ -418,25 +358,17 @@ class DeviceBatch(Batch):
                 f"{error.args[0].__name__}. Use the functions of math, abs(x), x * x and x**y: "
                 "they work on the CPU, too."
             ) from error
-        asks = self.first and self.asks and self._form != RETURNS
-        self.first = False
-        if asks:
-            check_writes(self.table[0], self.gradient, self._task.x, self._evaluate_at)
-        self.done += steps
-        self._backend.count(steps)
-        self.whole = True
+        self._advanced(steps)
 
-    def _evaluate_at(self, x: Any) -> tuple[Any, Any]:
-        """F and gradient of each problem at another x."""
-        there = _make_batch(self._task._replace(x=x))
-        there.asks = False
-        there.advance(0, 1)
-        return there.table[0], there.gradient
+    def first_iterate(self) -> tuple[Any, Any]:
+        """F and gradient of each problem, before any has moved."""
+        return self._of_problems["f"], self._of_problems["gradient"]
 
     @property
     def evaluations(self) -> int:
         """Of f, of all problems together."""
-        return int(self.counts[1].sum()) + (0 if self.first else self.problems)
+        count = int(self._of_problems["nit"].sum())
+        return count + (len(self._task.x) if self._has_begun else 0)
 
     def memory(self) -> dict[str, Any]:
         """The last and the best iterates of all problems."""
@@ -447,7 +379,7 @@ class DeviceBatch(Batch):
             for name, array in self._by_name().items()
             if name in _OF_RESULT  # the others would be copies that nobody reads
         }
-        return memory | {"codes": self.counts[0].get(), "nit": self.counts[1].get()}
+        return memory | {name: self._of_problems[name].get() for name in ("codes", "nit")}
 
 
 def minimize_on_device(task: Task) -> ManyResult:
@@ -457,24 +389,15 @@ def minimize_on_device(task: Task) -> ManyResult:
     if task.x.dtype.kind == "c":
         raise TypeError("x0: complex problems are not offered on a GPU; use real and imaginary.")
     with on_gpu(task.x.device.id):
-        return run_batch(_make_batch, task)
+        return run_batch(DeviceBatch, task)
 
 
-def _make_batch(task: Task) -> DeviceBatch:
-    import cupy
-
-    x, rates = task.x, task.rates
-    form = form_of(task.fun, task.args, task.jac, many=True)
-    beside = cupy.ascontiguousarray(cupy.asarray(np.moveaxis(x, 0, -1)))
-    bounds = task.options["bounds"]
-    if bounds is not None:
-        bounds = Box(*(_side_by_side(end, x) for end in bounds))
-    lr = task.lr
-    if rates is not None:
-        lr = rates.reshape(*[1] * (x.ndim - 1), -1)
-    elif not callable(lr):
-        lr = _side_by_side(lr, x)
-    optimizer = refuse_observers(task.rule(beside, lr, **{**task.options, "bounds": bounds}))
+def _make_optimizer(task: Task, x: Any) -> Any:
+    """The optimiser of all problems, whose axis is the last one of x."""
+    lr, options = laid_out(task, lambda rows: np.ascontiguousarray(np.moveaxis(rows, 0, -1)))
+    if task.rates is not None:
+        lr = task.rates.reshape(*[1] * (x.ndim - 1), -1)
+    optimizer = refuse_observers(task.rule(x, lr, **options))
     if parts_of(optimizer).settings.plan.norm:
         raise ValueError("clip_norm: not offered for compiled problems on a GPU; clip_value is.")
-    return DeviceBatch(task, form, beside, optimizer)
+    return optimizer

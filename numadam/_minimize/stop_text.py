@@ -29,18 +29,19 @@ class Numbers(NamedTuple):
     """Places of the state of the tests."""
 
     F: int  # at the iterate
-    SIZE: int  # the norm of its projected gradient
-    WAY: int  # that of the move
-    LENGTH: int  # that of x
     F_BEFORE: int  # f at the iterate tested before
     FIRST: int  # norm of the first projected gradient, NaN before it is known
     LIMIT: int  # norm of the gradient at which the run stops
+    F_BEST: int
+    SIZE_BEST: int
+    SIZE: int  # the norm of its projected gradient
+    # those of many problems end here
+    WAY: int  # that of the move
+    LENGTH: int  # that of x
     GTOL: int
     GTOL_REL: int
     FTOL: int
     XTOL: int
-    F_BEST: int
-    SIZE_BEST: int
 
 
 NUMBER_AT = Numbers(*range(len(Numbers._fields)))

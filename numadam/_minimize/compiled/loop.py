@@ -15,10 +15,13 @@ from numba import int64
 
 from numadam._core import options as op
 from numadam._core.plan import Plan
-from numadam._core.text import function_text, indented
+from numadam._core.text import DECORATOR, function_text, indented
 from numadam._cpu.loop import StepText
 from numadam._jit import build
 from numadam._minimize import stop_text as tt
+
+#: Of small functions: each is optimised by itself first, then part of its caller.
+INLINED = DECORATOR.replace(")", ", forceinline=True)")
 
 #: What the loop says of an iterate, `STATE`: it is to be evaluated, it has been, it is tested.
 FRESH, EVALUATED, TESTED = range(3)
@@ -127,25 +130,37 @@ def _fill_row(plan: Plan) -> list[str]:
     return lines + [f"products[{k}] = products[{carried + k}]" for k in range(carried)]
 
 
-def _clip_row(text: StepText) -> list[str]:
-    """``clip_row(table, arrays, row)``: the factors of the clip by norm, into the row."""
-    limit = op.COLUMN.clip_array_norm if text.plan.norm == "array" else op.COLUMN.clip_norm
+def clip_text(text: StepText) -> str:
+    """``clip(arrays, begin, blocks, sums, totals, limit, margin, row)``: its factors, into the row.
+
+    Of the norm of an array from `begin` on, which `blocks` cut as a step does.
+    """
     pre = text.scalars.index("pre")
-    block = "arrays, 0, blocks[b, 1], blocks[b, 2], blocks[b, 3], row, 2.0 ** -totals[0, 1]"
+    block = "arrays, 0, begin + blocks[b, 1], blocks[b, 2], begin + blocks[b, 3], row"
+    lines = [
+        "totals[0, 1] = 0.0",
+        "again = True",
+        "while again:",
+        "    for b in range(len(sums)):",
+        f"        sums[b] = square({block}, 2.0 ** -totals[0, 1])",
+        "    again = add_up(sums, blocks, totals)",
+        "pre, factor = clip_factor(totals[0, 0], int(totals[0, 1]), limit, margin, tiny)",
+        f"row[{pre}], row[{pre + 1}] = pre, factor",
+    ]
+    head = "clip(arrays, begin, blocks, sums, totals, limit, margin, row)"
+    return function_text(head, lines, INLINED)
+
+
+def _clip_row(plan: Plan) -> list[str]:
+    """``clip_row(table, arrays, row)``: the factors of the clip by norm, into the row."""
+    limit = op.COLUMN.clip_array_norm if plan.norm == "array" else op.COLUMN.clip_norm
     return [
         _view("control", "CONTROL", "1.0", op.RULE),
         _view("blocks", "BLOCKS", "table[BLOCKS]", "(table[BLOCK_COUNT], 5)"),
         _view("sums", "SUMS", "1.0", "table[BLOCK_COUNT]"),
         _view("totals", "TOTALS", "1.0", "(1, 2)"),
-        "totals[0, 1] = 0.0",
-        "again = True",
-        "while again:",
-        "    for b in range(len(sums)):",
-        f"        sums[b] = square({block})",
-        "    again = add_up(sums, blocks, totals)",
         f"limit, margin = control[{limit}], control[{op.COLUMN.margin}]",
-        "pre, factor = clip_factor(totals[0, 0], int(totals[0, 1]), limit, margin, tiny)",
-        f"row[{pre}], row[{pre + 1}] = pre, factor",
+        "clip(arrays, 0, blocks, sums, totals, limit, margin, row)",
     ]
 
 
@@ -206,7 +221,8 @@ def source_of(text: StepText, norm: float) -> str:
         function_text("write_line(table, number, f, size)", _WRITE_LINE),
     ]
     if plan.clip_norm:
-        functions += [function_text("clip_row(table, arrays, row)", _clip_row(text))]
+        clip = function_text("clip_row(table, arrays, row)", _clip_row(plan))
+        functions += [clip_text(text), clip]
     functions += [function_text("iterate(at)", lines, "")]
     return "\n\n\n".join(functions) + "\n"
 

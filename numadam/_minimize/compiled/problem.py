@@ -80,6 +80,10 @@ class StateOnly(CpuState):
         super().__init__(settings, params, names)
         self.begin()
 
+    def count(self, steps: int) -> None:
+        """Count steps that have been taken."""
+        self.memory.counters[0] += steps
+
 
 # --- scalars of the steps ------------------------------------------------------------------------
 

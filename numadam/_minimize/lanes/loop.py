@@ -26,18 +26,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import int64
+from numba import int64, prange
 
 from numadam._core import options as op
 from numadam._core import plan as pl
 from numadam._core.plan import Plan
 from numadam._core.text import DECORATOR, function_text, indented
-from numadam._cpu.loop import NORM_BLOCK, StepText
+from numadam._cpu.loop import NORM_BLOCK, StepText, text_of
 from numadam._jit import build
-from numadam._jit.calls import call5, call7
-from numadam._jit.private import lane_memory
+from numadam._jit.calls import call3, call7
+from numadam._jit.private import lane_memory, view
 from numadam._minimize import stop_text as tt
 from numadam._minimize import stopping as st
+from numadam._minimize.compiled.loop import INLINED, clip_text
 
 # --- memory shared with Python -------------------------------------------------------------------
 
@@ -51,80 +52,48 @@ class Words(NamedTuple):
 
     UPDATES: int  # element updates of one problem in a step
     NUMBERS: int  # real numbers of one problem
-    ELEMENTS: int  # elements of one problem
-    POSITIONS: int  # of problems, the last of them not in use
-    PROBLEMS: int
     BLOCK: int  # positions of a block, evaluated by one call and stepped as one array
     FUN: int  # address of `evaluate`
+    EACH: int  # rows of scalars of a step: 1, or one for each problem
+    MOVES: int  # arrays in `moving`
     # the call at hand
     FIRST_BLOCK: int
     END_BLOCK: int
-    LAST: int  # 1 if its blocks are the batch's last ones, so that t advances
     STEPS: int  # iterations that it may take
     DONE: int  # iterations before it
-    TABLE_STEPS: int  # iterations whose scalars are computed at a time
     AT_START: int  # 1 as long as x0 has not been evaluated
-    TAKEN: int  # iterations by which t has advanced
     FAILED: int  # 1 if the objective raised
-    CHANGING: int  # columns of the control row with a schedule
     # addresses
     SHAPE: int  # int64: shape of one problem
     TABLE: int  # int64[1, arrays]: addresses of the arrays of a step
-    COUNTERS: int  # int64: steps taken, ...
-    CONTROL: int  # float64: the row of the control block
-    CARRIED: int  # float64: the products over the steps
-    TOLERANCES: int  # float64[4]: gtol, ftol, xtol, gtol_rel
-    VALUES: int  # float64[VALUES, positions], see VALUE
+    MOVING: int  # int64[moves, 4]: address of an array in lanes; elements of one problem; words of
+    # 4 bytes of an element; address of its rows by number, which get what stops, or 0
+    VALUES: int  # float64, of each problem `stop_text.Numbers`, see `numbers_each`; as x in lanes
+    TOLERANCES: int  # float64[4]: gtol, gtol_rel, ftol, xtol
     TESTS: int  # int64[positions]: RUNNING, or the test that holds
     BEFORE: int  # x before the step, 0 if no test asks for it
     BEST: int  # best x
     BEST_G: int  # its gradient
     FIRSTS: int  # the first gradient of each number, see `share_of_own`
-    SCALARS: int  # [table_steps, width]: scalars of each step
-    PRODUCTS: int  # float64[table_steps + 1, 2 * products]: before each step, then after it
-    SCRATCH: int  # float64[blocks, ...], see `_Scratch`
-    NO_BLOCKS: int  # int64[blocks of a norm, 5]: zeros
+    SCALARS: int  # [steps * each, width]: rows of scalars
+    LIMITS: int  # float64[steps, 2]: limit and margin of a clip by norm
+    PARTS: int  # int64[blocks, 5]: of a problem's norm, as a step has them
+    CONTROL: int  # float64: the row of the control block
     ORDER: int  # int64[positions]: number of the problem
-    OWN_LR: int  # float64[positions], 0 if they share a learning rate
-    CODES: int  # int64[problems]: RUNNING, or the test that holds; by number, as those below
-    NIT: int  # int64[problems]: iterations taken; of running ones at each call
-    RESULT: int  # float64[RESULTS, problems]: the first ones of VALUE
-    ROWS: int  # int64[4]: addresses of the last x, best x, its gradient, average
+    CODES: int  # int64[problems]: RUNNING, or the test that holds; by number
+    NIT: int  # int64[problems]: iterations taken, by number; of running ones at each call
     LIVE: int  # int64[blocks]: problems that still run; they are the first ones
-    RATES: int  # float64: lr of each step of the call
-    COLUMNS: int  # int64[changing]: columns of the control row with a schedule
-    CHANGES: int  # float64[steps, changing]: what they hold at each step
 
 
 #: The place of each.
 WORD: Any = Words(*range(len(Words._fields)))
 
-#: Rows of `values`: f; the best f, and the norm of the projected gradient there; that norm at x,
-#: at the start, and where the problem stops; f before the step. The first ones are results.
-VALUE_F, VALUE_BEST, VALUE_BEST_NORM, VALUE_NORM, VALUE_FIRST, VALUE_LIMIT, VALUE_BEFORE = range(7)
-VALUES, RESULTS = 7, 5
-
-
-class _Scratch:
-    """Places in the scratch of a block, in numbers of 8 bytes."""
-
-    def __init__(self, text: StepText, updates: int) -> None:
-        self.row = op.RULE + text.plan.rule.width  # behind a control row
-        self.products = self.row + text.width
-        self.totals = self.products + 2 * len(text.plan.products)
-        self.sums = self.totals + 2
-        self.size = self.sums + -(-updates // NORM_BLOCK)
-
 
 # --- text: parts that are the same for all plans -------------------------------------------------
 
 
-#: Of small functions: each is optimised by itself first, then part of its caller. Calls take 5 %.
-_INLINED = DECORATOR.replace(")", ", forceinline=True)")
-
-
 def _view(name: str, address: str, like: str, shape: object) -> str:
-    return f"{name} = carray(pointer({address}, {like}), {shape})"
+    return f"{name} = view({address}, {like}, {shape})"
 
 
 def _word(name: str, place: str, like: str, shape: object) -> str:
@@ -136,61 +105,36 @@ _COMMON = f'''
 {DECORATOR}
 def copy_words(to_at, to_step, of_at, of_step, count, words):
     """Copy `count` elements of so many words of 4 bytes, which lie `step` words apart."""
-    to = carray(pointer(to_at, WORD), count * to_step)
-    of = carray(pointer(of_at, WORD), count * of_step)
+    to = view(to_at, WORD, count * to_step)
+    of = view(of_at, WORD, count * of_step)
     for i in range(count):
         for k in range(words):
             to[i * to_step + k] = of[i * of_step + k]
 
 
 {DECORATOR}
-def move_values(w, problem, position, last, number):
-    """Write the result of a problem that stops, and move the last one, as far as numbers go."""
-    values = carray(pointer(w[VALUES], 1.0), (ALL_VALUES, w[POSITIONS]))
-    result = carray(pointer(w[RESULT], 1.0), (RESULTS, w[PROBLEMS]))
-    tests = carray(pointer(w[TESTS], w[0]), w[POSITIONS])
-    carray(pointer(w[CODES], w[0]), w[PROBLEMS])[problem] = tests[position]
-    carray(pointer(w[NIT], w[0]), w[PROBLEMS])[problem] = number
-    for row in range(ALL_VALUES):
-        if row < RESULTS:
-            result[row, problem] = values[row, position]
-        values[row, position] = values[row, last]
-    if w[OWN_LR] != 0:
-        own_lr = carray(pointer(w[OWN_LR], 1.0), w[POSITIONS])
-        own_lr[position] = own_lr[last]
-
-
-{DECORATOR}
 def retire(w, position, last, number):
     """A problem has stopped: its results go to the place of its number, the last one to its."""
-    n = w[ELEMENTS]
-    table = carray(pointer(w[TABLE], w[0]), ARRAYS)
-    order = carray(pointer(w[ORDER], w[0]), w[POSITIONS])
-    rows = carray(pointer(w[ROWS], w[0]), 4)
+    order = view(w[ORDER], w[0], last + 1)
+    moving = view(w[MOVING], w[0], (w[MOVES], 4))
     problem = order[position]
-    here = position // LANES * n * LANES + position % LANES
-    there = last // LANES * n * LANES + last % LANES
-    for s in range(ARRAYS + 3):
-        words, row, first = ITEM_WORDS[0], s - ARRAYS + 1, w[BEST]
-        if s < ARRAYS:
-            words, row, first = ITEM_WORDS[s], KEPT[s], table[s]
-        elif s == ARRAYS + 1:
-            first = w[BEST_G]
-        elif s > ARRAYS:
-            row, first = -1, w[FIRSTS]
-        step, mine, other = words * LANES, first + 4 * words * here, first + 4 * words * there
-        if row >= 0:
-            copy_words(rows[row] + 4 * words * n * problem, words, mine, step, n, words)
+    view(w[NIT], w[0], problem + 1)[problem] = number
+    for k in range(w[MOVES]):
+        first, n, words, rows = moving[k, 0], moving[k, 1], moving[k, 2], moving[k, 3]
+        step = words * LANES
+        mine = first + 4 * words * (position // LANES * n * LANES + position % LANES)
+        other = first + 4 * words * (last // LANES * n * LANES + last % LANES)
+        if rows != 0:
+            copy_words(rows + 4 * words * n * problem, words, mine, step, n, words)
         if position != last:
             copy_words(mine, step, other, step, n, words)
-    move_values(w, problem, position, last, number)
     order[position] = order[last]
 
 
 {DECORATOR}
 def retire_block(w, first, live, number):
     """Retire all problems of a block that have stopped; how many are left."""
-    tests = carray(pointer(w[TESTS], w[0]), first + live)
+    tests = view(w[TESTS], w[0], first + live)
     for position in range(first + live - 1, first - 1, -1):
         if tests[position] != RUNNING:
             live -= 1
@@ -201,32 +145,27 @@ def retire_block(w, first, live, number):
 {DECORATOR}
 def count_iterations(w, first, live, number, failed):
     """Note how far the problems that run have come, and whether the objective raised."""
-    order = carray(pointer(w[ORDER], w[0]), first + live)
-    counts = carray(pointer(w[NIT], w[0]), w[PROBLEMS])
-    codes = carray(pointer(w[CODES], w[0]), w[PROBLEMS])
-    if failed:
-        w[FAILED] = 1
+    order = view(w[ORDER], w[0], first + live)
     for position in range(first, first + live):
-        counts[order[position]] = number
+        problem = order[position]
+        view(w[NIT], w[0], problem + 1)[problem] = number
         if failed:
-            codes[order[position]] = RAISED
+            w[FAILED] = 1
+            view(w[CODES], w[0], problem + 1)[problem] = RAISED
 
 
-{_INLINED}
-def gradient_tests(count, tests, f, norms, limit):
-    """Tests of `count` problems without those of relative changes; 0 where all go on."""
+{INLINED}
+def all_go_on(count, f, norms, limit):
+    """Whether no test of the gradient or of f holds for any of `count` problems."""
     stopped = np.int64(0)
     for j in range(np.uint64(count)):
-        tests[j] = code = check_convergence(
-            f[j], 0.0, norms[j], 0.0, 0.0, False, (limit[j], 0.0, 0.0)
-        )
-        stopped |= np.int64(code != RUNNING)
-    return stopped
+        stopped |= np.int64(not (limit[j] < norms[j] and norms[j] + abs(f[j]) < math.inf))
+    return stopped == 0
 
 
 {DECORATOR}
 def all_tests(count, tests, f, f_before, norms, way, length, later, limit, ftol, xtol):
-    """All tests of `count` problems."""
+    """All tests of `count` problems; 0 where all of them go on."""
     stopped = np.int64(0)
     for j in range(np.uint64(count)):
         limits = (limit[j], ftol, xtol)
@@ -236,75 +175,13 @@ def all_tests(count, tests, f, f_before, norms, way, length, later, limit, ftol,
     return stopped
 '''
 
-_KERNEL = f"""
-{DECORATOR}
-def tabulate(w, begin, steps):
-    # the scalars of some steps, for all problems
-    changing = w[CHANGING]
-    rows = carray(pointer(w[SCALARS], one), (steps, WIDTH))
-    rates = carray(pointer(w[RATES] + 8 * begin, 1.0), steps)
-    products = carray(pointer(w[PRODUCTS], 1.0), (w[TABLE_STEPS] + 1, 2 * COUNT))
-    columns = carray(pointer(w[COLUMNS], w[0]), changing)
-    changes = carray(pointer(w[CHANGES] + 8 * begin * changing, 1.0), (steps, changing))
-    control = carray(pointer(w[CONTROL], 1.0), CONTROLS)
-    now = carray(pointer(w[CARRIED], 1.0), 2 * COUNT)
-    t = carray(pointer(w[COUNTERS], w[0]), 1)[0] + begin
-    for k in range(COUNT):  # the last of the steps before, or those of the state
-        products[0, k] = products[w[TABLE_STEPS], k] if begin > 0 else now[k]
-    for it in range(steps):
-        for c in range(changing):
-            control[columns[c]] = changes[it, c]
-        fill(rows[it], control, products[it], t + it + 1.0, rates[it])
-        for k in range(COUNT):
-            products[it + 1, k] = products[it, COUNT + k]
-
-
-{DECORATOR}
-def bring_on(w, begin, steps):
-    # t and the products after these steps
-    taken = steps
-    if w[PROBLEMS] == 1:  # it may have stopped earlier
-        taken = carray(pointer(w[NIT], w[0]), 1)[0] - w[DONE] - begin
-    now = carray(pointer(w[CARRIED], 1.0), 2 * COUNT)
-    after = carray(pointer(w[PRODUCTS], 1.0), (w[TABLE_STEPS] + 1, 2 * COUNT))
-    for k in range(COUNT):
-        now[k] = after[taken, k]
-    w[TAKEN] = begin + taken
-    carray(pointer(w[COUNTERS], w[0]), 1)[0] += begin + taken
-
-
-{DECORATOR}
-def goes_on(w):
-    # whether a block has a problem that still runs, and none has failed
-    if w[FAILED] != 0:
-        return False
-    # the call with the last blocks goes on, though all of its own have stopped: it brings t and the
-    # running products to where the others are
-    if w[LAST] != 0 and w[PROBLEMS] > 1:
-        return True
-    of_blocks = carray(pointer(w[LIVE], w[0]), w[END_BLOCK])
-    live = 0
-    for b in range(w[FIRST_BLOCK], w[END_BLOCK]):
-        live += of_blocks[b]
-    return live > 0
-
-
+#: The blocks of a call, which the threads share out: the same for all plans.
+_KERNEL = """\
 def kernel(words_at, block_at, args_at):
-    w = carray(pointer(words_at, words_at), ALL_WORDS)
-    first, end = w[FIRST_BLOCK], w[END_BLOCK]
-    begin = steps = np.int64(0)
-    going = True
-    while going:  # so few steps at a time that their scalars stay in the cache
-        begin += steps
-        left = w[STEPS] - begin
-        steps = min(left, w[TABLE_STEPS])
-        tabulate(w, begin, steps)
-        for b in prange(end - first):
-            call5(block_at, first + np.int64(b), words_at, args_at, begin, steps)
-        going = goes_on(w) and left > steps
-    if w[LAST] != 0:
-        bring_on(w, begin, steps)
-        w[AT_START] = 0
+    w = view(words_at, words_at, ALL_WORDS)
+    first = w[FIRST_BLOCK]
+    for b in prange(w[END_BLOCK] - first):
+        call3(block_at, first + np.int64(b), words_at, args_at)
     return 0
 """
 
@@ -315,14 +192,11 @@ def kernel(words_at, block_at, args_at):
 _WIDE_ROW = "carray(lane_memory(), WIDE)"
 
 
-def _largest(element: Callable[[str], list[str]], norm: float, lanes: int) -> list[str]:
+def _largest(element: Callable[[str], list[str]], norm: float) -> list[str]:
     """Write the norm of each lane's elements into `out`; NaN where one is.
 
     `n` are the real numbers of one problem. ``element(i)`` are lines that set `d`.
     """
-    if lanes == 1:
-        lines = [f"count, tops = n, {_WIDE_ROW}", *tt.norm_lines("size", element, norm)]
-        return [*lines, "out[0] = size"]
     each = [*element("i"), "a, b = abs(np.float64(d)), tops[j]"]
     lines = [
         f"tops = {_WIDE_ROW}",
@@ -366,11 +240,6 @@ def _largest(element: Callable[[str], list[str]], norm: float, lanes: int) -> li
 # The first iterate is kept whatever its f is. Of an iteration with n = 2, the gradient takes 5 %
 # and its norm 1 %; to evaluate them again at the end would call the objective of a problem that
 # has raised, and count evaluations that `minimize` does not have.
-_KEEP_ONE = """\
-if first or (f[0] < f_best[0] and math.isfinite(f[0])):
-    f_best[0], norm_best[0] = f[0], norms[0]
-    for i in range(n):
-        best[i], best_g[i] = ps[i], gs[i]"""
 _KEEP = f"""\
 better = {_WIDE_ROW}
 for j in range(LANES):
@@ -409,157 +278,142 @@ def _limits(bounds: str) -> list[str]:
     return [*lines, "            break"]
 
 
-def _test_packet(text: StepText, ends: str) -> list[str]:
-    """Test the iterates of `count` problems of a packet; 0 where all of them go on.
-
-    Long, for the views of all that the tests read are made here, once for a packet.
-    """
-    plan, names, lines = text.plan, ["p", "g"], []
-    names += ["low", "high"] if plan.bounds == "array" else []
-    bytes_x = plan.stride(pl.P)
-    for name in names:
-        address = f"arrays[{text.arrays.index(name)}] + skip"
-        lines += [_view(text.views[name], address, "one", "all_n")]
-    row = "w[VALUES] + 8 * (first + w[POSITIONS] * {})"
-    for name, place in {
-        "f": VALUE_F,
-        "f_best": VALUE_BEST,
-        "norm_best": VALUE_BEST_NORM,
-        "norms": VALUE_NORM,
-        "first_norm": VALUE_FIRST,
-        "limit": VALUE_LIMIT,
-        "f_before": VALUE_BEFORE,
-    }.items():
-        lines += [_view(name, row.format(place), "1.0", "LANES")]
+def _test_lanes(ends: str) -> list[str]:
+    """Test the iterates of the lanes, of which `count` are in use."""
+    rows = {"f": "F", "norms": "SIZE", "f_before": "F_BEFORE", "first": "FIRST", "limit": "LIMIT"}
+    rows |= {"f_best": "F_BEST", "norm_best": "SIZE_BEST"}
+    row = "numbers_at + 8 * LANES * {}"
     given = f"ps, gs{ends}"
     return [
-        "gtol, ftol, xtol, gtol_rel = tolerances",
-        "later, n, all_n = number > 0, w[NUMBERS], w[NUMBERS] * LANES",
-        f"skip = first * w[UPDATES] * {bytes_x}",
-        _view("arrays", "w[TABLE]", "w[0]", "ARRAYS"),
-        *lines,
-        _view("best", "w[BEST] + skip", "one", "all_n"),
-        _view("best_g", "w[BEST_G] + skip", "one", "all_n"),
-        _view("firsts", "w[FIRSTS] + skip", "one", "all_n"),
-        _view("tests", "w[TESTS] + 8 * first", "w[0]", "LANES"),
+        *(_view(name, row.format(place), "1.0", "LANES") for name, place in rows.items()),
+        _word("its", "TOLERANCES", "1.0", 4),
+        "gtol, gtol_rel, ftol, xtol = its[0], its[1], its[2], its[3]",
         f"steep(norms, n, {given})",
         "if not later:",
         "    for j in range(LANES):",
-        "        first_norm[j] = norms[j]",
+        "        first[j] = norms[j]",
         "        limit[j] = gradient_limit(gtol, gtol_rel, norms[j])",
         "if number <= 1:",
-        f"    learn(n, {given}, firsts, norms, first_norm)",
+        f"    learn(n, {given}, firsts, norms, first)",
         "keep_best(n, ps, gs, best, best_g, f, norms, f_best, norm_best, not later)",
-        "gradient_alone = ftol == 0.0 and xtol == 0.0",
-        "if gradient_alone and gradient_tests(count, tests, f, norms, limit) == 0:",
+        "if ftol == 0.0 and xtol == 0.0 and all_go_on(count, f, norms, limit):",
         "    return np.int64(0)",
-        f"own = {_WIDE_ROW}",
-        "share = share_of_own(gtol_rel)",
+        f"own, share = {_WIDE_ROW}, share_of_own(gtol_rel)",
         f"limits(own, count, n, {given}, firsts, norms, limit, gtol, share)",
-        "if gradient_alone:",
-        "    return gradient_tests(count, tests, f, norms, own)",
         f"way, length = {_WIDE_ROW}, {_WIDE_ROW}",
         "if xtol > 0.0 and later:",
-        "    befores = carray(pointer(w[BEFORE] + skip, one), all_n)",
         "    far(way, n, ps, befores)",
         "    large(length, n, ps)",
         "return all_tests(count, tests, f, f_before, norms, way, length, later, own, ftol, xtol)",
     ]
 
 
+def _test_alone(plan: Plan, norm: float) -> list[str]:
+    """Test the iterate of a problem that is alone in its packet: the lines of `minimize`."""
+    return [
+        _view("numbers", "numbers_at", "1.0", "NUMBERS_EACH"),
+        f"f, early, count, tops = numbers[F], number <= 1, n, {_WIDE_ROW}",
+        *tt.test_lines(plan.bounds, norm),
+        "if not later or (f < numbers[F_BEST] and math.isfinite(f)):",
+        "    numbers[F_BEST], numbers[SIZE_BEST] = f, size",
+        "    for i in range(n):",
+        "        best[i], best_g[i] = ps[i], gs[i]",
+        "tests[0] = code",
+        "return np.int64(code)",
+    ]
+
+
+def _test_packet(text: StepText, norm: float, lanes: int, ends: str) -> list[str]:
+    """Test the iterates of a packet from position `begin` on; 0 where all of them go on."""
+    names = ["p", "g", *(["low", "high"] if text.plan.bounds == "array" else [])]
+    places = {text.views[name]: f"arrays[{text.arrays.index(name)}]" for name in names}
+    places |= {"befores": "w[BEFORE]", "best": "w[BEST]", "best_g": "w[BEST_G]"}
+    places |= {"firsts": "w[FIRSTS]"}
+    return [
+        "n, later = w[NUMBERS], number > 0",
+        f"skip = begin * w[UPDATES] * {text.plan.stride(pl.P)}",
+        _word("arrays", "TABLE", "w[0]", "ARRAYS"),
+        *(_view(name, f"{at} + skip", "one", "n * LANES") for name, at in places.items()),
+        _view("tests", "w[TESTS] + 8 * begin", "w[0]", "LANES"),
+        "numbers_at = w[VALUES] + 8 * NUMBERS_EACH * begin",
+        *(_test_alone(text.plan, norm) if lanes == 1 else _test_lanes(ends)),
+    ]
+
+
 # --- text: steps of a block ----------------------------------------------------------------------
+
+
+def _row(text: StepText, place: str) -> str:
+    """The scalars of a step."""
+    return _view(
+        "row", f"w[SCALARS] + {text.plan.real.itemsize} * WIDTH * ({place})", "one", "WIDTH"
+    )
 
 
 def _step_each(text: StepText, own_lr: bool) -> list[str]:
     """Step problems one by one, each with an lr or a clip of its own; one lane to a packet."""
-    plan, place, carried = text.plan, _Scratch(text, 0), len(text.plan.products)
-    lines = ["updates, changing = w[UPDATES], w[CHANGING]", f"blocks = -(-updates // {NORM_BLOCK})"]
-    lines += [f"at = w[SCRATCH] + 8 * b * ({place.sums} + blocks)"]
-    lines += [_view("control", "at", "1.0", place.row)]
-    lines += [_view("row", f"at + {8 * place.row}", "one", "WIDTH")]
-    lines += [_view("q", f"at + {8 * place.products}", "1.0", 2 * carried)]
-    lines += [_view("totals", f"at + {8 * place.totals}", "1.0", "(1, 2)")]
-    lines += [_view("sums", f"at + {8 * place.sums}", "1.0", "blocks")]
-    lines += [_word("no_blocks", "NO_BLOCKS", "w[0]", "(blocks, 5)")]
-    lines += [_word("arrays", "TABLE", "w[0]", "(1, ARRAYS)")]
-    lines += [_word("columns", "COLUMNS", "w[0]", "changing")]
-    lines += [_word("changes", "CHANGES", "1.0", "(w[STEPS], changing)")]
-    lines += [_word("of_group", "CONTROL", "1.0", "CONTROLS")]
-    # schedules besides lr have changed the control row to the last step of the table
-    lines += ["for c in range(CONTROLS):", "    control[c] = of_group[c]"]
-    lines += ["for c in range(changing):", "    control[columns[c]] = changes[begin + it, c]"]
-    address = f"w[SCALARS] + {plan.real.itemsize} * WIDTH * it"
-    lines += [_view("shared", address, "one", "WIDTH")]
-    body = ["for c in range(WIDTH):", "    row[c] = shared[c]"]
-    if own_lr:
-        lines += [_word("products", "PRODUCTS", "1.0", "(it + 1, 2 * COUNT)")]
-        lines += [_word("own", "OWN_LR", "1.0", "w[POSITIONS]")]
-        lines += [_word("counters", "COUNTERS", "w[0]", 1)]
-        lines += ["t = counters[0] + 1.0 + begin + it"]
-        body = ["for k in range(COUNT):", "    q[k] = products[it, k]"]
-        body += ["fill(row, control, q, t, own[r])"]
-    if plan.clip_norm:
-        limit = op.COLUMN.clip_array_norm if plan.norm == "array" else op.COLUMN.clip_norm
-        pre = text.scalars.index("pre")
-        block = "arrays, 0, start, size, start, row, 2.0 ** -totals[0, 1]"
-        body += ["totals[0, 1] = 0.0", "again = True", "while again:"]
-        body += ["    for k in range(blocks):", f"        start = r * updates + k * {NORM_BLOCK}"]
-        body += [f"        size = min({NORM_BLOCK}, updates - k * {NORM_BLOCK})"]
-        body += [f"        sums[k] = square({block})"]
-        body += ["    again = add_up(sums, no_blocks, totals)"]
-        given = f"control[{limit}], control[{op.COLUMN.margin}], tiny"
-        body += [f"pre, factor = clip_factor(totals[0, 0], int(totals[0, 1]), {given})"]
-        body += [f"row[{pre}], row[{pre + 1}] = pre, factor"]
-    body += ["part(arrays, 0, r * updates, updates, r * updates, row)"]
-    return [*lines, "for r in range(first, first + filled):", *indented(body)]
+    body = [_row(text, "it * w[EACH] + order[r]" if own_lr else "it")]
+    if text.plan.clip_norm:
+        body += [
+            "own_row[:] = row",
+            "row = own_row",
+            "limit, margin = limits[it, 0], limits[it, 1]",
+        ]
+        body += ["clip(arrays, r * w[UPDATES], parts, sums, totals, limit, margin, row)"]
+    body += ["part(arrays, 0, r * w[UPDATES], w[UPDATES], r * w[UPDATES], row)"]
+    return ["for r in range(first, first + live):", *indented(body)]
 
 
 def _step(text: StepText) -> list[str]:
     """Step a block's live packets as one array."""
-    address = f"w[SCALARS] + {text.plan.real.itemsize} * WIDTH * it"
-    return [
-        _view("row", address, "one", "WIDTH"),
-        _word("arrays", "TABLE", "w[0]", "(1, ARRAYS)"),
-        "begins, n = first * w[UPDATES], filled * w[UPDATES]",
-        "part(arrays, 0, begins, n, begins, row)",
-    ]
+    lines = ["begins, n = first * w[UPDATES], filled * w[UPDATES]"]
+    return [*lines, _row(text, "it"), "part(arrays, 0, begins, n, begins, row)"]
 
 
-def _block(text: StepText, ends: str) -> list[str]:
+def _block(text: StepText, own_lr: bool) -> list[str]:
     """Some iterations of a block, which the threads share out."""
     plan = text.plan
     lines = [_view("w", "words_at", "words_at", "ALL_WORDS")]
-    lines += [_word("tolerance", "TOLERANCES", "1.0", 4)]
-    lines += ["tolerances = (tolerance[0], tolerance[1], tolerance[2], tolerance[3])"]
-    lines += [_word("of_blocks", "LIVE", "w[0]", "b + 1"), _word("arrays", "TABLE", "w[0]", 2)]
+    lines += [_word("of_blocks", "LIVE", "w[0]", "b + 1")]
+    lines += [_word("arrays", "TABLE", "w[0]", "(1, ARRAYS)")]
+    lines += [_word("order", "ORDER", "w[0]", "(b + 1) * w[BLOCK]")]
+    given = ""
     if plan.bounds == "scalar":
-        lines += [_word("control", "CONTROL", "1.0", "CONTROLS")]
+        lines += [_word("control", "CONTROL", "1.0", op.RULE)]
         lines += [f"low, high = real(control[{op.COLUMN.low}]), real(control[{op.COLUMN.high}])"]
-    given = ", low, high" if plan.bounds == "scalar" else ""
+        given = ", low, high"
+    if plan.clip_norm:
+        lines += [f"count = -(-w[UPDATES] // {NORM_BLOCK})"]
+        lines += [_word("parts", "PARTS", "w[0]", "(count, 5)")]
+        lines += [_word("limits", "LIMITS", "1.0", "(w[STEPS], 2)")]
+        lines += [
+            "sums, totals, own_row = np.empty(count), np.zeros((1, 2)), np.empty(WIDTH, real)"
+        ]
+    step = _step_each(text, own_lr) if own_lr or plan.clip_norm else _step(text)
     return [
         *lines,
         "first, live = b * w[BLOCK], of_blocks[b]",
         f"size = w[UPDATES] * {plan.stride(pl.P)}",
-        "x_at, g_at = arrays[0] + first * size, arrays[1] + first * size",
-        "f_at, order_at = w[VALUES] + 8 * first, w[ORDER] + 8 * first",
+        "x_at, g_at = arrays[0, 0] + first * size, arrays[0, 1] + first * size",
+        "f_at, order_at = w[VALUES] + 8 * NUMBERS_EACH * first, w[ORDER] + 8 * first",
         # -1: x0 is evaluated, and no step taken
-        "it = np.int64(-1 if w[AT_START] != 0 and begin == 0 else 0)",
-        "number, failed = w[DONE] + begin, np.int64(0)",
-        "while live > 0 and it < steps:",
+        "it = np.int64(-1 if w[AT_START] != 0 else 0)",
+        "number, failed = w[DONE], np.int64(0)",
+        "while live > 0 and it < w[STEPS]:",
         "    filled = (live + LANES - 1) // LANES * LANES",
         "    if it >= 0:",
         "        if w[BEFORE] != 0:",
         "            words = filled * size // 4",
         "            copy_words(w[BEFORE] + first * size, 1, x_at, 1, words, 1)",
-        "        step(w, b, first, filled, begin, it)",
+        *indented(step, 2),
         "        number += 1",
         "    failed = call7(w[FUN], live, x_at, g_at, f_at, order_at, w[SHAPE], args_at)",
         "    if failed != 0:",
         "        break",
         "    stopped = np.int64(0)",
-        "    for place in range(first, first + live, LANES):",
-        "        count = min(LANES, first + live - place)",
-        f"        stopped |= test_packet(w, tolerances, place, count, number{given})",
+        "    for begin in range(first, first + live, LANES):",
+        "        count = min(LANES, first + live - begin)",
+        f"        stopped |= test_packet(w, begin, count, number{given})",
         "    if stopped != 0:",
         "        live = retire_block(w, first, live, number)",
         "    it += 1",
@@ -569,110 +423,80 @@ def _block(text: StepText, ends: str) -> list[str]:
     ]
 
 
-# --- the loop ------------------------------------------------------------------------------------
-
-
-class LaneLoop:
-    """The compiled loop of a plan over packets of so many problems.
-
-    Attributes
-    ----------
-    arrays, width : int
-        Arrays of a step, in the order of the text; scalars in a row.
-    """
-
-    def __init__(self, plan: Plan, lanes: int, own_lr: bool, norm: float) -> None:
-        self._plan, self._lanes, self._own_lr, self._norm = plan, lanes, own_lr, norm
-        self._text = text = StepText(plan)
-        self.arrays, self.width = len(text.arrays), text.width
-        self.each = own_lr or plan.clip_norm
-        forms = f"{'own-lr-' if own_lr else ''}{'2-norm-' if norm == 2 else ''}"
-        self._name = f"{plan.name}-{forms}{lanes}-lanes"
-
-    def scratch(self, updates: int) -> int:
-        """Numbers of 8 bytes of scratch of a block."""
-        return _Scratch(self._text, updates).size if self.each else 0
-
-    @functools.cached_property
-    def source(self) -> str:
-        """The module."""
-        plan, text, lanes = self._plan, self._text, self._lanes
-        bounds = plan.bounds
-        ends = {"array": ", lows, highs", "scalar": ", low, high", "": ""}[bounds]
-        given = ", low, high" if bounds == "scalar" else ""
+def _source(plan: Plan, lanes: int, own_lr: bool, norm: float) -> str:
+    """The module of a plan's blocks."""
+    text, bounds = text_of(plan), plan.bounds
+    ends = {"array": ", lows, highs", "scalar": ", low, high", "": ""}[bounds]
+    given = ", low, high" if bounds == "scalar" else ""
+    functions = [*text.functions, _COMMON.strip()]
+    if plan.clip_norm:
+        functions += [clip_text(text)]
+    if lanes > 1:
         norms = {
             f"steep(out, n, ps, gs{ends})": lambda i: tt.projected(bounds, i),
             "far(out, n, ps, befores)": lambda i: [f"d = ps[{i}] - befores[{i}]"],
             "large(out, n, ps)": lambda i: [f"d = ps[{i}]"],
         }
-        step = _step_each(text, self._own_lr) if self.each else _step(text)
-        keep = (_KEEP_ONE if lanes == 1 else _KEEP).split("\n")
-        functions = [
-            *text.functions,
-            _COMMON.strip(),
-            *(
-                function_text(head, _largest(one, self._norm, lanes), _INLINED)
-                for head, one in norms.items()
-            ),
-            function_text(f"learn(n, ps, gs{ends}, firsts, norms, first)", _learn(bounds)),
-            function_text(
-                f"limits(out, count, n, ps, gs{ends}, firsts, norms, limit, gtol, share)",
-                _limits(bounds),
-            ),
-            function_text(
-                "keep_best(n, ps, gs, best, best_g, f, norms, f_best, norm_best, first)",
-                keep,
-                _INLINED,
-            ),
-            function_text(
-                f"test_packet(w, tolerances, first, count, number{given})",
-                _test_packet(text, ends),
-                _INLINED,
-            ),
-            function_text("step(w, b, first, filled, begin, it)", step, _INLINED),
-            function_text("block(b, words_at, args_at, begin, steps)", _block(text, ends), ""),
+        functions += [
+            function_text(head, _largest(element, norm), INLINED) for head, element in norms.items()
         ]
-        return "\n\n\n".join(functions) + "\n"
+        more = "firsts, norms, limit, gtol, share"
+        best = "n, ps, gs, best, best_g, f, norms, f_best, norm_best, first"
+        functions += [
+            function_text(f"learn(n, ps, gs{ends}, firsts, norms, first)", _learn(bounds)),
+            function_text(f"limits(out, count, n, ps, gs{ends}, {more})", _limits(bounds)),
+            function_text(f"keep_best({best})", _KEEP.split("\n"), INLINED),
+        ]
+    test = _test_packet(text, norm, lanes, ends)
+    functions += [function_text(f"test_packet(w, begin, count, number{given})", test, INLINED)]
+    functions += [function_text("block(b, words_at, args_at)", _block(text, own_lr), "")]
+    return "\n\n\n".join(functions) + "\n"
 
-    @functools.cached_property
-    def _scope(self) -> dict[str, Any]:
-        plan, text, lanes = self._plan, self._text, self._lanes
-        items = tuple(plan.stride(slot) * plan.unit // 4 for slot in text.slots)
-        kept = tuple({pl.P: 0, pl.AVERAGE: 3}.get(slot, -1) for slot in text.slots)
-        names: dict[str, Any] = {
-            "LANES": lanes,
-            "REALS": plan.numbers,
-            "WIDE": lanes * plan.numbers,
-        }
-        names |= {"ITEM_WORDS": items, "KEPT": kept, "ARRAYS": self.arrays, "WIDTH": self.width}
-        names |= {"COUNT": len(plan.products), "CONTROLS": op.RULE + plan.rule.width}
-        names |= {"ALL_WORDS": len(WORD), "ALL_VALUES": VALUES, "RESULTS": RESULTS}
-        names |= {"RUNNING": st.RUNNING, "RAISED": st.RAISED, "WORD": np.uint32(0)}
-        names |= {
-            "call5": call5,
-            "call7": call7,
-            "lane_memory": lane_memory,
-            "real": plan.real.type,
-        }
-        return {**text.scope, **tt.SCOPE, **WORD._asdict(), **names}
 
-    def _address(self, name: str, source: str, entry: str, arguments: int, **how: Any) -> int:
-        what = f"{self._name}{name}", source, self._scope, int64(*[int64] * arguments)
-        return build.address(*what, entry=entry, keep=not self._plan.rule.digest, **how)
+# --- what is compiled ----------------------------------------------------------------------------
 
-    @functools.cached_property
-    def block(self) -> int:
-        """The address of ``block(b, words_at, args_at, begin, steps)``, compiled or loaded now."""
-        return self._address("", self.source, "block", 5)
 
-    @functools.cache  # noqa: B019  # loops live as long as the process
-    def kernel(self, parallel: bool) -> int:
-        """The address of ``kernel(words_at, block_at, args_at)``, compiled or loaded now."""
-        source = "\n\n\n".join([*self._text.functions, _KERNEL.strip()]) + "\n"
-        return self._address("-blocks", source, "kernel", 3, parallel=parallel)
+_SCOPE: dict[str, Any] = {
+    **tt.SCOPE,
+    **WORD._asdict(),
+    "RUNNING": st.RUNNING,
+    "RAISED": st.RAISED,
+    "WORD": np.uint32(0),
+    "ALL_WORDS": len(WORD),
+    "call7": call7,
+    "lane_memory": lane_memory,
+}
+
+
+def numbers_each(lanes: int) -> int:
+    """How many of `stop_text.Numbers` a problem has: the first ones, or all where it is alone."""
+    return len(tt.NUMBER_AT) if lanes == 1 else tt.NUMBER_AT.WAY
 
 
 @functools.cache
-def loop_of(plan: Plan, lanes: int, own_lr: bool, norm: float) -> LaneLoop:
-    """The loop of a plan."""
-    return LaneLoop(plan, lanes, own_lr, norm)
+def block_of(plan: Plan, lanes: int, own_lr: bool, norm: float) -> int:
+    """The address of ``block(b, words_at, args_at)``, compiled or loaded now."""
+    text = text_of(plan)
+    forms = f"{'own-lr-' if own_lr else ''}{'2-norm-' if norm == 2 else ''}"
+    scope = {**text.scope, **_SCOPE, "real": plan.real.type, "LANES": lanes}
+    scope |= {"NUMBERS_EACH": numbers_each(lanes)}
+    scope |= {"REALS": plan.numbers, "WIDE": lanes * plan.numbers}
+    scope |= {"ARRAYS": len(text.arrays), "WIDTH": text.width}
+    return build.address(
+        f"{plan.name}-{forms}{lanes}-lanes",
+        _source(plan, lanes, own_lr, norm),
+        scope,
+        int64(int64, int64, int64),
+        entry="block",
+        keep=not plan.rule.digest,
+    )
+
+
+@functools.cache
+def kernel(parallel: bool) -> int:
+    """The address of ``kernel(words_at, block_at, args_at)``, compiled or loaded now."""
+    scope = {name: WORD._asdict()[name] for name in ("FIRST_BLOCK", "END_BLOCK")}
+    scope |= {"ALL_WORDS": len(WORD), "view": view}
+    scope |= {"np": np, "prange": prange, "call3": call3}
+    signature = int64(int64, int64, int64)
+    return build.address("blocks", _KERNEL, scope, signature, entry="kernel", parallel=parallel)

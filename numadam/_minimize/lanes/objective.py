@@ -19,6 +19,7 @@ from numba import carray, errors, from_dtype, njit, types
 from numadam._jit import private
 from numadam._jit.calls import array_at, loader, read_only
 from numadam._jit.private import pointer
+from numadam._minimize.batches import laid_out
 from numadam._minimize.checkpoint import Task
 from numadam._minimize.compiled.objective import (
     ADAPTERS,
@@ -37,10 +38,11 @@ from numadam._minimize.compiled.objective import (
     type_of_args,
 )
 from numadam._minimize.compiled.problem import StateOnly
+from numadam._minimize.lanes.loop import numbers_each
 from numadam._minimize.observers import refuse_observers
 from numadam._optimizer.base import make_optimizer
 from numadam._optimizer.optimizer import Optimizer
-from numadam._settings.bounds import Box, fits
+from numadam._settings.bounds import fits
 
 # --- the adapter ---------------------------------------------------------------------------------
 
@@ -49,18 +51,21 @@ def _one_by_one(call: Any, x_type: Any, args_type: Any) -> Any:
     """The function that evaluates problems that are contiguous."""
     load, load_shape = loader(args_type), loader(types.UniTuple(types.int64, x_type.ndim))
     dtype = np.dtype(str(x_type.dtype))
-    item = dtype.itemsize
+    item, each = dtype.itemsize, numbers_each(1)
 
     def evaluate(live, x_at, g_at, f_at, numbers_at, dims_at, args_at):
         shape = load_shape(dims_at)
-        fs, numbers = array_at(f_at, live, np.float64), array_at(numbers_at, live, np.int64)
+        fs, numbers = (
+            array_at(f_at, (live, each), np.float64),
+            array_at(numbers_at, live, np.int64),
+        )
         args = load(args_at)
         for k in range(live):
             x, g = array_at(x_at, shape, dtype), array_at(g_at, shape, dtype)
             flat = array_at(g_at, g.size, dtype)
             for i in range(g.size):
                 flat[i] = 0  # an objective may add up its gradient
-            fs[k] = call(x, g, numbers[k], args)
+            fs[k, 0] = call(x, g, numbers[k], args)
             x_at += g.size * item
             g_at += g.size * item
         return 0
@@ -74,7 +79,7 @@ def _side_by_side(
     """The function that evaluates packets of problems."""
     load, view = loader(args_type), private.make_lane_view(x_type, shape, lanes)
     n, dtype = int(np.prod(shape)), np.dtype(str(x_type.dtype))
-    bytes_each = n * dtype.itemsize
+    bytes_each, each = n * dtype.itemsize, numbers_each(lanes)
     gradients, write_gradients = private.make_memory(x_type.dtype, n * lanes)
     values, write_values = private.make_memory(types.float64, lanes)
 
@@ -90,7 +95,7 @@ def _side_by_side(
             for j in range(np.uint64(count)):
                 fs[j] = call(view(xs, j), view(g, j), numbers[j], args)
             write_gradients(g_at + first * bytes_each, g)
-            write_values(f_at + 8 * first, f)
+            write_values(f_at + 8 * each * first, f)
         return 0
 
     return evaluate
@@ -203,16 +208,6 @@ def rows_of(array: np.ndarray, lanes: int) -> np.ndarray:
     return np.moveaxis(array, -1, 1).reshape(-1, *array.shape[1:-1])
 
 
-def _spread(values: Any, x: np.ndarray, lanes: int) -> Any:
-    """Numbers that broadcast to x, as numbers that broadcast to it in lanes."""
-    if np.ndim(values) == 0:
-        return values
-    array = np.asarray(values)
-    if array.ndim == x.ndim and len(array) > 1:
-        return to_lanes(array, lanes)
-    return (array[0] if array.ndim == x.ndim else array)[..., None]
-
-
 def _suits(task: Task) -> bool:
     """Whether a task gains from lanes: many small problems that share their scalars."""
     x, options = task.x, task.options
@@ -244,16 +239,12 @@ def lay_out(task: Task) -> tuple[int, ManyObjective, Optimizer]:
 
 
 def _make_optimizer(task: Task, lanes: int) -> Optimizer:
-    x, lr, bounds = task.x, task.lr, task.options["bounds"]
+    lr, options = task.lr, task.options
+    if lanes > 1:
+        lr, options = laid_out(task, lambda rows: to_lanes(rows, lanes))
     if task.rates is not None:
         lr = 1.0
-    if lanes > 1:
-        lr = _spread(lr, x, lanes)
-        if bounds is not None:
-            bounds = Box(*(_spread(end, x, lanes) for end in bounds))
-    options = {**task.options, "bounds": bounds}
-    optimizer: Optimizer = make_optimizer(
-        task.rule, to_lanes(x, lanes), lr, backend=StateOnly, **options
-    )
+    x = to_lanes(task.x, lanes)
+    optimizer: Optimizer = make_optimizer(task.rule, x, lr, backend=StateOnly, **options)
     refuse_observers(optimizer)
     return optimizer

@@ -271,6 +271,8 @@ def test_many_that_do_not_fit_are_refused(cp):
         na.minimize_many(rosen, starts + 0j)
     with pytest.raises(TypeError, match="fun: does not compile for a GPU, where no array can be"):
         na.minimize_many(array_returned, starts, jac=True)
+    with pytest.raises(TypeError, match="fun: a compiled objective with 0 args takes 2 arguments"):
+        na.minimize_many(numba.njit(lambda x: x[0] * x[0]), starts)
     with pytest.raises(TypeError, match=r"Numba knows no numpy\.exp.*functions of math"):
         na.minimize_many(decay, starts)
 
