@@ -200,7 +200,7 @@ class Fits:
 
 
 def outputs(task: FitTask) -> dict[str, np.ndarray]:
-    """What the loop writes for each problem; `counts` and `numbers` as of its `Problem`."""
+    """Arrays that the loop writes; `counts` and `numbers` as of its `Problem`."""
     problems, n = task.x.shape
     kept = task.m if task.keeps else 0
     counts = np.zeros((problems, 3), np.int64)

@@ -26,6 +26,7 @@ from numadam._core.parts import parts_of
 from numadam._core.plan import Plan
 from numadam._core.text import Text, function_text, indented, scope_of
 from numadam._cuda.kernel import THREADS
+from numadam._minimize import stopping as st
 from numadam._minimize.batches import CompiledBatch, laid_out, run_batch
 from numadam._minimize.checkpoint import RunState, Task
 from numadam._minimize.compiled.objective import INDEXED, RETURNS, form_of
@@ -33,12 +34,6 @@ from numadam._minimize.observers import refuse_observers
 from numadam._minimize.result import ManyResult
 from numadam._minimize.step_rows import StepRows
 from numadam._minimize.stop_text import projected, released
-from numadam._minimize.stopping import (
-    RUNNING,
-    check_convergence,
-    gradient_limit,
-    share_of_own,
-)
 
 # --- the kernel ----------------------------------------------------------------------------------
 
@@ -117,14 +112,14 @@ def make_solve(
     """
     wrap = functools.cache(cuda.jit(device=True))
     scope = {**scope_of(plan, wrap), "__name__": __name__, "cuda": cuda, "zero": plan.real.type(0)}
-    scope |= {"fun": wrap(fun.py_func), "gradient_limit": wrap(gradient_limit)}
+    scope |= {"fun": wrap(fun.py_func), "gradient_limit": wrap(st.gradient_limit)}
     texts = _texts(plan, form, norm, axes, count)
     lines = "\n".join(function_text(name, body, "") for name, body in texts.items())
     exec(compile(lines, "<numadam: functions of a problem>", "exec"), scope)
     call, take, steepness, far, large, limit_of, learn, remains = (
         wrap(scope[name.partition("(")[0]]) for name in texts
     )
-    check = wrap(check_convergence)
+    check, running = wrap(st.check_convergence), st.RUNNING
     as_norm = np.float64 if norm != math.inf else plan.real.type
 
     def solve(arrays, shaped, rows, table, counts, moves, ends, tolerances, numbers, args):
@@ -135,11 +130,11 @@ def make_solve(
         later = done >= 0
         for b in range(cuda.grid(1), problems, cuda.gridsize(1)):
             it, code = 0, counts[0, b]
-            if code != RUNNING:
+            if code != running:
                 continue
             f, steep = table[0, b], as_norm(table[3, b])
             limit = limit_of(table[4, b], gtol, gtol_rel)
-            while code == RUNNING and it < steps:
+            while code == running and it < steps:
                 if later:
                     i = b
                     while xtol > 0.0 and i < p.size:
@@ -310,7 +305,7 @@ class DeviceBatch(CompiledBatch):
         shaped = numba_view(x), numba_view(gradient)
         self._arrays = tuple(flat[slot] for slot in Text(plan).slots), shaped
         self._tables = numba_view(table), numba_view(counts), tuple(map(numba_view, moves))
-        limits = *tolerances.limits, gtol_rel, share_of_own(gtol_rel)
+        limits = *tolerances.limits, gtol_rel, st.share_of_own(gtol_rel)
         self._limits = tuple(map(plan.real.type, ends)), limits
         self._args = on_device(task.args)
         axes, count = x.ndim - 1, len(task.args)
@@ -319,7 +314,7 @@ class DeviceBatch(CompiledBatch):
     @property
     def live(self) -> int:
         """Problems that still run; waits for the GPU."""
-        return int((self._of_problems["codes"] == RUNNING).sum())
+        return int((self._of_problems["codes"] == st.RUNNING).sum())
 
     def _by_name(self) -> dict[str, Any]:
         arrays = self._of_problems.items()

@@ -11,11 +11,12 @@ from numadam._arrays.interop import is_cupy, to_host
 from numadam._core.hyper import LR, check_switch, count
 from numadam._minimize import arguments as ar
 from numadam._minimize.arguments import takes_names_of_scipy
-from numadam._minimize.batches import PythonBatch, run_batch
+from numadam._minimize.batches import run_batch
 from numadam._minimize.checkpoint import Task, read_checkpoint
 from numadam._minimize.compiled.objective import is_compiled
 from numadam._minimize.lanes.batch import LaneBatch
 from numadam._minimize.result import ManyResult
+from numadam._minimize.row_batch import PythonBatch
 from numadam._minimize.stopping import Tolerances
 from numadam._settings.bounds import standard_bounds
 

@@ -16,6 +16,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from numadam._version import install_command
 from tests import extras
 
@@ -88,6 +90,27 @@ def of_many_problems(plan, fun, norm, capability=(9, 0), compiler=COMPILERS[0]):
     ptx = ptx if isinstance(ptx, str) else ptx.decode()
     limit = rf"\1 .maxnreg {most} {{" if most else r"\1{"
     return Code(re.sub(r"(\.entry [^{]*)\{", limit, ptx, count=1), capability)
+
+
+def of_fits(fun, n, capability):
+    """The kernel of fits by exact derivatives of ``fun(x, r, i, t, y)``, as `Code`."""
+    from numadam._least_squares import device
+
+    kernel = device.kernel_for(fun, (False, True), n, n, np.dtype("f8"), False)
+    with compiler_of(COMPILERS[0], capability, {}) as (cuda, t):
+        line, rows, blocks, memory = (t.Array(t.float64, axes, "C") for axes in (1, 2, 3, 4))
+        points, counts = (t.Array(t.int64, axes, "C") for axes in (1, 2))
+        types = t.void(
+            t.UniTuple(t.int64, 8),
+            t.UniTuple(t.float64, 4),
+            t.Tuple((rows, rows, rows, points)),
+            t.Tuple((counts, rows, blocks, rows, blocks)),
+            t.Tuple((blocks, memory)),
+            t.Tuple((line, rows)),
+        )
+        given = {"device": False, "abi": "numba", "output": "ptx"}
+        ptx, _ = cuda.compile(kernel.py_func, types, cc=capability, **given)
+    return Code(ptx if isinstance(ptx, str) else ptx.decode(), capability)
 
 
 class Code:

@@ -13,7 +13,7 @@ import pytest
 from numadam import nopython
 from numadam.rules import CLASSES
 from tests.cuda.cuda_cases import CASES, OPTIONS, RULES, Case, plan_of
-from tests.cuda.kernel_code import COMPILERS, Code, in_flight, of_many_problems
+from tests.cuda.kernel_code import COMPILERS, Code, in_flight, of_fits, of_many_problems
 from tests.variants import compile_nothing
 
 pytestmark = pytest.mark.cuda
@@ -153,6 +153,20 @@ def test_many_problems_step_in_float32_and_fit_1024_threads(norm, compiler):
     assert "div.rn.f64" not in code.text
     for name in ("fma.rn.f64", "sqrt.rn.f64"):  # a 2-norm is summed in float64
         assert (name in code.text) == (norm == 2)
+
+
+@numba.njit
+def decay(x, r, i, t, y):
+    for k in range(t.size):
+        r[k] = x[0] * math.exp(-x[1] * t[k]) + x[2] - y[i, k]
+
+
+@pytest.mark.parametrize("capability", GENERATIONS, ids=str)
+def test_fits_spill_nothing(capability):
+    """A fit of three unknowns has 57 numbers in memory, 185 (9.0) to 204 (7.5) registers."""
+    registers, stack, spilled = of_fits(decay, 3, capability).assembled()
+    assert registers <= 208  # so that 288 threads fit
+    assert (stack, spilled) == (57 * 8, 0)
 
 
 # --- the user's own kernels, with the functions of `numadam.nopython` ----------------------------
