@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
@@ -121,7 +122,7 @@ class Objective:
         self.nfev = self.njev = 0
         #: whether f alone costs less than f and its gradient
         self.apart = jac is not True
-        self.evaluate = self._choose(jac)
+        self._evaluate = self._choose(jac)
 
     @classmethod
     def of_task(cls, task: Task, optimizer: Any) -> Self:
@@ -130,11 +131,21 @@ class Objective:
         boxes = settings.leaf_boxes()
         return cls(task.fun, task.args, task.jac, task.x, tree, boxes, backend.is_host)
 
-    def _choose(self, jac: Any) -> Callable[[bool], tuple[Any, Any]]:
+    @property
+    def evaluate(self) -> Callable[[bool], tuple[Any, Any]]:
+        """``evaluate(need_f)``: f, or None, and the gradient.
+
+        Made where it is read: kept, it would hold args in a cycle for the garbage collector.
+        """
+        if self._jac is True and self._one and self._numpy:
+            return self._both_at_one_array()
+        return MethodType(self._evaluate, self)
+
+    def _choose(self, jac: Any) -> Callable[[Objective, bool], tuple[Any, Any]]:
         if jac is True:
-            return self._both_at_one_array() if self._one and self._numpy else self._both
+            return Objective._both
         if callable(jac):
-            return self._separately
+            return Objective._separately
         if jac is None or jac is False or (isinstance(jac, str) and jac in _DIFFERENCES):
             #: the differences, and `numpy.seterr` of fun: not of the arithmetic around it
             self._method, self._errors = jac or "2-point", np.geterr()
@@ -145,7 +156,7 @@ class Objective:
                     f"jac: finite differences take real x, this is {self._dtype}. Let fun return "
                     "the gradient, or minimise over real and imaginary parts."
                 )
-            return self._differences
+            return Objective._differences
         raise ValueError(
             f"jac: expected True, a function, or one of {', '.join(map(repr, _DIFFERENCES))}, "
             f"got {jac!r}."
@@ -261,7 +272,7 @@ class Objective:
         A step that f does not show, or across which f bends, gives a slope of 0 where there is
         none. `firsts` are the first gradients of each component.
         """
-        if self.evaluate != self._differences or self._method == "cs":
+        if self._evaluate is not Objective._differences or self._method == "cs":
             return True
         flat = np.concatenate([leaf.reshape(-1) for leaf in self._leaves])
         eps, first = np.finfo(self._dtype).eps, np.concatenate([one.ravel() for one in firsts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from abc import ABC, abstractmethod
@@ -97,7 +98,9 @@ class Run(ABC):
             # the last iteration that the observers have seen
             last = max(self._begin, nit - (not tested))
         known, leaves = self._resumed or last > self._begin, self._backend.params
-        self._observers.start(last, known, leaves, self._copy, evaluate, self._begin)
+        # no method of the run, which would hold args in a cycle for the garbage collector
+        make_x = functools.partial(copy_tree, self._x)
+        self._observers.start(last, known, leaves, make_x, evaluate, self._begin)
 
     # what each loop implements
 

@@ -291,6 +291,27 @@ def test_what_raises_keeps_no_argument_alive():
     assert gone() is None
 
 
+@pytest.mark.parametrize("jac", [True, None, lambda x, data: 2 * x])
+def test_args_are_free_at_the_end_of_a_run_without_the_garbage_collector(jac):
+    compiled = numba.njit(lambda x, g, data: data[0] + g[0])
+
+    def fun(x, data):
+        return (x @ x, 2 * x) if jac is True else x @ x
+
+    data = np.ones(1000)
+    gone = weakref.ref(data)
+    gc.collect()
+    gc.disable()
+    try:
+        na.minimize(fun, np.ones(2), (data,), jac=jac, callback=lambda x: None, maxiter=3)
+        if jac is None:
+            na.minimize(compiled, np.ones(2), (data,), maxiter=3)
+        del data
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_an_exception_that_takes_no_attribute_comes_through():
     @dataclasses.dataclass(frozen=True)
     class Frozen(Exception):
