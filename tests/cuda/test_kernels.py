@@ -103,7 +103,7 @@ def test_every_kernel_compiles_for_every_generation(name, compiler):
 @pytest.mark.parametrize("case", RULES, ids=str)
 def test_rules_hold_one_precision_and_no_approximation(case):
     for real, other, compiler in (("f32", "f64", 0), ("f32", "f64", 1), ("f64", "f32", 0)):
-        plan = plan_of(case, f"f{int(real[1:]) // 8}")
+        plan = plan_of(case.of(f"float{real[1:]}"))
         code = Code.of(step_of(plan), compiler=COMPILERS[compiler])
         code.check()
         assert f".{other}" not in code.text

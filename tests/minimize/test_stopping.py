@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import numadam as na
+from numadam._minimize import stop_tests
 from numadam.schedules import Cosine
 from tests.minimize.objectives import START, forms, python_rosen, run, square
 
@@ -374,3 +375,12 @@ def test_a_known_minimum_is_reached(fun, jac):
     np.testing.assert_array_equal(res.history["nit"], np.arange(res.nit + 1))
     # of the step that led to each x
     np.testing.assert_array_equal(res.history["lr"][1:], [lr(t) for t in range(res.nit)])
+
+
+def test_gradients_at_bounds_of_several_arrays():
+    x, g = np.meshgrid([0.0, 0.25, 1.0], [-2.0, -0.125, 0.0, 0.5, np.nan])
+    box = 0.0, 1.0
+    np.testing.assert_array_equal(stop_tests.projected(np, x, g, box), x - np.clip(x - g, *box))
+    held = np.where(x == 0.0, np.fmin(g, 0.0), np.where(x == 1.0, np.fmax(g, 0.0), g))
+    held = np.where(np.isnan(g), g, held)
+    np.testing.assert_array_equal(stop_tests.released(np, x, g, box), held)

@@ -22,7 +22,7 @@ from numba.extending import is_jitted
 from numadam._arrays.checks import describe, refuse_uncompilable
 from numadam._arrays.interop import is_array, is_cupy
 from numadam._jit import build
-from numadam._jit.calls import address_of, call1, call3, read_only
+from numadam._jit.calls import address_of, call1, call3, loader, read_only
 from numadam._jit.private import pointer
 from numadam._jit.process import compile_lock
 from numadam._jit.reports import objective_logger, reported
@@ -417,7 +417,7 @@ def check_writes(f: Any, g: Any, x: Any, evaluate: Callable[[Any], tuple[Any, An
 
 _DRIVE = """
 def drive(iterate, table_at, operands):
-    x, g, flat, value, args = operands
+    x, g, flat, value, args = load(address_of(operands))  # not counted: `fun` may raise
     x = guard(x)
     code = call1(iterate, table_at)
     while code == 0:
@@ -465,9 +465,11 @@ class CompiledObjective:
         operands = types.Tuple((x_type, x_type, flat, types.float64[::1], args_type))
         signature = int64(int64, int64, operands)
 
+        names = {"call1": call1, "address_of": address_of, "load": loader(operands)}
+
         def compile_for(function: Any, guard: Any) -> Any:
             function = prepared(function, form, n)
-            scope: dict[str, Any] = {"fun": function, "guard": guard, "call1": call1}
+            scope: dict[str, Any] = {"fun": function, "guard": guard, **names}
             exec(compile(source, f"<the objective {fun.__name__}>", "exec"), scope)
             drive: Any = njit(nogil=True, error_model="numpy")(scope["drive"])
             drive.compile(signature)
