@@ -64,20 +64,26 @@ def pytest_testnodedown(node: Any) -> None:
     LOOPS.update(getattr(node, "workeroutput", {}).get("loops", {}))
 
 
+def too_many_loops(config: pytest.Config) -> bool:
+    """Whether a run of all usual tests, and not of some files, has compiled too many."""
+    usual = config.getoption("markexpr") == "not sweep" and not config.getoption("file_or_dir")
+    return usual and len(LOOPS) > budget.MOST_LOOPS
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that has compiled too many; workers hand theirs on."""
     config = session.config
     if hasattr(config, "workeroutput"):
         config.workeroutput["loops"] = dict(LOOPS)
-    elif config.getoption("markexpr") == "not sweep" and len(LOOPS) > budget.MOST_LOOPS:
+    elif too_many_loops(config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Tell how many loops were compiled."""
     most, text = budget.MOST_LOOPS, f"{LOOPS.total()} loops compiled, of {len(LOOPS)} plans"
-    if len(LOOPS) > most:
+    if too_many_loops(config):
         text += f", and at most {most} are allowed: share plans among tests, or mark some as sweeps"
     terminalreporter.write_line(text)
 

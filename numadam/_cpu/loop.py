@@ -207,7 +207,8 @@ class StepText:
         lines += [f"for j in range(0, whole, {_LANES}):", f"    for k in range({_LANES}):"]
         lines += indented(["i = j + k", *element, "sums[k] += x * x"], 2)
         lines += ["for i in range(whole, n):", *indented([*element, "sums[0] += x * x"])]
-        lines += ["total = 0.0", f"for k in range({_LANES}):", "    total += sums[k]"]
+        lines += ["total = 0.0", f"for k in range({_LANES} if whole > 0 else 1):"]
+        lines += ["    total += sums[k]"]
         return function_text(
             "square(table, leaf, start, n, begin, row, scale)", [*lines, "return total"]
         )

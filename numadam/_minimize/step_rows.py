@@ -66,17 +66,19 @@ class StepRows:
         self._tables.rates[:] = lr if isinstance(lr, float) else np.nan
         #: rows of scalars of a step
         self.each = len(self._factors)
-        self.rows = np.zeros((most * self.each, text.width), self._plan.real)
-        self.limits = np.zeros((most, 2))
+        self.rows = np.empty((most * self.each, text.width), self._plan.real)
+        self.limits = np.empty((most, 2))
         self._after = products
         self._fill = _fill_rows(self._plan)
 
     def fill(self, steps: int) -> int:
         """Compute the scalars of so many steps, or fewer: returns how many."""
-        tables, t, steps = self._tables, self._backend.t, min(steps, len(self.limits))
-        if steps:
-            steps = tables.tabulate(self._lr, t, steps)
-        rows, self._after = self.rows[: steps * self.each], self.products.copy()
+        self._after = self.products.copy()
+        if steps == 0:
+            return 0
+        tables, t = self._tables, self._backend.t
+        steps = tables.tabulate(self._lr, t, min(steps, len(self.limits)))
+        rows = self.rows[: steps * self.each]
         given = tables.rates, self._factors, tables.columns, tables.changes
         self._fill(rows, self.limits, self.control, self._after, *given, t)
         return steps

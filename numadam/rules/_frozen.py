@@ -45,7 +45,7 @@ def frozen(functions: Iterable[Callable[..., Any]]) -> tuple[list[Any], str]:
     for function in functions:
         try:
             copy, word = reader.python(function)
-        except (TypeError, RecursionError) as error:
+        except TypeError as error:
             raise TypeError(f"{getattr(function, '__name__', function)}: {error}") from error
         copies.append(copy)
         words.append(word)
@@ -56,7 +56,9 @@ class _Reader:
     """Copies of functions, over copies of all that they refer to, each with its digest."""
 
     def __init__(self) -> None:
-        self._compiled: dict[int, tuple[Any, str]] = {}
+        #: copies by function, None where it is being read, and by module and names
+        self._compiled: dict[int, tuple[Any, str] | None] = {}
+        self._modules: dict[tuple[int, Set[str]], ModuleType] = {}
 
     def python(self, function: Any) -> tuple[FunctionType, str]:
         """A Python function, under a name that no other process gives, as symbols are named."""
@@ -99,20 +101,26 @@ class _Reader:
         kind = type(x)
         if is_jitted(x):
             if id(x) not in self._compiled:
+                self._compiled[id(x)] = None
                 options = {key: x for key, x in x.targetoptions.items() if key != "nopython"}
                 copy, word = self.python(x.py_func)
                 whole = _digest(word, *map(str, sorted(options.items())))
                 self._compiled[id(x)] = njit(**options)(copy), whole
-            return self._compiled[id(x)]
+            if not (known := self._compiled[id(x)]):
+                raise TypeError(f"{title} calls itself; write a loop.")
+            return known
         if kind is tuple:
             copies, words = self._values(x, [title] * len(x), read)
             return tuple(copies), _digest("tuple", *words)
         # other modules may make their attributes when they are asked for
         if kind is ModuleType and not _is_known(x) and "__getattr__" not in vars(x):
+            key = id(x), frozenset(read)
+            if key in self._modules:  # modules may import each other
+                return self._modules[key], f"module {list(self._modules).index(key)}"
+            module = self._modules[key] = ModuleType(x.__name__)
             names = sorted(read & vars(x).keys())
             of_module = [vars(x)[name] for name in names]
             copies, words = self._values(of_module, [f"{title}.{name}" for name in names], read)
-            module = ModuleType(x.__name__)
             vars(module).update(zip(names, copies, strict=True))
             return module, _digest("module", *names, *words)
         if kind is np.ndarray and x.dtype.kind in "biufc" and x.nbytes <= _CONSTANT_BYTES:

@@ -281,6 +281,8 @@ OVERLAPS = {
         TWO, lambda opt, a, b: opt.step([np.ones(4)] * 2, out=[b[4:]] * 2), ["out[0]", "out[1]"]),
     "params= is g": (ONE, lambda opt, a, b: opt.step(b[:4], params=b[:4]), ["params", "grads"]),
     "g is m": (ONE, lambda opt, a, b: opt.step(opt.state["m"]), ["grads", "state['m']"]),
+    "g backwards over v": (
+        ONE, lambda opt, a, b: opt.step(opt.state["v"][::-1]), ["grads", "state['v']"]),
     "out is v": (
         ONE, lambda opt, a, b: opt.step(np.ones(4), out=opt.state["v"]), ["out", "state['v']"]),
     "params= is m": (

@@ -102,6 +102,19 @@ def test_copies_keep_the_values_of_now(constants):
     assert fun(4.0) != before
 
 
+def test_modules_may_import_each_other_and_functions_may_not_call_themselves(constants):
+    other = types.ModuleType("other")
+    constants.other, other.constants, other.SHIFT = other, constants, 2
+    fun = made(SOURCE.replace("constants.SHIFT", "constants.other.SHIFT * constants.SHIFT"))
+    (copy,), first = frozen([fun])
+    assert numba.njit(copy)(4.0) == fun(4.0)
+    assert digest(fun) == first
+    other.SHIFT = 3
+    assert digest(fun) != first
+    with pytest.raises(TypeError, match=r"^fun: deep calls itself; write a loop\.$"):
+        frozen([made(SOURCE.replace("a ** power", "deep(a)"))])
+
+
 @pytest.mark.parametrize("value", ["object()", "[1.0]", "np.zeros(200_000)", "lambda a: a", "open"])
 def test_what_cannot_be_told_is_named(value):
     with pytest.raises(TypeError, match=r"fun: G is (of type|a Python function)"):

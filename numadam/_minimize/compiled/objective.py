@@ -333,13 +333,16 @@ def text_of_error(fun: Any, form: str, x_type: Any, args_type: Any, error: Any) 
     )
 
 
-def goes_of(form: str) -> str:
-    """Words on where the gradient goes."""
+def guarded_objective(
+    fun: Any, form: str, compile_for: Callable[[Any, Any], Any], x_type: Any, args_type: Any
+) -> tuple[Any, bool]:
+    """`guarded` for an objective of this form, with what its errors say."""
     where = {
         RETURNS: "the gradient is returned",
         PLAIN: "derivatives are by what it is called with",
     }
-    return where.get(form, "the gradient goes into g")
+    explain = functools.partial(text_of_error, fun, form, x_type, args_type)
+    return guarded(fun, where.get(form, "the gradient goes into g"), compile_for, explain)
 
 
 #: Numba's types of results that are no number: a forgotten `return`, or a sum.
@@ -472,8 +475,8 @@ class CompiledObjective:
             drive.compile(signature)
             return drive.get_overload(signature)
 
-        explain = functools.partial(text_of_error, fun, form, x_type, args_type)
-        self.drive, self._is_guarded = guarded(fun, goes_of(form), compile_for, explain)
+        given = fun, form, compile_for, x_type, args_type
+        self.drive, self._is_guarded = guarded_objective(*given)
 
     def evaluate(self, args: tuple[Any, ...], x: np.ndarray) -> tuple[float, np.ndarray]:
         """F and gradient at a copy of x."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from numadam._arrays.interop import aligned_zeros
+from numadam._arrays.interop import address_of, aligned_zeros
 from numadam._core import plan as pl
 from numadam._core.parts import parts_of
 from numadam._cpu.loop import NORM_BLOCK
@@ -82,12 +80,13 @@ class LaneBatch(CompiledBatch):
         """Allocate what the loop reads and writes, and note the addresses."""
         backend, problems, tolerances = self._backend, self._problems, self._task.tolerances
         gradient = aligned_zeros(x.nbytes).view(x.dtype).reshape(x.shape)
-        backend.memory.bind(pl.P, [x.ctypes.data])
-        backend.memory.bind(pl.G, [gradient.ctypes.data])
+        backend.memory.bind(pl.P, [address_of(x)])
+        backend.memory.bind(pl.G, [address_of(gradient)])
         lanes, shape, fresh = self._lanes, self._task.x.shape, np.zeros(len(NUMBER_AT))
         begin(fresh, tolerances, np.nan)
         fresh = fresh[: numbers_each(lanes)]
-        numbers = np.empty((len(x), len(fresh), lanes) if lanes > 1 else (len(x), len(fresh)))
+        packed = (lanes,) if lanes > 1 else ()
+        numbers = np.empty((len(x), len(fresh), *packed))
         numbers[...] = fresh[:, None] if lanes > 1 else fresh
         #: in lanes, by the names of a file: what belongs to a problem, and moves with it
         self._arrays = {
@@ -97,7 +96,7 @@ class LaneBatch(CompiledBatch):
             "best_gradient": np.zeros_like(x),
             "first_gradient": np.zeros_like(x),
             "numbers": numbers,
-            "codes": to_lanes(np.zeros(positions, np.int64), self._lanes),
+            "codes": np.zeros((len(x), *packed), np.int64),
             **{f"state/{name}": views[0] for name, views in backend.state.items()},
         }
         #: by number: those of problems that have stopped
@@ -112,14 +111,16 @@ class LaneBatch(CompiledBatch):
         }
         moving = [(array, self._kept.get(name)) for name, array in self._arrays.items()]
         moving += [(array, None) for (array,) in backend.per_element.values()]
+        item = backend.settings.plan.real.itemsize
         moves = [
             (
-                array.ctypes.data,
+                address_of(array) + item * k,
                 array.size // positions if positions else 0,
-                array.itemsize // 4,
-                0 if rows is None else rows.ctypes.data,
+                array.itemsize // item,
+                0 if rows is None else address_of(rows) + item * k,
             )
             for array, rows in moving
+            for k in range(array.itemsize // item)
         ]
         self._nit, self._order = np.zeros(problems, np.int64), np.arange(positions)
         self._live = np.minimum(self._block, problems - self._block * np.arange(self._blocks))
@@ -152,7 +153,7 @@ class LaneBatch(CompiledBatch):
         }
         self._words[WORD.MOVES] = len(moves)
         for place, array in self._memory.items():
-            self._words[place] = 0 if array is None else array.ctypes.data
+            self._words[place] = 0 if array is None else address_of(array)
 
     def _kernel(self) -> int:
         """The address of the kernel; only the one of the two that runs is loaded."""
@@ -177,7 +178,7 @@ class LaneBatch(CompiledBatch):
             with process.defer_interrupts():  # a file may be written after Ctrl-C
                 self.whole = False
                 try:
-                    self._entry(self._task.args, address, words.ctypes.data, self._address)
+                    self._entry(self._task.args, address, address_of(words), self._address)
                 except SystemError:  # of `numba.objmode`: its exception is pending
                     if not words[WORD.FAILED]:
                         raise
@@ -239,22 +240,16 @@ class LaneBatch(CompiledBatch):
 
     def memory(self) -> dict[str, Any]:
         """The last and the best iterates of all problems, in their own order."""
-        memory, positions = {"nit": self._nit, "codes": self._kept["codes"]}, self._positions()
-        order, count = self._order[positions], self._problems
-
-        def merged(kept: np.ndarray, rows: Callable[[], np.ndarray]) -> np.ndarray:
-            if len(order) == count:  # none has stopped, and each is in its place
-                return rows()[:count]
-            if len(order):
-                kept[order] = rows()[positions]
-            return kept
-
-        for name in self._kept.keys() - {"numbers", "codes"}:
-            memory[name] = merged(self._kept[name], partial(self._by_position, name))
-        for name, place in _NUMBERS.items():
-            rows = self._column(place).reshape
-            memory[name] = merged(self._kept["numbers"][:, place], partial(rows, -1)).copy()
-        return memory
+        kept, live = self._kept, self.live
+        if live == self._problems:  # none has stopped, and each is in its place
+            kept = {name: self._by_position(name)[:live] for name in kept}
+        elif live:
+            positions = self._positions()
+            for name in kept.keys() - {"codes"}:
+                kept[name][self._order[positions]] = self._by_position(name)[positions]
+        numbers = {name: kept["numbers"][:, place].copy() for name, place in _NUMBERS.items()}
+        rows = {name: kept[name] for name in _KEPT if name in kept}
+        return {"nit": self._nit, "codes": self._kept["codes"], **numbers, **rows}
 
     def _by_name(self) -> dict[str, Any]:
         """The arrays of a file: by the number of the problem, whatever the layout."""

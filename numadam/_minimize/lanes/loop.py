@@ -66,8 +66,9 @@ class Words(NamedTuple):
     # addresses
     SHAPE: int  # int64: shape of one problem
     TABLE: int  # int64[1, arrays]: addresses of the arrays of a step
-    MOVING: int  # int64[moves, 4]: address of an array in lanes; elements of one problem; words of
-    # 4 bytes of an element; address of its rows by number, which get what stops, or 0
+    MOVING: int  # int64[moves, 4], for each word of the elements of an array: its address in lanes;
+    # elements of one problem; words of an element; address in rows by number, which get what
+    # stops, or 0
     VALUES: int  # float64, of each problem `stop_text.Numbers`, see `numbers_each`; as x in lanes
     TOLERANCES: int  # float64[4]: gtol, gtol_rel, ftol, xtol
     TESTS: int  # int64[positions]: RUNNING, or the test that holds
@@ -103,13 +104,12 @@ def _word(name: str, place: str, like: str, shape: object) -> str:
 
 _COMMON = f'''
 {DECORATOR}
-def copy_words(to_at, to_step, of_at, of_step, count, words):
-    """Copy `count` elements of so many words of 4 bytes, which lie `step` words apart."""
+def copy_words(to_at, to_step, of_at, of_step, count):
+    """Copy `count` words, which lie `step` words apart."""
     to = view(to_at, WORD, count * to_step)
     of = view(of_at, WORD, count * of_step)
     for i in range(count):
-        for k in range(words):
-            to[i * to_step + k] = of[i * of_step + k]
+        to[i * to_step] = of[i * of_step]
 
 
 {DECORATOR}
@@ -122,12 +122,12 @@ def retire(w, position, last, number):
     for k in range(w[MOVES]):
         first, n, words, rows = moving[k, 0], moving[k, 1], moving[k, 2], moving[k, 3]
         step = words * LANES
-        mine = first + 4 * words * (position // LANES * n * LANES + position % LANES)
-        other = first + 4 * words * (last // LANES * n * LANES + last % LANES)
+        mine = first + BYTES * words * (position // LANES * n * LANES + position % LANES)
+        other = first + BYTES * words * (last // LANES * n * LANES + last % LANES)
         if rows != 0:
-            copy_words(rows + 4 * words * n * problem, words, mine, step, n, words)
+            copy_words(rows + BYTES * words * n * problem, words, mine, step, n)
         if position != last:
-            copy_words(mine, step, other, step, n, words)
+            copy_words(mine, step, other, step, n)
     order[position] = order[last]
 
 
@@ -403,8 +403,8 @@ def _block(text: StepText, own_lr: bool) -> list[str]:
         "    filled = (live + LANES - 1) // LANES * LANES",
         "    if it >= 0:",
         "        if w[BEFORE] != 0:",
-        "            words = filled * size // 4",
-        "            copy_words(w[BEFORE] + first * size, 1, x_at, 1, words, 1)",
+        "            words = filled * size // BYTES",
+        "            copy_words(w[BEFORE] + first * size, 1, x_at, 1, words)",
         *indented(step, 2),
         "        number += 1",
         "    failed = call7(w[FUN], live, x_at, g_at, f_at, order_at, w[SHAPE], args_at)",
@@ -461,7 +461,6 @@ _SCOPE: dict[str, Any] = {
     **WORD._asdict(),
     "RUNNING": st.RUNNING,
     "RAISED": st.RAISED,
-    "WORD": np.uint32(0),
     "ALL_WORDS": len(WORD),
     "call7": call7,
     "lane_memory": lane_memory,
@@ -481,7 +480,8 @@ def block_of(plan: Plan, lanes: int, own_lr: bool, norm: float) -> int:
     scope = {**text.scope, **_SCOPE, "real": plan.real.type, "LANES": lanes}
     scope |= {"NUMBERS_EACH": numbers_each(lanes)}
     scope |= {"REALS": plan.numbers, "WIDE": lanes * plan.numbers}
-    scope |= {"ARRAYS": len(text.arrays), "WIDTH": text.width}
+    scope |= {"ARRAYS": len(text.arrays), "WIDTH": text.width, "BYTES": plan.real.itemsize}
+    scope |= {"WORD": np.dtype(f"u{plan.real.itemsize}").type(0)}
     return build.address(
         f"{plan.name}-{forms}{lanes}-lanes",
         _source(plan, lanes, own_lr, norm),

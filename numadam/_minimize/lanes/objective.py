@@ -31,10 +31,8 @@ from numadam._minimize.compiled.objective import (
     compile_in_thread,
     evaluation,
     form_of,
-    goes_of,
-    guarded,
+    guarded_objective,
     prepared,
-    text_of_error,
     type_of_args,
 )
 from numadam._minimize.compiled.problem import StateOnly
@@ -136,8 +134,8 @@ class ManyObjective:
             return evaluation(_side_by_side(call, x_type, args_type, shape, lanes))
 
         if lanes == 1:
-            explain = functools.partial(text_of_error, fun, form, x_type, args_type)
-            self._evaluate, self._is_guarded = guarded(fun, goes_of(form), compile_for, explain)
+            given = fun, form, compile_for, x_type, args_type
+            self._evaluate, self._is_guarded = guarded_objective(*given)
         else:
             # np.dot and its like would copy x at each call: contiguous problems are faster
             with warnings.catch_warnings():
