@@ -23,7 +23,7 @@ _C_ORDER, _F_ORDER, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400
 
 
 class Header(NamedTuple):
-    """What an array is as a rule: of this shape, in the memory order of its parameter."""
+    """Shape, order and flags of a usual array: in the memory order of its parameter."""
 
     shape: tuple[int, ...]
     axes: int

@@ -104,13 +104,13 @@ def row_cutter() -> Callable[..., int]:
 
 
 def classes_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different ones among these counts, sorted, and the place among them of each."""
+    """The different counts among these, sorted, and the place among them of each."""
     low, high = (int(counts.min()), int(counts.max())) if len(counts) else (0, -1)
     if high - low > 8 * len(counts) + 100_000:
         return np.unique(counts, return_inverse=True)
     # 6 to 9 times faster, where few numbers lie between
     offsets, places = counts - low, np.zeros(high - low + 1, np.int64)
     places[offsets] = 1
-    found = np.flatnonzero(places)
-    places[found] = np.arange(len(found))
-    return found + low, places[offsets]
+    present = np.flatnonzero(places)
+    places[present] = np.arange(len(present))
+    return present + low, places[offsets]

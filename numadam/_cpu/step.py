@@ -43,7 +43,7 @@ class _Collected(NamedTuple):
 
 
 class _Noting(NamedTuple):
-    """How the addresses of many arrays are noted."""
+    """The calls that note the addresses of many arrays."""
 
     note: Callable[..., int]
     each: int  # arrays of a leaf
@@ -151,7 +151,7 @@ class CpuStep:
         return self.run(used, lr) if status is None else status == OK
 
     def _noting(self, has_out: bool) -> _Noting:
-        """How the arrays of all leaves are noted: p, g and, with `out`, that behind them."""
+        """The calls that note the arrays of all leaves: p, g and, with `out`, that behind them."""
         if has_out not in self._notings:
             memory, each = self.memory, 3 if has_out else 2
             width, count = len(memory.columns), len(memory.sizes)

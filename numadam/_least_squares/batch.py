@@ -232,7 +232,7 @@ def result_of(task: FitTask, out: dict[str, np.ndarray]) -> ManyResult:
             out["cov"] = np.where(is_known, half @ half.transpose(0, 2, 1), inverse)
     status = out["status"]
     variances = np.diagonal(out["cov"], axis1=1, axis2=2)
-    found = [
+    sentences = [
         f"{int(np.sum(status == code))} of {problems}: {FIT_STATUS[code]}."
         for code in np.unique(status).tolist()
     ]
@@ -240,14 +240,14 @@ def result_of(task: FitTask, out: dict[str, np.ndarray]) -> ManyResult:
     unknowns = np.sum(task.low < task.high, axis=1)[:problems]
     few = int(np.sum(np.broadcast_to(points <= unknowns, problems)))
     if few and not task.absolute_sigma and task.sigma is None:
-        found.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
+        sentences.append(f"{few} of {problems}: no more points than unknowns, so cov is inf.")
     if np.isinf(variances).any():
-        found.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
+        sentences.append(f"{np.isinf(variances).any(axis=1).sum()} of {problems}: stderr is inf.")
     kept = ("agreed", "residuals", "jacobian") if task.residuals else ("agreed",)
     return ManyResult(
         success=np.isin(status, _SUCCESS),
         status=status,
-        message=" ".join(found),
+        message=" ".join(sentences),
         nfev=out["nfev"],
         njev=out["njev"],
         x=out["x"],

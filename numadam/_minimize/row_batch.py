@@ -187,9 +187,8 @@ class PythonBatch(Batch):
         _, settings, backend, _ = parts_of(self.optimizer)
         if settings.options["ema"] is not None:
             raise ValueError("ema: the average of a row that has stopped would go on; compile fun.")
-        clips = (
-            one for one in ("clip_norm", "clip_array_norm") if settings.options[one] is not None
-        )
+        options = settings.options
+        clips = (name for name in ("clip_norm", "clip_array_norm") if options[name] is not None)
         if (clip := next(clips, None)) is not None:
             raise ValueError(
                 f"{clip}: would mix the problems of an objective in Python; compile fun with "

@@ -61,8 +61,8 @@ class StepTables:
             for k in range(max(steps, 1)):
                 if callable(lr):
                     self.rates[k] = LR.check(lr(t + k))
-                for place, (_, hyper, one) in enumerate(self._scheduled):
-                    self.changes[k, place] = hyper.check(one(t + k))
+                for place, (_, hyper, schedule) in enumerate(self._scheduled):
+                    self.changes[k, place] = hyper.check(schedule(t + k))
         except Exception:  # a user's function may raise anything
             if k == 0 and steps > 0:
                 raise

@@ -468,7 +468,7 @@ _SCOPE: dict[str, Any] = {
 
 
 def numbers_each(lanes: int) -> int:
-    """How many of `stop_text.Numbers` a problem has: the first ones, or all where it is alone."""
+    """The count of `stop_text.Numbers` of a problem: the first ones, or all where it is alone."""
     return len(tt.NUMBER_AT) if lanes == 1 else tt.NUMBER_AT.WAY
 
 
